@@ -1,0 +1,123 @@
+"""Pictures: from bytes to upright RGB, and to a backbone's input. The same code when data comes in, in training and
+in serving. It opens JPEG, PNG and WebP, and no other parser is ever entered.
+"""
+
+import io
+import warnings
+
+from PIL import Image, ImageCms, ImageOps
+
+from handful.v1.bundle_pb2 import ImagePreprocessing
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_BYTES = 32 * 1024 * 1024
+MAX_PIXELS = 50_000_000
+MAX_SIDE = 16_384
+# Transparent pixels are shown on white, as most viewers do.
+BACKGROUND = (255, 255, 255)
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_SRGB = ImageCms.createProfile("sRGB")
+
+
+class BadImage(Exception):  # noqa: N818
+    """These bytes are no picture we take. `reason` is CORRUPT_MEDIA, UNSUPPORTED_FORMAT, IMAGE_TOO_LARGE or
+    FILE_TOO_LARGE; the message is for the caller.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(reason, message)
+        self.reason = reason
+        self.message = message
+
+
+def decode(data: bytes, draft: int = 0) -> Image.Image:
+    """The picture, upright, RGB, 8 bits; of an animation the first frame.
+
+    With `draft`, a JPEG is decoded at the smallest fraction whose sides are no shorter than that many pixels.
+    BadImage where the bytes are none, or too many; limits are checked before pixels are decoded.
+    """
+    if len(data) > MAX_BYTES:
+        raise BadImage("FILE_TOO_LARGE", f"The file has {len(data)} bytes; at most {MAX_BYTES} are taken.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image = _open(data)
+        _check_size(image)
+        try:
+            if draft and image.format in {"JPEG", "MPO"}:
+                image.draft("RGB", (draft, draft))
+            image.load()
+            return _to_rgb(image)
+        except (MemoryError, BadImage):
+            raise
+        except Exception as problem:  # noqa: BLE001 - a decoder may raise anything on broken bytes
+            raise BadImage("CORRUPT_MEDIA", "The file is broken or cut off.") from problem
+
+
+def fit(image: Image.Image, preprocessing: ImagePreprocessing) -> Image.Image:
+    """The picture at a backbone's input size, RGB, `size` x `size`."""
+    size, resample = (preprocessing.size, preprocessing.size), _FILTERS[preprocessing.filter]
+    if preprocessing.fit == ImagePreprocessing.FIT_SQUASH:
+        return image.resize(size, resample)
+    if preprocessing.fit != ImagePreprocessing.FIT_CENTER_CROP:
+        raise ValueError(f"unknown fit {preprocessing.fit}")
+    # Resizing the short side to `resize` and cutting out the middle is cutting first and resizing once.
+    side = min(image.size) * preprocessing.size / preprocessing.resize
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    return image.resize(size, resample, box=(left, top, left + side, top + side))
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as problem:
+        raise _too_large() from problem
+    except Image.UnidentifiedImageError as problem:
+        raise _unidentified(data) from problem
+    except Exception as problem:
+        raise BadImage("CORRUPT_MEDIA", "The file is broken or cut off.") from problem
+
+
+def _unidentified(data: bytes) -> BadImage:
+    known = data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+    if not data:
+        return BadImage("CORRUPT_MEDIA", "The file is empty.")
+    if known:
+        return BadImage("CORRUPT_MEDIA", "The file is broken or cut off.")
+    return BadImage("UNSUPPORTED_FORMAT", "The file is not a JPEG, PNG or WebP picture.")
+
+
+def _check_size(image: Image.Image) -> None:
+    pixels = image.width * image.height * getattr(image, "n_frames", 1)
+    if not pixels or pixels > MAX_PIXELS or max(image.size) > MAX_SIDE:
+        raise _too_large()
+
+
+def _too_large() -> BadImage:
+    return BadImage(
+        "IMAGE_TOO_LARGE",
+        f"The picture has more than {MAX_PIXELS // 1_000_000} megapixels or a side above {MAX_SIDE} pixels.",
+    )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    # Pillow keeps the colour profile and the orientation beside the pixels; both are applied here.
+    profile = image.info.get("icc_profile")
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I"):  # 16 bits per pixel
+        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+    if image.has_transparency_data:
+        canvas = Image.new("RGBA", image.size, (*BACKGROUND, 255))
+        return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
+    if profile and image.mode in {"RGB", "CMYK", "L"}:
+        image = _to_srgb(image, profile)
+    return image.convert("RGB")
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        converted = ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError):  # a broken profile is no reason to refuse a good picture
+        return image
+    return converted or image

@@ -1,0 +1,52 @@
+"""Manifests as bytes: canonical JSON, identified by its SHA-256. Nobody writes a manifest's bytes a second time."""
+
+import hashlib
+import json
+from typing import TypeVar
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+DATASET_FORMAT = "handful.dataset/1"
+MODEL_FORMAT = "handful.model/1"
+
+Manifest = TypeVar("Manifest", bound=Message)
+
+
+def to_bytes(message: Message) -> bytes:
+    """Canonical JSON: sorted keys, UTF-8, no spaces, field names as in the proto, defaults left out."""
+    fields = json_format.MessageToDict(message, preserving_proto_field_name=True)
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def from_bytes(kind: type[Manifest], data: bytes) -> Manifest:
+    """The message; ValueError where the bytes are no JSON of its kind. Fields that are not known are ignored."""
+    try:
+        return json_format.Parse(data, kind(), ignore_unknown_fields=True)
+    except json_format.ParseError as problem:
+        raise ValueError("not a manifest") from problem
+
+
+def sha256(data: bytes) -> str:
+    """Lower-case hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def blob_key(project: str, content_sha256: str) -> str:
+    """Where an example's bytes lie."""
+    return f"projects/{project}/blobs/{content_sha256}"
+
+
+def dataset_manifest_key(project: str, manifest_sha256: str) -> str:
+    """Where a dataset manifest lies."""
+    return f"projects/{project}/manifests/{manifest_sha256}.json"
+
+
+def bundle_key(project: str, manifest_sha256: str, path: str) -> str:
+    """Where a file of a bundle lies; the model manifest itself is `manifest.json`."""
+    return f"projects/{project}/bundles/{manifest_sha256}/{path}"
+
+
+def pointer_key(project: str) -> str:
+    """Where the object lies that says which models, versions and aliases a project has."""
+    return f"projects/{project}/aliases.json"

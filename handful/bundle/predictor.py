@@ -1,0 +1,58 @@
+"""Running a trained model: a backbone's graph and a head, without torch. Training, serving and exports use this code."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from handful.bundle.heads import Floats, LinearHead
+from handful.bundle.images import decode, fit
+from handful.v1.bundle_pb2 import ImagePreprocessing
+
+Pixels = npt.NDArray[np.uint8]
+
+# What computed features: runtime, version and precision. Features of other numerics are other features.
+NUMERICS = f"onnxruntime-{ort.__version__}-cpu-float32"
+
+
+class Backbone:
+    """A backbone's ONNX graph in ONNX Runtime, on one thread per call; calls may come from several threads at once."""
+
+    def __init__(self, graph: bytes) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    def features(self, pixels: Pixels) -> Floats:
+        """float32[n, feature_width] of uint8[n, size, size, 3]."""
+        features: Floats = self._session.run(["features"], {"pixels": pixels})[0]
+        return features
+
+
+def to_pixels(data: bytes, preprocessing: ImagePreprocessing) -> Pixels:
+    """An encoded picture as a backbone's input, uint8[size, size, 3]. BadImage where it is none."""
+    return np.asarray(fit(decode(data, preprocessing.draft), preprocessing))
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A whole model: one backbone, one head, and the labels in the order of the logits."""
+
+    labels: tuple[str, ...]
+    preprocessing: ImagePreprocessing
+    backbone: Backbone
+    head: LinearHead
+
+    def probabilities(self, pixels: Pixels) -> Floats:
+        """float32[n, classes] of uint8[n, size, size, 3]."""
+        return self.head.probabilities(self.backbone.features(pixels))
+
+
+def best(labels: tuple[str, ...], probabilities: Floats, top_k: int) -> list[tuple[str, float]]:
+    """The `top_k` most probable classes of one row, best first; equal ones in the order of the labels."""
+    order = np.argsort(-probabilities, kind="stable")[:top_k]
+    return [(labels[index], float(probabilities[index])) for index in order]

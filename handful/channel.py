@@ -1,0 +1,63 @@
+"""How to reach the services: addresses, from the environment or by default, and channels that keep themselves alive."""
+
+import json
+import os
+from dataclasses import dataclass
+
+import grpc
+
+MEBIBYTE = 1024 * 1024
+# Large enough for a picture of the largest size that is taken.
+MESSAGE_BYTES = 34 * MEBIBYTE
+
+# UNAVAILABLE is tried again: every call of ours is safe to repeat, creates by their request_id. RESOURCE_EXHAUSTED only
+# where the server says when, which it does when it is overloaded.
+_RETRY = {
+    "methodConfig": [
+        {
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.2s",
+                "maxBackoff": "3s",
+                "backoffMultiplier": 3,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the services listen, as host:port."""
+
+    dataset: str = "127.0.0.1:7101"
+    trainer: str = "127.0.0.1:7102"
+    inference: str = "127.0.0.1:7103"
+
+    @classmethod
+    def from_env(cls) -> "Addresses":
+        """HANDFUL_DATASET, HANDFUL_TRAINER and HANDFUL_INFERENCE, each by default on this machine."""
+        given = {name: os.environ.get(f"HANDFUL_{name.upper()}") for name in cls.__dataclass_fields__}
+        return cls(**{name: address for name, address in given.items() if address})
+
+
+def project_from_env() -> str:
+    """HANDFUL_PROJECT, or `default`."""
+    return os.environ.get("HANDFUL_PROJECT") or "default"
+
+
+def connect(address: str) -> grpc.Channel:
+    """A channel to a service; it connects on first use and again whenever it has to."""
+    return grpc.insecure_channel(
+        address,
+        options=[
+            ("grpc.max_receive_message_length", MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MESSAGE_BYTES),
+            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.http2.ping_timeout_ms", 10_000),
+            ("grpc.service_config", json.dumps(_RETRY)),
+        ],
+    )

@@ -1,0 +1,225 @@
+"""The client: datasets, runs, models and predictions of one project, in plain blocking calls.
+
+Every method raises the errors of `handful.errors`.
+"""
+
+import hashlib
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import grpc
+
+from handful import names
+from handful.channel import Addresses, connect, project_from_env
+from handful.errors import AlreadyExists, from_rpc_error
+from handful.folders import LabelledFile, find
+from handful.recipe import recipe
+from handful.run import Run
+from handful.v1 import dataset_pb2, inference_pb2, model_pb2, trainer_pb2
+from handful.v1.dataset_pb2 import UploadExamplesRequest, UploadExamplesResponse
+from handful.v1.dataset_pb2_grpc import DatasetServiceStub
+from handful.v1.inference_pb2_grpc import InferenceServiceStub
+from handful.v1.model_pb2_grpc import ModelServiceStub
+from handful.v1.trainer_pb2_grpc import TrainerServiceStub
+
+UNARY_SECONDS = 30.0
+CHUNK_BYTES = 256 * 1024
+PAGE_SIZE = 200
+
+Row = TypeVar("Row")
+
+
+class Client:
+    """A caller of the three services. Close it, or use it as a context."""
+
+    def __init__(self, addresses: Addresses | None = None, project: str = "default") -> None:
+        addresses = addresses or Addresses()
+        names.check_id(project, "project")
+        self.parent = f"projects/{project}"
+        self._channels = [connect(address) for address in (addresses.dataset, addresses.trainer, addresses.inference)]
+        dataset, trainer, inference = self._channels
+        self._datasets = DatasetServiceStub(dataset)
+        self._trainer = TrainerServiceStub(trainer)
+        self._models = ModelServiceStub(trainer)
+        self._inference = InferenceServiceStub(inference)
+
+    @classmethod
+    def from_env(cls) -> "Client":
+        """HANDFUL_DATASET, HANDFUL_TRAINER, HANDFUL_INFERENCE (host:port) and HANDFUL_PROJECT; all have defaults."""
+        return cls(Addresses.from_env(), project_from_env())
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for channel in self._channels:
+            channel.close()
+
+    # Datasets
+
+    def create_dataset(self, dataset: str) -> dataset_pb2.Dataset:
+        """An empty dataset of images; the one that is there where the id is taken."""
+        request = dataset_pb2.CreateDatasetRequest(parent=self.parent, dataset_id=dataset, request_id=_request_id())
+        try:
+            created: dataset_pb2.Dataset = _call(self._datasets.CreateDataset, request).dataset
+        except AlreadyExists:
+            return self.dataset(dataset)
+        return created
+
+    def dataset(self, dataset: str) -> dataset_pb2.Dataset:
+        request = dataset_pb2.GetDatasetRequest(name=self._dataset_name(dataset))
+        found: dataset_pb2.Dataset = _call(self._datasets.GetDataset, request).dataset
+        return found
+
+    def datasets(self) -> Iterator[dataset_pb2.Dataset]:
+        return _pages(
+            self._datasets.ListDatasets, dataset_pb2.ListDatasetsRequest(parent=self.parent), lambda page: page.datasets
+        )
+
+    def upload(self, dataset: str, files: Iterable[LabelledFile]) -> Iterator[UploadExamplesResponse]:
+        """Sends files; yields a verdict for each, in order, whose client_ref is the file's path."""
+        steps = _steps(self._dataset_name(dataset), files)
+        try:
+            yield from self._datasets.UploadExamples(steps)
+        except grpc.RpcError as problem:
+            raise from_rpc_error(problem) from None
+
+    def push(
+        self, dataset: str, folder: Path | str, on_verdict: Callable[[UploadExamplesResponse], None] | None = None
+    ) -> dataset_pb2.DatasetVersion:
+        """Creates the dataset where it is new, sends a folder of class folders, and seals a version.
+
+        Files that are there already are not stored twice. `on_verdict` hears of every file, refused ones included.
+        """
+        files = find(Path(folder))
+        self.create_dataset(dataset)
+        for verdict in self.upload(dataset, files):
+            if on_verdict:
+                on_verdict(verdict)
+        return self.seal(dataset)
+
+    def seal(self, dataset: str) -> dataset_pb2.DatasetVersion:
+        """A version of what the dataset holds now; the same one again where nothing changed."""
+        request = dataset_pb2.CreateDatasetVersionRequest(parent=self._dataset_name(dataset), request_id=_request_id())
+        sealed: dataset_pb2.DatasetVersion = _call(self._datasets.CreateDatasetVersion, request).dataset_version
+        return sealed
+
+    # Runs
+
+    def train(self, dataset: str, *, model: str = "", promote: bool = False, **fields: object) -> Run:
+        """Queues a run on a dataset's latest version, or on a version by its full name.
+
+        `fields` are those of Recipe, `preset` among them; see `recipes`. The result is a new version of `model`, by
+        default the model of the dataset's name; `promote` moves its alias `production` there.
+        """
+        request = trainer_pb2.CreateTrainingRunRequest(
+            parent=self.parent,
+            dataset=self._dataset_name(dataset),
+            model_id=model,
+            recipe=recipe(fields),
+            promote=promote,
+            request_id=_request_id(),
+        )
+        return Run(self._trainer, _call(self._trainer.CreateTrainingRun, request).training_run)
+
+    def run(self, run: str) -> Run:
+        """A run by its id or full name."""
+        name = run if run.startswith("projects/") else f"{self.parent}/trainingRuns/{run}"
+        request = trainer_pb2.GetTrainingRunRequest(name=name)
+        return Run(self._trainer, _call(self._trainer.GetTrainingRun, request).training_run)
+
+    def runs(self) -> Iterator[trainer_pb2.TrainingRun]:
+        """Newest first."""
+        request = trainer_pb2.ListTrainingRunsRequest(parent=self.parent)
+        return _pages(self._trainer.ListTrainingRuns, request, lambda page: page.training_runs)
+
+    def architectures(self) -> Sequence[trainer_pb2.Architecture]:
+        request = trainer_pb2.ListArchitecturesRequest()
+        return list(_call(self._trainer.ListArchitectures, request).architectures)
+
+    def recipes(self) -> Sequence[trainer_pb2.RecipePreset]:
+        return list(_call(self._trainer.ListRecipes, trainer_pb2.ListRecipesRequest()).presets)
+
+    # Models
+
+    def models(self) -> Iterator[model_pb2.Model]:
+        """Newest first."""
+        request = model_pb2.ListModelsRequest(parent=self.parent)
+        return _pages(self._models.ListModels, request, lambda page: page.models)
+
+    def model_versions(self, model: str) -> Iterator[model_pb2.ModelVersion]:
+        """Newest first."""
+        request = model_pb2.ListModelVersionsRequest(parent=self._model_name(model))
+        return _pages(self._models.ListModelVersions, request, lambda page: page.model_versions)
+
+    def set_alias(self, model: str, alias: str, version: int) -> model_pb2.Model:
+        """Points an alias at a version; servers follow within 2 s."""
+        request = model_pb2.SetModelAliasRequest(name=self._model_name(model), alias=alias, version=version)
+        changed: model_pb2.Model = _call(self._models.SetModelAlias, request).model
+        return changed
+
+    def evaluation(self, model_version: str) -> model_pb2.GetEvaluationResponse:
+        """How a version did, with plots. By its full name, or `flowers@production`."""
+        request = model_pb2.GetEvaluationRequest(name=self._model_name(model_version))
+        found: model_pb2.GetEvaluationResponse = _call(self._models.GetEvaluation, request)
+        return found
+
+    # Predictions
+
+    def predict(self, model: str, image: Path | str | bytes, top_k: int = 0) -> inference_pb2.PredictResponse:
+        """What a picture shows, best first. `model` is `flowers`, `flowers@staging`, or a version's full name."""
+        data = image if isinstance(image, bytes) else Path(image).read_bytes()
+        request = inference_pb2.PredictRequest(model=self._model_name(model), image=data, top_k=top_k)
+        answer: inference_pb2.PredictResponse = _call(self._inference.Predict, request)
+        return answer
+
+    def _dataset_name(self, dataset: str) -> str:
+        return dataset if dataset.startswith("projects/") else f"{self.parent}/datasets/{dataset}"
+
+    def _model_name(self, model: str) -> str:
+        return model if model.startswith("projects/") else f"{self.parent}/models/{model}"
+
+
+def _call(method: Any, request: Any) -> Any:
+    try:
+        return method(request, timeout=UNARY_SECONDS)
+    except grpc.RpcError as problem:
+        raise from_rpc_error(problem) from None
+
+
+def _pages(method: Any, request: Any, rows: Callable[[Any], Iterable[Row]]) -> Iterator[Row]:
+    request.page_size = PAGE_SIZE
+    while True:
+        page = _call(method, request)
+        yield from rows(page)
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
+
+
+def _steps(dataset: str, files: Iterable[LabelledFile]) -> Iterator[UploadExamplesRequest]:
+    yield UploadExamplesRequest(open=UploadExamplesRequest.Open(dataset=dataset))
+    for file in files:
+        data = file.path.read_bytes()
+        yield UploadExamplesRequest(
+            begin=UploadExamplesRequest.Begin(
+                client_ref=str(file.path)[-256:],
+                label=file.label,
+                filename=file.path.name[-256:],
+                split=file.split,
+                upload_sha256=hashlib.sha256(data).hexdigest(),
+            )
+        )
+        for start in range(0, len(data), CHUNK_BYTES):
+            yield UploadExamplesRequest(chunk=UploadExamplesRequest.Chunk(data=data[start : start + CHUNK_BYTES]))
+        yield UploadExamplesRequest(commit=UploadExamplesRequest.Commit())
+
+
+def _request_id() -> str:
+    return str(uuid.uuid4())

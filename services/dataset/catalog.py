@@ -1,0 +1,178 @@
+"""Datasets, examples and versions in SQL. It knows no messages but the ones it is given to keep."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from google.protobuf.message import Message
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from handful.errors import AlreadyExists, NotFound
+from handful.v1 import bundle_pb2
+from services.dataset.records import ClassCount, DatasetKey, DatasetRecord, ExampleRecord, Finding, VersionRecord
+from services.dataset.tables import datasets, examples, requests, versions
+from services.shared.database import Database, once, open_database
+from services.shared.identifiers import now_us
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+Response = TypeVar("Response", bound=Message)
+
+
+class CatalogReader:
+    """What can be asked within a transaction."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def dataset(self, key: DatasetKey) -> DatasetRecord:
+        found = await self._rows(sa.select(datasets).filter_by(**_of(key)))
+        if not found:
+            raise NotFound(f"There is no dataset {key.name}.")
+        return (await self._with_labels(found))[0]
+
+    async def datasets(self, project: str, limit: int, before: Sequence[Any] | None) -> list[DatasetRecord]:
+        query = sa.select(datasets).filter_by(project=project)
+        order = (datasets.c.create_time_us, datasets.c.dataset)
+        return await self._with_labels(await self._rows(_page(query, order, limit, before)))
+
+    async def examples(
+        self, key: DatasetKey, limit: int | None = None, before: Sequence[Any] | None = None
+    ) -> list[ExampleRecord]:
+        query = sa.select(examples).filter_by(**_of(key))
+        order = (examples.c.create_time_us, examples.c.example)
+        return [_example(row) for row in await self._rows(_page(query, order, limit, before))]
+
+    async def example_by_upload(self, key: DatasetKey, label: str, upload_sha256: str) -> ExampleRecord | None:
+        """The example that these very bytes became before."""
+        query = sa.select(examples).filter_by(**_of(key), label=label, upload_sha256=upload_sha256).limit(1)
+        return next(map(_example, await self._rows(query)), None)
+
+    async def version(self, key: DatasetKey, number: int) -> VersionRecord:
+        found = await self._rows(sa.select(versions).filter_by(**_of(key), number=number))
+        if not found:
+            raise NotFound(f"There is no dataset version {key.name}/versions/{number}.")
+        return _version(found[0])
+
+    async def versions(self, key: DatasetKey, limit: int, before: Sequence[Any] | None) -> list[VersionRecord]:
+        query = sa.select(versions).filter_by(**_of(key))
+        return [_version(row) for row in await self._rows(_page(query, (versions.c.number,), limit, before))]
+
+    async def _with_labels(self, rows: Sequence[Any]) -> list[DatasetRecord]:
+        records = []
+        for row in rows:
+            key = DatasetKey(row.project, row.dataset)
+            query = sa.select(examples.c.label, sa.func.count().label("num")).filter_by(**_of(key))
+            counted = await self._rows(query.group_by(examples.c.label).order_by(examples.c.label))
+            labels = {count.label: count.num for count in counted}
+            records.append(DatasetRecord(key, row.modality, row.create_time_us, labels))
+        return records
+
+    async def _rows(self, query: Any) -> Sequence[Any]:
+        return (await self._connection.execute(query)).all()
+
+
+class CatalogWriter(CatalogReader):
+    """What can be changed within a transaction."""
+
+    async def add_dataset(self, key: DatasetKey, modality: "bundle_pb2.Modality") -> DatasetRecord:
+        record = DatasetRecord(key, modality, now_us())
+        row = {**_of(key), "modality": modality, "create_time_us": record.create_time_us}
+        try:
+            await self._connection.execute(sa.insert(datasets).values(row))
+        except IntegrityError as problem:
+            raise AlreadyExists(f"There is a dataset {key.name} already.") from problem
+        return record
+
+    async def add_example(self, key: DatasetKey, record: ExampleRecord) -> ExampleRecord:
+        """The example of this content and label: the one that was there, or this one."""
+        same = sa.select(examples).filter_by(**_of(key), label=record.label, content_sha256=record.content_sha256)
+        found = await self._rows(same)
+        if found:
+            return _example(found[0])
+        await self._connection.execute(sa.insert(examples).values(**_of(key), **asdict(record)))
+        return record
+
+    async def add_version(self, key: DatasetKey, record: VersionRecord) -> VersionRecord:
+        """The version of this manifest: the one that was there, or this one under the next number."""
+        same = sa.select(versions).filter_by(**_of(key), manifest_sha256=record.manifest_sha256)
+        found = await self._rows(same)
+        if found:
+            return _version(found[0])
+        latest = sa.select(sa.func.coalesce(sa.func.max(versions.c.number), 0)).filter_by(**_of(key))
+        number = (await self._connection.execute(latest)).scalar_one() + 1
+        row = {
+            "number": number,
+            "manifest_sha256": record.manifest_sha256,
+            "modality": record.modality,
+            "classes": [asdict(one) for one in record.classes],
+            "notices": [asdict(one) for one in record.findings],
+            "create_time_us": record.create_time_us,
+        }
+        await self._connection.execute(sa.insert(versions).values(**_of(key), **row))
+        return await self.version(key, number)
+
+
+class Catalog:
+    """What datasets there are and what is in them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @classmethod
+    async def open(cls, file: Path) -> "Catalog":
+        return cls(await open_database(file, MIGRATIONS))
+
+    async def close(self) -> None:
+        await self._database.close()
+
+    async def once(
+        self, request: Any, response: type[Response], effect: Callable[[CatalogWriter], Awaitable[Response]]
+    ) -> Response:
+        """Runs the effect in one transaction, or gives the answer that an equal request got before."""
+        async with self._database.write() as connection:
+            writer = CatalogWriter(connection)
+            return await once(connection, requests, request, response, lambda: effect(writer))
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[CatalogWriter]:
+        """One transaction."""
+        async with self._database.write() as connection:
+            yield CatalogWriter(connection)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[CatalogReader]:
+        """One state."""
+        async with self._database.read() as connection:
+            yield CatalogReader(connection)
+
+
+def _of(key: DatasetKey) -> dict[str, str]:
+    return {"project": key.project, "dataset": key.dataset}
+
+
+def _page(query: Any, order: Sequence[Any], limit: int | None, before: Sequence[Any] | None) -> Any:
+    # Newest first; a page begins before the last row of the page before it.
+    if before is not None:
+        query = query.where(sa.tuple_(*order) < sa.tuple_(*before))
+    return query.order_by(*(column.desc() for column in order)).limit(limit)
+
+
+def _example(row: Any) -> ExampleRecord:
+    fields = dict(row._mapping)
+    del fields["project"], fields["dataset"]
+    return ExampleRecord(**fields)
+
+
+def _version(row: Any) -> VersionRecord:
+    return VersionRecord(
+        number=row.number,
+        manifest_sha256=row.manifest_sha256,
+        modality=row.modality,
+        classes=tuple(ClassCount(**one) for one in row.classes),
+        findings=tuple(Finding(**one) for one in row.notices),
+        create_time_us=row.create_time_us,
+    )

@@ -1,0 +1,87 @@
+"""From bytes that anyone may have sent to the bytes we keep: decoded in a limited process, encoded again from pixels.
+
+A decoding process has an address-space limit and a time limit, is replaced after some files, and takes no server down
+when it dies. It knows nothing of datasets.
+"""
+
+import asyncio
+import hashlib
+import io
+import multiprocessing
+import resource
+from concurrent.futures import TimeoutError as DecodingTimeout
+from dataclasses import dataclass
+
+import structlog
+from pebble import ProcessExpired, ProcessPool
+
+from handful.bundle.images import BadImage, decode
+
+log = structlog.get_logger()
+
+MEMORY_BYTES = 1024**3
+WALL_SECONDS = 15
+FILES_PER_PROCESS = 200
+JPEG_QUALITY = 95
+_BROKEN = "The file could not be decoded within the limits of memory and time."
+
+
+@dataclass(frozen=True)
+class StoredPicture:
+    """A picture as it is kept: upright, RGB, without metadata."""
+
+    data: bytes
+    sha256: str
+    media_type: str
+    width: int
+    height: int
+
+
+class Decoders:
+    """A pool of decoding processes."""
+
+    def __init__(self, processes: int) -> None:
+        self._pool = ProcessPool(
+            max_workers=processes,
+            max_tasks=FILES_PER_PROCESS,
+            initializer=_limit,
+            context=multiprocessing.get_context("spawn"),
+        )
+
+    async def normalize(self, data: bytes) -> StoredPicture:
+        """The picture as it is to be kept. BadImage where the bytes are none that we take."""
+        future = self._pool.schedule(_normalize, args=(data,), timeout=WALL_SECONDS)
+        try:
+            picture: StoredPicture = await asyncio.wrap_future(future)
+        except (ProcessExpired, DecodingTimeout, MemoryError) as problem:
+            log.warning("decoding process lost", problem=type(problem).__name__, num_bytes=len(data))
+            raise BadImage("CORRUPT_MEDIA", _BROKEN) from problem
+        return picture
+
+    def close(self) -> None:
+        self._pool.stop()
+        self._pool.join()
+
+
+def _limit() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _normalize(data: bytes) -> StoredPicture:
+    image = decode(data)
+    lossless = data.startswith(b"\x89PNG") or data[12:16] == b"VP8L"
+    buffer = io.BytesIO()
+    image.info.clear()
+    if lossless:
+        image.save(buffer, "PNG")
+    else:
+        image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    stored = buffer.getvalue()
+    return StoredPicture(
+        data=stored,
+        sha256=hashlib.sha256(stored).hexdigest(),
+        media_type="image/png" if lossless else "image/jpeg",
+        width=image.width,
+        height=image.height,
+    )

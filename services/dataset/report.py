@@ -1,0 +1,98 @@
+"""What is odd about a dataset, in plain words, and whether it can be sealed at all."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from handful.errors import FailedPrecondition
+from handful.v1 import bundle_pb2
+from services.dataset.records import ClassCount, ExampleRecord, Finding
+
+MIN_CLASSES = 2
+MIN_EXAMPLES = 2
+ADVISED_EXAMPLES = 15
+IMBALANCE = 5
+_SHOWN = 5
+
+
+def count(examples: Sequence[ExampleRecord], splits: dict[str, "bundle_pb2.Split"]) -> tuple[ClassCount, ...]:
+    """How many examples of each class stand in each split, sorted by label."""
+    counts: dict[str, Counter[int]] = defaultdict(Counter)
+    for example in examples:
+        counts[example.label][splits[example.content_sha256]] += 1
+    return tuple(
+        ClassCount(label, counts[label][bundle_pb2.SPLIT_TRAIN], counts[label][bundle_pb2.SPLIT_VAL])
+        for label in sorted(counts)
+    )
+
+
+def check(classes: Sequence[ClassCount]) -> None:
+    """FailedPrecondition where nothing could be learnt from the data."""
+    if len(classes) < MIN_CLASSES:
+        raise FailedPrecondition(
+            f"The dataset has {len(classes)} classes; a classifier needs at least {MIN_CLASSES}. Upload examples of another.",
+            reason="TOO_FEW_CLASSES",
+        )
+    small = [one.label for one in classes if one.num_train + one.num_val < MIN_EXAMPLES]
+    if small:
+        raise FailedPrecondition(
+            f"Every class needs at least {MIN_EXAMPLES} examples; upload more of: {_listed(small)}.",
+            reason="TOO_FEW_EXAMPLES",
+        )
+    untrained = [one.label for one in classes if not one.num_train]
+    if untrained:
+        raise FailedPrecondition(
+            f"Every class needs a training example; these have validation examples only: {_listed(untrained)}.",
+            reason="NOTHING_TO_TRAIN_ON",
+        )
+
+
+def findings(examples: Sequence[ExampleRecord], classes: Sequence[ClassCount]) -> tuple[Finding, ...]:
+    """What its owner should know about the data."""
+    return tuple(
+        found
+        for found in (_contradictions(examples), _few(classes), _imbalance(classes), _unmeasured(classes))
+        if found
+    )
+
+
+def _contradictions(examples: Sequence[ExampleRecord]) -> Finding | None:
+    files: dict[str, list[ExampleRecord]] = defaultdict(list)
+    for example in examples:
+        files[example.content_sha256].append(example)
+    twice = [members for members in files.values() if len(members) > 1]
+    if not twice:
+        return None
+    shown = [" and ".join(f"{member.label}/{member.filename}" for member in members) for members in twice]
+    return Finding(
+        "CONTRADICTING_LABELS", f"The same picture stands under several labels: {_listed(shown)}. Keep the right one."
+    )
+
+
+def _few(classes: Sequence[ClassCount]) -> Finding | None:
+    few = [f"{one.label} ({one.num_train})" for one in classes if one.num_train < ADVISED_EXAMPLES]
+    if not few:
+        return None
+    return Finding(
+        "FEW_EXAMPLES", f"Fewer than {ADVISED_EXAMPLES} training examples: {_listed(few)}. More of them usually help."
+    )
+
+
+def _imbalance(classes: Sequence[ClassCount]) -> Finding | None:
+    most, least = max(classes, key=lambda one: one.num_train), min(classes, key=lambda one: one.num_train)
+    if most.num_train < IMBALANCE * least.num_train:
+        return None
+    return Finding(
+        "IMBALANCE", f"{most.label} has {most.num_train} training examples, {least.label} only {least.num_train}."
+    )
+
+
+def _unmeasured(classes: Sequence[ClassCount]) -> Finding | None:
+    unmeasured = [one.label for one in classes if not one.num_val]
+    if not unmeasured:
+        return None
+    return Finding("UNMEASURED_CLASSES", f"No validation examples, so nothing is known about: {_listed(unmeasured)}.")
+
+
+def _listed(items: Sequence[str]) -> str:
+    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return ", ".join(items[:_SHOWN]) + more

@@ -1,0 +1,23 @@
+"""What the dataset service can be told from outside."""
+
+from dataclasses import dataclass
+
+from services.shared.settings import home, setting
+
+
+@dataclass(frozen=True)
+class DatasetSettings:
+    dataset_address: str = setting("127.0.0.1:7101", purpose="address the dataset service listens on")
+    dataset_database: str = setting("", purpose="SQLite file of the dataset service; default: in HANDFUL_HOME")
+    store: str = setting("", purpose="folder of the object store; default: in HANDFUL_HOME")
+    decoders: int = setting(2, purpose="processes that decode uploads", minimum=1, maximum=64)
+    reflection: bool = setting(default=False, purpose="whether gRPC reflection is served")
+    log_level: str = setting("info", purpose="debug, info, warning or error")
+
+    @property
+    def database_file(self) -> str:
+        return self.dataset_database or str(home() / "dataset.sqlite")
+
+    @property
+    def store_url(self) -> str:
+        return self.store or str(home() / "store")

@@ -1,0 +1,182 @@
+"""One upload stream: items in, verdicts out, in order. A bad item costs a verdict; only a caller that breaks the order
+of steps ends the stream. It decodes several items at once and reads no further than that.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath, PureWindowsPath
+
+from handful import names
+from handful.bundle.images import MAX_BYTES, BadImage
+from handful.bundle.manifest import blob_key
+from handful.errors import InvalidArgument
+from handful.v1 import dataset_pb2
+from services.dataset.catalog import Catalog
+from services.dataset.ingest import Decoders
+from services.dataset.messages import example_message
+from services.dataset.records import DatasetKey, ExampleRecord
+from services.shared.identifiers import new_id, now_us
+from services.shared.objects import ObjectStore
+
+# Items being decoded or waiting for their turn to be answered, per stream.
+AHEAD = 4
+MAX_CHUNK = 1024 * 1024
+MAX_TEXT = 256
+MAX_LABEL = 128
+
+Answer = dataset_pb2.UploadExamplesResponse
+_HINTS = {
+    "CORRUPT_MEDIA": "Open the file to see whether it is whole, then export it again as JPEG or PNG.",
+    "UNSUPPORTED_FORMAT": "Convert it to JPEG, PNG or WebP.",
+    "IMAGE_TOO_LARGE": "Scale it down; 1,000 pixels on the long side are plenty.",
+    "FILE_TOO_LARGE": "Save it smaller; 1,000 pixels on the long side are plenty.",
+    "CHECKSUM_MISMATCH": "The bytes changed on the way; send the file again.",
+    "INVALID_LABEL": "Give it a class name of 1 to 128 printable characters.",
+}
+
+
+@dataclass
+class Item:
+    """An item on its way: what was announced, and the bytes so far."""
+
+    begin: dataset_pb2.UploadExamplesRequest.Begin
+    data: bytearray = field(default_factory=bytearray)
+    num_bytes: int = 0
+
+    def add(self, chunk: bytes) -> None:
+        if len(chunk) > MAX_CHUNK:
+            raise _protocol(f"a chunk has more than {MAX_CHUNK} bytes")
+        self.num_bytes += len(chunk)
+        if self.num_bytes <= MAX_BYTES:
+            self.data += chunk
+        else:
+            self.data.clear()
+
+
+class Uploads:
+    """Takes examples into datasets."""
+
+    def __init__(self, catalog: Catalog, store: ObjectStore, decoders: Decoders) -> None:
+        self._catalog = catalog
+        self._store = store
+        self._decoders = decoders
+
+    async def run(self, requests: AsyncIterator[dataset_pb2.UploadExamplesRequest]) -> AsyncIterator[Answer]:
+        """The verdicts of a stream, in the order of its items."""
+        key = await self._open(requests)
+        waiting: asyncio.Queue[asyncio.Task[Answer] | None] = asyncio.Queue(AHEAD)
+        reader = asyncio.create_task(self._read(key, requests, waiting))
+        try:
+            while (task := await waiting.get()) is not None:
+                yield await task
+            await reader
+        finally:
+            reader.cancel()
+
+    async def _open(self, requests: AsyncIterator[dataset_pb2.UploadExamplesRequest]) -> DatasetKey:
+        first = await anext(requests, None)
+        if first is None or first.WhichOneof("step") != "open":
+            raise _protocol("the first message must be open")
+        key = DatasetKey(**names.match(names.DATASET, first.open.dataset, "open.dataset"))
+        async with self._catalog.reading() as catalog:
+            await catalog.dataset(key)
+        return key
+
+    async def _read(
+        self,
+        key: DatasetKey,
+        requests: AsyncIterator[dataset_pb2.UploadExamplesRequest],
+        waiting: "asyncio.Queue[asyncio.Task[Answer] | None]",
+    ) -> None:
+        try:
+            async for item in _items(requests):
+                await waiting.put(asyncio.create_task(self._take(key, item)))
+        finally:
+            await waiting.put(None)
+
+    async def _take(self, key: DatasetKey, item: Item) -> Answer:
+        """Stores the item, or says why not."""
+        answer = Answer(client_ref=item.begin.client_ref)
+        try:
+            record, known = await self._store_item(key, item)
+            answer.stored.example.CopyFrom(example_message(key, record))
+            answer.stored.already_stored = known
+        except BadImage as bad:
+            answer.rejected.reason = Answer.Reason.Value(f"REASON_{bad.reason}")
+            answer.rejected.message = bad.message
+            answer.rejected.hint = _HINTS[bad.reason]
+        return answer
+
+    async def _store_item(self, key: DatasetKey, item: Item) -> tuple[ExampleRecord, bool]:
+        upload_sha256 = await asyncio.to_thread(_check_item, item)
+        async with self._catalog.reading() as catalog:
+            known = await catalog.example_by_upload(key, item.begin.label, upload_sha256)
+        if known is not None:
+            return known, True
+        picture = await self._decoders.normalize(bytes(item.data))
+        # The blob first: a row never names bytes that are not there.
+        await asyncio.to_thread(self._store.put, blob_key(key.project, picture.sha256), picture.data)
+        record = ExampleRecord(
+            example=new_id(),
+            label=item.begin.label,
+            split=item.begin.split,
+            filename=_bare_name(item.begin.filename),
+            upload_sha256=upload_sha256,
+            content_sha256=picture.sha256,
+            media_type=picture.media_type,
+            width=picture.width,
+            height=picture.height,
+            create_time_us=now_us(),
+        )
+        async with self._catalog.writing() as catalog:
+            stored = await catalog.add_example(key, record)
+        return stored, stored.example != record.example
+
+
+async def _items(requests: AsyncIterator[dataset_pb2.UploadExamplesRequest]) -> AsyncIterator[Item]:
+    item: Item | None = None
+    async for request in requests:
+        step = request.WhichOneof("step")
+        if step == "begin" and item is None:
+            item = Item(_checked(request.begin))
+        elif step == "chunk" and item is not None:
+            item.add(request.chunk.data)
+        elif step == "commit" and item is not None:
+            yield item
+            item = None
+        else:
+            raise _protocol(
+                f"{step or 'an empty message'} is out of order; it is begin, chunks, commit, for every item"
+            )
+    if item is not None:
+        raise _protocol("the stream ended within an item")
+
+
+def _checked(begin: dataset_pb2.UploadExamplesRequest.Begin) -> dataset_pb2.UploadExamplesRequest.Begin:
+    if max(len(begin.client_ref), len(begin.filename)) > MAX_TEXT:
+        raise _protocol(f"client_ref and filename have at most {MAX_TEXT} characters")
+    return begin
+
+
+def _check_item(item: Item) -> str:
+    """The SHA-256 of the bytes; BadImage where the item cannot be taken whatever its pixels are."""
+    label = item.begin.label
+    if not (0 < len(label) <= MAX_LABEL and label.isprintable() and label.strip() == label):
+        raise BadImage("INVALID_LABEL", "The label is empty, too long, or has characters that cannot be shown.")
+    if item.num_bytes > MAX_BYTES:
+        raise BadImage("FILE_TOO_LARGE", f"The file has {item.num_bytes} bytes; at most {MAX_BYTES} are taken.")
+    digest = hashlib.sha256(item.data).hexdigest()
+    if item.begin.upload_sha256 and item.begin.upload_sha256 != digest:
+        raise BadImage("CHECKSUM_MISMATCH", "The bytes are not the ones that upload_sha256 announced.")
+    return digest
+
+
+def _bare_name(filename: str) -> str:
+    bare = PureWindowsPath(PurePosixPath(filename).name).name
+    return "".join(letter for letter in bare if letter.isprintable())
+
+
+def _protocol(problem: str) -> InvalidArgument:
+    return InvalidArgument(f"UploadExamples: {problem}.", reason="PROTOCOL")

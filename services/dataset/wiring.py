@@ -1,0 +1,34 @@
+"""The dataset service put together."""
+
+import asyncio
+from functools import partial
+from pathlib import Path
+
+from handful.v1 import dataset_pb2_grpc
+from services.dataset.catalog import Catalog
+from services.dataset.ingest import Decoders
+from services.dataset.servicer import DatasetServicer
+from services.dataset.settings import DatasetSettings
+from services.dataset.uploads import Uploads
+from services.shared import start
+from services.shared.objects import open_store
+from services.shared.server import Limits, Server
+
+
+async def serve(settings: DatasetSettings) -> None:
+    store = open_store(settings.store_url)
+    catalog = await Catalog.open(Path(settings.database_file))
+    decoders = Decoders(settings.decoders)
+    servicer = DatasetServicer(catalog, store, Uploads(catalog, store, decoders))
+    server = Server(Limits(reflection=settings.reflection))
+    try:
+        register = partial(dataset_pb2_grpc.add_DatasetServiceServicer_to_server, servicer)
+        await server.start(settings.dataset_address, {"handful.v1.DatasetService": register})
+        await server.run()
+    finally:
+        decoders.close()
+        await catalog.close()
+
+
+def main() -> None:
+    start.run("dataset", DatasetSettings, lambda settings: asyncio.run(serve(settings)))

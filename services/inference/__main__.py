@@ -1,0 +1,39 @@
+"""`python -m services.inference`: wires the inference service and serves it."""
+
+import asyncio
+from functools import partial
+
+from handful.bundle.images import MAX_BYTES
+from handful.v1 import inference_pb2_grpc
+from services.inference.batching import Batcher
+from services.inference.loading import Loader
+from services.inference.pointers import Pointers
+from services.inference.servicer import InferenceServicer
+from services.inference.settings import InferenceSettings
+from services.shared import start
+from services.shared.objects import open_store
+from services.shared.server import MEBIBYTE, Limits, Server
+
+# A picture of the largest size and the few fields around it.
+MESSAGE_BYTES = MAX_BYTES + MEBIBYTE
+
+
+async def serve(settings: InferenceSettings) -> None:
+    store = open_store(settings.store_url)
+    pointers = Pointers(store)
+    loader = Loader(store, settings.inference_memory_mib * MEBIBYTE)
+    batcher = Batcher(settings.threads, settings.inference_queue, settings.inference_batch)
+    servicer = InferenceServicer(pointers, loader, batcher)
+    server = Server(Limits(message_bytes=MESSAGE_BYTES, reflection=settings.reflection))
+    following = asyncio.create_task(pointers.follow())
+    try:
+        register = partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
+        await server.start(settings.inference_address, {"handful.v1.InferenceService": register})
+        await server.run()
+    finally:
+        following.cancel()
+        batcher.close()
+
+
+if __name__ == "__main__":
+    start.run("inference", InferenceSettings, lambda settings: asyncio.run(serve(settings)))

@@ -1,0 +1,123 @@
+"""From waiting pictures to answers: threads without a timer. A free thread takes what waits for one backbone, up to a
+cap, decodes it, runs the backbone once and every head on its own rows. The queue is bounded and refuses beyond.
+"""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import structlog
+
+from handful.bundle.heads import Floats
+from handful.bundle.images import BadImage
+from handful.bundle.predictor import Pixels, to_pixels
+from handful.errors import InvalidArgument, ResourceExhausted
+from services.inference.loading import Model
+
+log = structlog.get_logger()
+
+MAX_QUEUED_BYTES = 64 * 1024 * 1024
+# The first guess of how long a picture takes; measured from then on.
+FIRST_GUESS_SECONDS = 0.02
+_SMOOTHING = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Waiting:
+    """One picture whose answer someone awaits."""
+
+    image: bytes
+    model: Model
+    answer: "asyncio.Future[Floats]"
+
+
+class Batcher:
+    """Answers pictures with some threads."""
+
+    def __init__(self, threads: int, queue: int, cap: int) -> None:
+        self._threads = threads
+        self._queue = queue
+        self._cap = cap
+        self._waiting: deque[Waiting] = deque()
+        self._num_bytes = 0
+        self._seconds = FIRST_GUESS_SECONDS
+        self._changed = threading.Condition()
+        self._closed = False
+        self._loop = asyncio.get_running_loop()
+        for _ in range(threads):
+            threading.Thread(target=self._work, name="predict", daemon=True).start()
+
+    async def probabilities(self, image: bytes, model: Model) -> Floats:
+        """float32[classes]. InvalidArgument where the picture is none, ResourceExhausted where too many wait."""
+        waiting = Waiting(image, model, self._loop.create_future())
+        with self._changed:
+            full = len(self._waiting) >= self._queue
+            if full or (self._waiting and self._num_bytes + len(image) > MAX_QUEUED_BYTES):
+                raise self._overloaded()
+            self._waiting.append(waiting)
+            self._num_bytes += len(image)
+            self._changed.notify()
+        return await waiting.answer
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _overloaded(self) -> ResourceExhausted:
+        wait_ms = round(1e3 * len(self._waiting) * self._seconds / self._threads)
+        return ResourceExhausted(
+            f"{len(self._waiting)} pictures wait already. Try again in {wait_ms} ms.",
+            reason="OVERLOADED",
+            facts={"pushback_ms": str(max(wait_ms, 1))},
+        )
+
+    def _work(self) -> None:
+        while batch := self._take():
+            started = time.perf_counter()
+            try:
+                self._answer(batch)
+            except Exception as problem:  # noqa: BLE001 - whoever waits must hear of it, and the thread must live
+                for one in batch:
+                    self._fail(one, problem)
+            each = (time.perf_counter() - started) / len(batch)
+            self._seconds += _SMOOTHING * (each - self._seconds)
+
+    def _take(self) -> list[Waiting]:
+        """What waits for the same backbone as the oldest; empty when closed."""
+        with self._changed:
+            while not self._waiting and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                return []
+            graph = self._waiting[0].model.head.graph_sha256
+            batch = [one for one in self._waiting if one.model.head.graph_sha256 == graph][: self._cap]
+            for one in batch:
+                self._waiting.remove(one)
+                self._num_bytes -= len(one.image)
+            return batch
+
+    def _answer(self, batch: Sequence[Waiting]) -> None:
+        rows: list[tuple[Waiting, Pixels]] = []
+        for one in batch:
+            if one.answer.done():  # its caller went away, or its deadline passed
+                continue
+            try:
+                rows.append((one, to_pixels(one.image, one.model.head.preprocessing)))
+            except BadImage as bad:
+                self._fail(one, InvalidArgument(f"image: {bad.message}", reason=bad.reason))
+        if not rows:
+            return
+        features = rows[0][0].model.backbone.backbone.features(np.stack([pixels for _, pixels in rows]))
+        for (one, _), row in zip(rows, features, strict=True):
+            self._settle(one, one.model.head.head.probabilities(row[None])[0])
+
+    def _settle(self, one: Waiting, probabilities: Floats) -> None:
+        self._loop.call_soon_threadsafe(lambda: one.answer.done() or one.answer.set_result(probabilities))
+
+    def _fail(self, one: Waiting, problem: Exception) -> None:
+        self._loop.call_soon_threadsafe(lambda: one.answer.done() or one.answer.set_exception(problem))

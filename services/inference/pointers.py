@@ -1,0 +1,100 @@
+"""What models a project has, as the trainer's pointer object says: read on first use, then followed every second."""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from handful import names
+from handful.bundle.manifest import pointer_key
+from handful.errors import NotFound, Unavailable
+from services.shared.objects import ObjectMissing, ObjectStore, StoreUnavailable
+
+log = structlog.get_logger()
+
+FOLLOW_SECONDS = 1.0
+PRODUCTION = "production"
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class VersionRef:
+    """A model version that exists: its name and its manifest."""
+
+    project: str
+    name: str
+    manifest_sha256: str
+
+
+@dataclass(frozen=True)
+class _Pointer:
+    tag: str | None
+    generation: int
+    models: dict[str, Any]
+
+
+class Pointers:
+    """The pointers of the projects in use."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._pointers: dict[str, _Pointer] = {}
+
+    async def resolve(self, model: str) -> VersionRef:
+        """The version that a model's, an alias's or a version's name means. NotFound says what there is instead."""
+        parts = names.match((names.MODEL, names.MODEL_ALIAS, names.MODEL_VERSION), model, "model")
+        project = parts["project"]
+        models = (await self._pointer(project)).models
+        entry = models.get(parts["model"])
+        if entry is None:
+            known = ", ".join(sorted(models)[:_SHOWN]) or "none yet"
+            raise NotFound(f"There is no model {parts['model']} in projects/{project}. Models there: {known}.")
+        number = parts.get("number") or self._aliased(entry, parts.get("alias") or PRODUCTION, model)
+        if number not in entry["versions"]:
+            known = ", ".join(sorted(entry["versions"], key=int)[-_SHOWN:])
+            raise NotFound(f"Model {parts['model']} has no version {number}. Versions: {known}.")
+        name = f"projects/{project}/models/{parts['model']}/versions/{number}"
+        return VersionRef(project, name, entry["versions"][number])
+
+    async def follow(self) -> None:
+        """For ever: sees changed pointers within a second."""
+        while True:
+            await asyncio.sleep(FOLLOW_SECONDS)
+            for project in list(self._pointers):
+                try:
+                    await self._refresh(project)
+                except StoreUnavailable as problem:
+                    log.warning("pointer not read, the last one stays", project=project, problem=str(problem))
+
+    async def _pointer(self, project: str) -> _Pointer:
+        if project not in self._pointers:
+            try:
+                await self._refresh(project)
+            except StoreUnavailable as problem:
+                raise Unavailable("The object store cannot be reached. Try again.") from problem
+        # A project without models is not remembered: its first model is seen at once.
+        return self._pointers.get(project) or _Pointer(None, 0, {})
+
+    async def _refresh(self, project: str) -> None:
+        known = self._pointers.get(project)
+        try:
+            tag = known.tag if known else None
+            found = await asyncio.to_thread(self._store.get_if_changed, pointer_key(project), tag)
+        except ObjectMissing:
+            return
+        if found is None:
+            return
+        table = json.loads(found[0])
+        if known and table["generation"] < known.generation:
+            log.warning("an older pointer is ignored", project=project, generation=table["generation"])
+            return
+        self._pointers[project] = _Pointer(found[1], table["generation"], table["models"])
+
+    @staticmethod
+    def _aliased(entry: dict[str, Any], alias: str, model: str) -> str:
+        if alias not in entry["aliases"]:
+            known = ", ".join(sorted(entry["aliases"])[:_SHOWN]) or "none"
+            raise NotFound(f"{model} has no alias {alias}. Aliases: {known}.")
+        return str(entry["aliases"][alias])

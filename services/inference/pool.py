@@ -1,0 +1,56 @@
+"""What is in memory: values under keys, loaded once however many ask, the least recently used dropped over a budget of
+bytes. It does not know what it holds.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Generic, Protocol, TypeVar
+
+
+class Sized(Protocol):
+    """Something that takes memory."""
+
+    @property
+    def num_bytes(self) -> int: ...
+
+
+Value = TypeVar("Value", bound=Sized)
+
+
+class Pool(Generic[Value]):
+    """An LRU of loaded things. One larger than the whole budget is held alone."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        self._budget = budget_bytes
+        self._loaded: OrderedDict[str, Value] = OrderedDict()
+        self._loading: dict[str, asyncio.Task[Value]] = {}
+
+    async def get(self, key: str, load: Callable[[], Awaitable[Value]]) -> Value:
+        """The value of the key; `load` makes it where it is not there. A failure is not kept."""
+        if key in self._loaded:
+            self._loaded.move_to_end(key)
+            return self._loaded[key]
+        task = self._loading.get(key)
+        if task is None:
+            task = asyncio.create_task(self._load(key, load))
+            self._loading[key] = task
+        # One caller's end does not end the load that others wait for.
+        return await asyncio.shield(task)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(value.num_bytes for value in self._loaded.values())
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._loaded
+
+    async def _load(self, key: str, load: Callable[[], Awaitable[Value]]) -> Value:
+        try:
+            value = await load()
+        finally:
+            del self._loading[key]
+        self._loaded[key] = value
+        while self.num_bytes > self._budget and len(self._loaded) > 1:
+            self._loaded.popitem(last=False)
+        return value

@@ -1,0 +1,1 @@
+"""Plumbing that every service needs. It knows no business noun."""

@@ -1,0 +1,34 @@
+"""Ids that sort by the time they were made, and the clock that stands in rows."""
+
+import secrets
+import time
+import uuid
+from datetime import UTC, datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+
+def new_id() -> str:
+    """A UUIDv7 as text (RFC 9562, section 5.7): 48 bits of milliseconds, then random bits."""
+    milliseconds = time.time_ns() // 1_000_000
+    value = milliseconds << 80 | 0x7 << 76 | secrets.randbits(12) << 64 | 0b10 << 62 | secrets.randbits(62)
+    return str(uuid.UUID(int=value))
+
+
+def now_us() -> int:
+    """Microseconds since 1970, UTC: what rows hold."""
+    return time.time_ns() // 1000
+
+
+def timestamp(microseconds: int | None) -> Timestamp | None:
+    """A row's time as a message has it."""
+    if microseconds is None:
+        return None
+    message = Timestamp()
+    message.FromMicroseconds(microseconds)
+    return message
+
+
+def utc(microseconds: int) -> datetime:
+    """A row's time for people."""
+    return datetime.fromtimestamp(microseconds / 1e6, UTC)

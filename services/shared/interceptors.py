@@ -1,0 +1,182 @@
+"""What happens around every call: a request id, a deadline, a log line, and errors turned into statuses.
+
+This is the one place that ends a call with a status. Servicers raise the errors of `handful.errors`; anything else that
+escapes them is a fault of ours and reaches the caller as a bare INTERNAL with the request id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+from grpc import aio
+
+from handful import errors
+from services.shared.identifiers import new_id
+
+log = structlog.get_logger()
+
+REQUEST_ID = "x-request-id"
+PUSHBACK = "grpc-retry-pushback-ms"
+# A unary call without a deadline of its own ends here.
+UNARY_CEILING_SECONDS = 30.0
+SLOW_READER_SECONDS = 30.0
+_MAX_REQUEST_ID = 128
+
+if TYPE_CHECKING:
+    Context = aio.ServicerContext[Any, Any]
+    Handler = grpc.RpcMethodHandler[Any, Any]
+    Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
+
+
+class _Malformed:
+    """Stands for a request whose bytes are no message of the method's kind."""
+
+
+class Edge(aio.ServerInterceptor):
+    """The interceptor that every server of ours has."""
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler:
+        handler = await continuation(handler_call_details)
+        if handler is None:  # no such method: gRPC answers UNIMPLEMENTED
+            return handler
+        method = handler_call_details.method
+        parse = _tolerant(handler.request_deserializer)
+        if handler.response_streaming:
+            make = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+            behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
+            return make(_streaming(behaviour, method), parse, handler.response_serializer)
+        if handler.request_streaming:
+            raise NotImplementedError(f"{method} streams in and answers once; no such method is in the contract")
+        return grpc.unary_unary_rpc_method_handler(
+            _unary(handler.unary_unary, method), parse, handler.response_serializer
+        )
+
+
+def request_id() -> str:
+    """The id of the call being served, to send downstream."""
+    return str(structlog.contextvars.get_contextvars().get("request_id", ""))
+
+
+def _tolerant(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    # gRPC answers unparsable bytes with UNKNOWN and the parser's words; this lets the handler answer instead.
+    def tolerant(data: bytes) -> Any:
+        try:
+            return parse(data) if parse else data
+        except DecodeError:
+            return _Malformed()
+
+    return tolerant
+
+
+def _unary(behaviour: Any, method: str) -> Any:
+    async def handle(request: Any, context: Context) -> Any:
+        async with _call(context, method):
+            _check(request)
+            remaining = context.time_remaining()
+            limit = UNARY_CEILING_SECONDS if remaining is None else min(remaining, UNARY_CEILING_SECONDS)
+            async with asyncio.timeout(limit):
+                return await behaviour(request, context)
+
+    return handle
+
+
+def _streaming(behaviour: Any, method: str) -> Any:
+    async def handle(request: Any, context: Context) -> None:
+        async with _call(context, method):
+            incoming = _checked(request) if hasattr(request, "__aiter__") else request
+            _check(incoming)
+            async with aclosing(behaviour(incoming, context)) as answers:
+                async for answer in answers:
+                    await _write(context, answer)
+
+    return handle
+
+
+async def _write(context: Context, answer: Any) -> None:
+    # gRPC takes some megabytes for a reader that does not read; when it takes no more for this long, the reader goes.
+    try:
+        async with asyncio.timeout(SLOW_READER_SECONDS):
+            await context.write(answer)
+    except TimeoutError:
+        raise errors.Unavailable(
+            "The answers were not read fast enough. Call again from where you are.", reason="WATCHER_TOO_SLOW"
+        ) from None
+
+
+def _check(request: Any) -> None:
+    if isinstance(request, _Malformed):
+        raise errors.InvalidArgument("The request is not a message of this method's kind.", reason="MALFORMED")
+
+
+async def _checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        _check(request)
+        yield request
+
+
+class _call:  # noqa: N801 - used as a statement, `async with _call(...)`
+    """Binds the request id, logs the call's end, and turns what escapes into a status."""
+
+    def __init__(self, context: Context, method: str) -> None:
+        self.context = context
+        self.method = method
+        self.started = time.perf_counter()
+        self.request_id = ""
+
+    async def __aenter__(self) -> None:
+        metadata = dict(self.context.invocation_metadata() or ())
+        given = metadata.get(REQUEST_ID, "")
+        usable = isinstance(given, str) and given.isprintable() and 0 < len(given) <= _MAX_REQUEST_ID
+        self.request_id = str(given) if usable else new_id()
+        structlog.contextvars.bind_contextvars(request_id=self.request_id)
+        await self.context.send_initial_metadata(((REQUEST_ID, self.request_id),))
+
+    async def __aexit__(self, kind: Any, problem: BaseException | None, trace: Any) -> None:
+        if problem is None:
+            self._log("OK")
+            return
+        if isinstance(problem, (asyncio.CancelledError, GeneratorExit)):
+            self._log("CANCELLED")
+            return
+        error = _as_error(problem)
+        self._log(error.code.name, error=error, problem=problem)
+        trailers: list[tuple[str, str | bytes]] = [
+            (errors.DETAILS_KEY, errors.to_status(error, self.request_id).SerializeToString())
+        ]
+        if "pushback_ms" in error.facts:
+            trailers.append((PUSHBACK, error.facts["pushback_ms"]))
+        await self.context.abort(error.code, error.message, tuple(trailers))
+
+    def _log(self, code: str, error: errors.HandfulError | None = None, problem: BaseException | None = None) -> None:
+        line: dict[str, Any] = {
+            "method": self.method,
+            "code": code,
+            "ms": round(1e3 * (time.perf_counter() - self.started), 1),
+        }
+        if error is not None:
+            line |= {"reason": error.reason, "message": error.message}
+        if isinstance(error, errors.Internal) or (error is not None and error.__cause__ is not None):
+            log.error("call", **line, exc_info=problem)
+        else:
+            log.info("call", **line)
+
+
+def _as_error(problem: BaseException) -> errors.HandfulError:
+    if isinstance(problem, errors.HandfulError):
+        return problem
+    if isinstance(problem, TimeoutError):
+        return errors.DeadlineExceeded("The call took longer than its deadline allows.")
+    return errors.Internal("Something went wrong on our side. The log has it under the request id of this answer.")

@@ -1,0 +1,96 @@
+"""Objects as files below a folder. For one machine; it knows no network."""
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from services.shared.objects.errors import ObjectCorrupt, ObjectMissing, StoreUnavailable
+
+_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+_TEMPORARY = ".writing-"
+
+
+class FilesystemStore:
+    """An ObjectStore in a folder, which is created."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).expanduser()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise StoreUnavailable(f"{self.folder} cannot be created: {problem.strerror}") from problem
+
+    def put(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_whole(path, data)
+        except OSError as problem:
+            raise StoreUnavailable(f"{key} cannot be written: {problem.strerror}") from problem
+
+    def get(self, key: str, sha256: str | None = None) -> bytes:
+        data = self._read(self._path(key), key)
+        if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+            raise ObjectCorrupt(key)
+        return data
+
+    def get_if_changed(self, key: str, tag: str | None) -> tuple[bytes, str] | None:
+        path = self._path(key)
+        try:
+            facts = path.stat()
+        except OSError as problem:
+            raise ObjectMissing(key) from problem
+        # A replaced object is another file: its inode or its time differs.
+        current = f"{facts.st_ino}-{facts.st_mtime_ns}-{facts.st_size}"
+        return None if current == tag else (self._read(path, key), current)
+
+    def exists(self, key: str) -> bool:
+        return self._path(key).is_file()
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        below = self.folder / prefix.rpartition("/")[0]
+        files = (path for path in below.rglob("*") if path.is_file() and not path.name.startswith(_TEMPORARY))
+        found = [path for path in files if path.relative_to(self.folder).as_posix().startswith(prefix)]
+        for path in sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name)):
+            yield path.relative_to(self.folder).as_posix()
+
+    def delete(self, key: str) -> None:
+        try:
+            self._path(key).unlink(missing_ok=True)
+        except OSError as problem:
+            raise StoreUnavailable(f"{key} cannot be removed: {problem.strerror}") from problem
+
+    def _path(self, key: str) -> Path:
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"not a key: {key!r}")
+        return self.folder / key
+
+    def _read(self, path: Path, key: str) -> bytes:
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise ObjectMissing(key) from None
+        except OSError as problem:
+            raise StoreUnavailable(f"{key} cannot be read: {problem.strerror}") from problem
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    # Written beside, flushed, renamed, and the folder flushed: a power cut leaves the old object or the new one.
+    handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

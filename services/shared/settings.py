@@ -1,0 +1,85 @@
+"""The environment, read once at start into a frozen object: the only place of the services that knows os.environ.
+
+A service's settings are a frozen dataclass whose fields are made with `setting`; `read` fills it from variables named
+`HANDFUL_` and the field's name in capitals. Every bad variable is reported at once.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+PREFIX = "HANDFUL_"
+Settings = TypeVar("Settings")
+
+
+class CannotStart(Exception):  # noqa: N818 - a user reads it, and "error" says nothing
+    """A service cannot start; the message says why and what to do."""
+
+
+class BadSettings(CannotStart):
+    """The environment does not add up; the message has one line per variable."""
+
+
+def setting(
+    default: Any = dataclasses.MISSING, *, purpose: str, minimum: float = -math.inf, maximum: float = math.inf
+) -> Any:
+    """A field of a settings class: its default, what it is for, and its range where it is a number."""
+    return dataclasses.field(default=default, metadata={"purpose": purpose, "minimum": minimum, "maximum": maximum})
+
+
+def read(settings: type[Settings], environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings as the environment has them; BadSettings listing every variable that is missing or wrong."""
+    source = os.environ if environment is None else environment
+    hints = get_type_hints(settings)
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+        variable = PREFIX + field.name.upper()
+        text = source.get(variable, "")
+        try:
+            if text:
+                values[field.name] = _parse(text, hints[field.name], field.metadata)
+            elif field.default is dataclasses.MISSING:
+                problems.append(f"{variable} is not set: {field.metadata['purpose']}")
+        except ValueError as problem:
+            problems.append(f"{variable}={text!r}: {problem} ({field.metadata['purpose']})")
+    if problems:
+        raise BadSettings("\n".join(problems))
+    return settings(**values)
+
+
+def home() -> Path:
+    """Where everything lives unless a setting says otherwise: HANDFUL_HOME, or `~/.handful`."""
+    return Path(os.environ.get("HANDFUL_HOME") or Path.home() / ".handful")
+
+
+def child_environment(**overrides: str) -> dict[str, str]:
+    """This process's environment for a child, with some variables set."""
+    return {**os.environ, **overrides}
+
+
+def _parse(text: str, kind: type, limits: Mapping[str, Any]) -> Any:
+    if kind is bool:
+        return _parse_switch(text)
+    if kind is Path:
+        return Path(text).expanduser()
+    if kind is str:
+        return text
+    try:
+        number = kind(text)
+    except ValueError:
+        raise ValueError(f"must be {'a whole number' if kind is int else 'a number'}") from None
+    if not limits["minimum"] <= number <= limits["maximum"]:
+        raise ValueError(f"must be between {limits['minimum']:g} and {limits['maximum']:g}")
+    return number
+
+
+def _parse_switch(text: str) -> bool:
+    if text.lower() in {"1", "true", "yes", "on"}:
+        return True
+    if text.lower() in {"0", "false", "no", "off"}:
+        return False
+    raise ValueError("must be true or false")

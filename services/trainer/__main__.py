@@ -1,0 +1,78 @@
+"""`python -m services.trainer`: wires the trainer and serves it."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+
+from grpc import aio
+
+from handful.errors import InvalidArgument
+from handful.v1 import model_pb2_grpc, trainer_pb2_grpc, worker_pb2_grpc
+from services.shared import start
+from services.shared.database import Database, open_database
+from services.shared.objects import ObjectStore, open_store
+from services.shared.server import Limits, Server
+from services.shared.settings import CannotStart
+from services.trainer import architectures
+from services.trainer.board import Board
+from services.trainer.datasets import Datasets
+from services.trainer.local_workers import LocalWorkers
+from services.trainer.model_servicer import ModelServicer
+from services.trainer.pointers import Pointers
+from services.trainer.servicer import TrainerServicer
+from services.trainer.settings import TrainerSettings
+from services.trainer.sweeper import sweep
+from services.trainer.watching import Watches
+from services.trainer.worker_servicer import WorkerServicer
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+async def serve(settings: TrainerSettings) -> None:
+    _check(settings)
+    store = open_store(settings.store_url)
+    database = await open_database(Path(settings.database_file), MIGRATIONS)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(database.close)
+        channel = await stack.enter_async_context(aio.insecure_channel(settings.dataset))
+        await _serve(settings, store, database, Datasets(channel))
+
+
+async def _serve(settings: TrainerSettings, store: ObjectStore, database: Database, datasets: Datasets) -> None:
+    products, workers = Server(Limits(reflection=settings.reflection)), Server()
+    board, pointers = Board(), Pointers(database, store)
+    watches = Watches(database, board, products.draining)
+    trainer = TrainerServicer(database, board, watches, datasets, settings.default_architecture)
+    model = ModelServicer(database, store, pointers)
+    worker = WorkerServicer(database, board, store, pointers, products.draining)
+    host, _, _ = settings.worker_address.rpartition(":")
+    register_worker = partial(worker_pb2_grpc.add_WorkerServiceServicer_to_server, worker)
+    port = await workers.start(settings.worker_address, {"handful.v1.WorkerService": register_worker})
+    local = LocalWorkers(database, settings.workers, f"{host}:{port}")
+    tasks = [asyncio.create_task(task) for task in (sweep(database, board), pointers.reconcile(), local.run())]
+    try:
+        await products.start(
+            settings.trainer_address,
+            {
+                "handful.v1.TrainerService": partial(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, trainer),
+                "handful.v1.ModelService": partial(model_pb2_grpc.add_ModelServiceServicer_to_server, model),
+            },
+        )
+        await products.run()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await workers.stop()
+
+
+def _check(settings: TrainerSettings) -> None:
+    try:
+        architectures.find(settings.default_architecture, "HANDFUL_DEFAULT_ARCHITECTURE")
+    except InvalidArgument as problem:
+        raise CannotStart(problem.message) from None
+
+
+if __name__ == "__main__":
+    start.run("trainer", TrainerSettings, lambda settings: asyncio.run(serve(settings)))

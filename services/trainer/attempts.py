@@ -1,0 +1,198 @@
+"""What workers do to runs, in SQL: claim, report, commit a checkpoint, finish; and what befalls a worker that is lost.
+
+Every write of a worker is fenced by (run, attempt, token) in the statement that writes. A lease is ended by `expire`
+alone, on the trainer's own clock: a worker that outlived an outage of the trainer still holds its run.
+"""
+
+import secrets
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from handful.errors import Aborted, OutOfRange
+from handful.history import History
+from handful.v1.bundle_pb2 import EpochMetrics
+from handful.v1.trainer_pb2 import (
+    AttemptStarted,
+    CheckpointSaved,
+    Failure,
+    TrainingRun,
+    TrainingRunEvent,
+)
+from handful.v1.worker_pb2 import Checkpoint, WorkerEvent
+from services.shared.identifiers import now_us
+from services.trainer import events, runs
+from services.trainer.records import CLAIMED, WAITING, Grip, RunKey, RunRecord
+from services.trainer.tables import training_runs
+
+MAX_ATTEMPTS = 3
+
+
+async def claim(
+    connection: AsyncConnection, worker_id: str, claim_id: str, device: str, lease_seconds: float
+) -> RunRecord | None:
+    """The run of this claim: the one it got before, or the oldest that waits; None where none waits."""
+    mine = sa.and_(training_runs.c.worker_id == worker_id, training_runs.c.claim_id == claim_id)
+    held = await _first(connection, sa.select(training_runs).where(mine, training_runs.c.state.in_(CLAIMED)))
+    if held is not None:
+        return held
+    order = (training_runs.c.create_time_us, training_runs.c.run)
+    oldest = sa.select(training_runs).where(training_runs.c.state.in_(WAITING)).order_by(*order).limit(1)
+    run = await _first(connection, oldest)
+    if run is None:
+        return None
+    return await _start(connection, run, worker_id, claim_id, device, lease_seconds)
+
+
+async def _start(
+    connection: AsyncConnection, run: RunRecord, worker_id: str, claim_id: str, device: str, lease_seconds: float
+) -> RunRecord:
+    resumed = run.checkpoint.epoch if run.checkpoint else 0
+    attempt = run.attempt + 1
+    kept = [one for one in await history(connection, run.key) if one.epoch == resumed]
+    await connection.execute(
+        sa.update(training_runs)
+        .where(runs.of(run.key))
+        .values(
+            state=TrainingRun.STATE_RUNNING,
+            attempt=attempt,
+            token=secrets.token_hex(16),
+            claim_id=claim_id,
+            worker_id=worker_id,
+            lease_expires_us=_expiry(lease_seconds),
+            committed_worker_sequence=0,
+            epoch=resumed,
+            metrics=_pairs(kept[0]) if kept else [],
+            start_time_us=sa.func.coalesce(training_runs.c.start_time_us, now_us()),
+        )
+    )
+    started = AttemptStarted(resumed_after_epoch=resumed, worker_id=worker_id, device=device)
+    running = runs.state_changed(TrainingRun.STATE_RUNNING, attempt)
+    await events.append(connection, run.key, running, TrainingRunEvent(attempt=attempt, attempt_started=started))
+    return await runs.get(connection, run.key)
+
+
+async def history(connection: AsyncConnection, key: RunKey) -> list[EpochMetrics]:
+    """The epochs of a run that count so far."""
+    return History(await events.after(connection, key, 0)).epochs
+
+
+async def report(
+    connection: AsyncConnection, grip: Grip, reported: Sequence[WorkerEvent], lease_seconds: float
+) -> tuple[int, RunRecord]:
+    """Takes events and renews the lease: up to where they are durable now, and the run."""
+    committed = await _hold(connection, grip, lease_seconds)
+    fresh = [one for one in reported if one.worker_sequence > committed]
+    for expected, one in enumerate(fresh, start=committed + 1):
+        if one.worker_sequence != expected:
+            raise OutOfRange(
+                f"Events up to {expected - 1} are here; send {expected} next.",
+                reason="SEQUENCE_GAP",
+                facts={"expected": str(expected)},
+            )
+        one.event.attempt = grip.attempt
+    values: dict[str, object] = {"committed_worker_sequence": committed + len(fresh)}
+    epochs = [one.event for one in fresh if one.event.WhichOneof("event") == "epoch_completed"]
+    if epochs:
+        latest = EpochMetrics(epoch=epochs[-1].epoch, metrics=epochs[-1].epoch_completed.metrics)
+        values |= {"epoch": latest.epoch, "metrics": _pairs(latest)}
+    await connection.execute(sa.update(training_runs).where(_fence(grip)).values(values))
+    await events.append(connection, grip.key, *(one.event for one in fresh))
+    return committed + len(fresh), await runs.get(connection, grip.key)
+
+
+async def commit_checkpoint(
+    connection: AsyncConnection, grip: Grip, checkpoint: Checkpoint, lease_seconds: float
+) -> None:
+    """Makes the checkpoint the one to continue from, unless a newer one is."""
+    await _hold(connection, grip, lease_seconds)
+    newer = sa.func.coalesce(training_runs.c.checkpoint_epoch, 0) < checkpoint.epoch
+    changed = await connection.execute(
+        sa.update(training_runs)
+        .where(_fence(grip), newer)
+        .values(checkpoint_key=checkpoint.key, checkpoint_sha256=checkpoint.sha256, checkpoint_epoch=checkpoint.epoch)
+    )
+    if changed.rowcount:
+        saved = CheckpointSaved(sha256=checkpoint.sha256)
+        event = TrainingRunEvent(attempt=grip.attempt, epoch=checkpoint.epoch, checkpoint_saved=saved)
+        await events.append(connection, grip.key, event)
+
+
+async def finish(
+    connection: AsyncConnection,
+    grip: Grip,
+    state: "TrainingRun.State",
+    version: int | None = None,
+    failure: Failure | None = None,
+) -> None:
+    """Ends the run that the worker holds."""
+    await _hold(connection, grip, 0)
+    run = await runs.get(connection, grip.key)
+    encoded = failure.SerializeToString() if failure is not None else None
+    await runs.change_state(connection, run, state, version=version, failure=encoded)
+
+
+async def is_finished(connection: AsyncConnection, grip: Grip) -> bool:
+    """Whether this very attempt ended the run already: its answer was lost, and it asks again."""
+    run = await runs.get(connection, grip.key)
+    return run.attempt == grip.attempt and run.state not in CLAIMED + WAITING
+
+
+async def expire(connection: AsyncConnection) -> list[RunKey]:
+    """Ends the leases that ran out: the runs wait again, are cancelled, or have failed too often. Which runs."""
+    lost = training_runs.c.lease_expires_us < now_us()
+    rows = await connection.execute(sa.select(training_runs).where(training_runs.c.state.in_(CLAIMED), lost))
+    expired = [runs.record(row) for row in rows]
+    for run in expired:
+        if run.state == TrainingRun.STATE_CANCELLING:
+            await runs.change_state(connection, run, TrainingRun.STATE_CANCELLED)
+        elif run.attempt >= MAX_ATTEMPTS:
+            message = f"{run.attempt} workers took this run and were lost. Their logs, or the node's, should say why."
+            failure = Failure(reason=Failure.REASON_WORKER_LOST, message=message)
+            await runs.change_state(connection, run, TrainingRun.STATE_FAILED, failure=failure.SerializeToString())
+        else:
+            await runs.change_state(connection, run, TrainingRun.STATE_RECOVERING)
+    return [run.key for run in expired]
+
+
+async def num_leased(connection: AsyncConnection) -> int:
+    """Runs that some worker holds."""
+    query = sa.select(sa.func.count()).select_from(training_runs).where(training_runs.c.state.in_(CLAIMED))
+    return int((await connection.execute(query)).scalar_one())
+
+
+async def _hold(connection: AsyncConnection, grip: Grip, lease_seconds: float) -> int:
+    """Renews the lease; Aborted where the worker does not hold the run any more. What it has committed."""
+    held = await connection.execute(
+        sa.update(training_runs)
+        .where(_fence(grip))
+        .values(lease_expires_us=_expiry(lease_seconds))
+        .returning(training_runs.c.committed_worker_sequence)
+    )
+    committed = held.scalar_one_or_none()
+    if committed is None:
+        raise Aborted("Another worker has this run, or it is over. Drop it.", reason="LEASE_LOST")
+    return int(committed)
+
+
+def _fence(grip: Grip) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        runs.of(grip.key),
+        training_runs.c.attempt == grip.attempt,
+        training_runs.c.token == grip.token,
+        training_runs.c.state.in_(CLAIMED),
+    )
+
+
+async def _first(connection: AsyncConnection, query: sa.Select[tuple[object, ...]]) -> RunRecord | None:
+    row = (await connection.execute(query)).first()
+    return runs.record(row) if row is not None else None
+
+
+def _expiry(lease_seconds: float) -> int:
+    return now_us() + int(lease_seconds * 1e6)
+
+
+def _pairs(epoch: EpochMetrics) -> list[tuple[str, float]]:
+    return [(metric.name, metric.value) for metric in epoch.metrics]

@@ -1,0 +1,76 @@
+"""Wake-ups within this process: something happened to a run, or a run waits for a worker. It carries no facts but a
+run's latest progress; what happened stands in SQL, and whoever wakes looks there.
+"""
+
+import asyncio
+from collections import defaultdict
+
+from handful.v1.trainer_pb2 import Progress
+from services.trainer.records import RunKey
+
+_QUEUE = RunKey("", "queue")
+
+
+class Board:
+    """Who waits for what."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[RunKey, set[asyncio.Event]] = defaultdict(set)
+        self._progress: dict[RunKey, Progress] = {}
+
+    def changed(self, key: RunKey) -> None:
+        """Something durable happened to the run."""
+        for waiter in self._waiting.get(key, ()):
+            waiter.set()
+
+    def queued(self) -> None:
+        """A run waits for a worker."""
+        self.changed(_QUEUE)
+
+    def report(self, key: RunKey, progress: Progress) -> None:
+        """How far a run's work at hand is."""
+        self._progress[key] = progress
+        self.changed(key)
+
+    def forget(self, key: RunKey) -> None:
+        """The run has no work at hand any more."""
+        self._progress.pop(key, None)
+        self.changed(key)
+
+    def progress(self, key: RunKey) -> Progress | None:
+        return self._progress.get(key)
+
+    def on(self, key: RunKey) -> "Bell":
+        """Rings whenever something happens to the run."""
+        return Bell(self._waiting, key)
+
+    def on_queue(self) -> "Bell":
+        """Rings whenever a run waits."""
+        return Bell(self._waiting, _QUEUE)
+
+
+class Bell:
+    """A context: inside it, `wait` returns when something happened since the last `wait`."""
+
+    def __init__(self, waiting: dict[RunKey, set[asyncio.Event]], key: RunKey) -> None:
+        self._waiting = waiting
+        self._key = key
+        self._event = asyncio.Event()
+
+    def __enter__(self) -> "Bell":
+        self._waiting[self._key].add(self._event)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._waiting[self._key].discard(self._event)
+        if not self._waiting[self._key]:
+            del self._waiting[self._key]
+
+    async def wait(self, seconds: float) -> None:
+        """Until something happens, or the time is over."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
+        except TimeoutError:
+            return
+        self._event.clear()

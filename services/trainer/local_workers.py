@@ -1,0 +1,77 @@
+"""Workers beside the service, on one machine: started, restarted when they die, stopped with the service.
+
+A worker of ours holds a pipe to us: when we are killed it sees the pipe's end, finishes its run and goes. A trainer that
+starts anew therefore counts the runs that are held before it adds workers. It knows nothing of what workers do.
+"""
+
+import asyncio
+import subprocess
+import sys
+
+import structlog
+
+from services.shared.database import Database
+from services.shared.settings import child_environment
+from services.trainer import attempts
+
+log = structlog.get_logger()
+
+CHECK_SECONDS = 0.5
+STOP_SECONDS = 10.0
+MAX_PAUSE_SECONDS = 30.0
+
+
+class LocalWorkers:
+    """Keeps `wanted` workers alive that report to `address`."""
+
+    def __init__(self, database: Database, wanted: int, address: str) -> None:
+        self._database = database
+        self._wanted = wanted
+        self._address = address
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._pause = CHECK_SECONDS
+
+    async def run(self) -> None:
+        """For ever; ends its workers when it is cancelled."""
+        try:
+            async with self._database.read() as connection:
+                orphans = await attempts.num_leased(connection)
+            while True:
+                if orphans:
+                    async with self._database.read() as connection:
+                        orphans = min(orphans, await attempts.num_leased(connection))
+                self._replace_dead()
+                while len(self._processes) < self._wanted - orphans:
+                    self._processes.append(self._start())
+                await asyncio.sleep(self._pause)
+        finally:
+            await asyncio.to_thread(self._stop)
+
+    def _replace_dead(self) -> None:
+        dead = [process for process in self._processes if process.poll() is not None]
+        for process in dead:
+            self._processes.remove(process)
+            log.warning("worker ended", pid=process.pid, exit_code=process.returncode)
+        # A worker that cannot start shall not be started fifty times a second.
+        self._pause = min(self._pause * 2, MAX_PAUSE_SECONDS) if dead else CHECK_SECONDS
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, "-m", "services.trainer.worker"],
+            stdin=subprocess.PIPE,
+            env=child_environment(HANDFUL_WORKER_TRAINER=self._address, HANDFUL_WORKER_PARENT_PIPE="true"),
+            # Ctrl-C goes to the whole group of the terminal; a worker is told by us instead.
+            start_new_session=True,
+        )
+        log.info("worker started", pid=process.pid)
+        return process
+
+    def _stop(self) -> None:
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

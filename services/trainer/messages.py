@@ -1,0 +1,70 @@
+"""Records as the messages of the contract."""
+
+from collections.abc import Sequence
+
+from handful.v1 import bundle_pb2, model_pb2, trainer_pb2, worker_pb2
+from services.shared.identifiers import timestamp
+from services.trainer.records import ModelRecord, ModelVersionRecord, RunRecord
+
+
+def run_message(run: RunRecord) -> trainer_pb2.TrainingRun:
+    model = f"projects/{run.key.project}/models/{run.model}"
+    return trainer_pb2.TrainingRun(
+        name=run.key.name,
+        model=model,
+        dataset_version=run.dataset_version,
+        dataset_manifest_sha256=run.dataset_manifest_sha256,
+        recipe=run.recipe,
+        promote=run.promote,
+        state=run.state,
+        failure=run.failure,
+        num_ahead=run.num_ahead,
+        attempt=run.attempt,
+        epoch=run.epoch,
+        metrics=metric_messages(run.metrics),
+        latest_sequence=run.latest_sequence,
+        model_version=f"{model}/versions/{run.version}" if run.version else "",
+        create_time=timestamp(run.create_time_us),
+        start_time=timestamp(run.start_time_us),
+        finish_time=timestamp(run.finish_time_us),
+    )
+
+
+def claim_message(run: RunRecord, lease_seconds: float, history: Sequence[bundle_pb2.EpochMetrics]) -> worker_pb2.Claim:
+    return worker_pb2.Claim(
+        training_run=run.key.name,
+        attempt=run.attempt,
+        token=run.token or "",
+        lease_seconds=lease_seconds,
+        recipe=run.recipe,
+        dataset_manifest_sha256=run.dataset_manifest_sha256,
+        checkpoint=run.checkpoint,
+        history=history,
+        request_id=run.request_id,
+    )
+
+
+def model_message(model: ModelRecord) -> model_pb2.Model:
+    return model_pb2.Model(
+        name=model.key.name,
+        aliases=[model_pb2.Alias(alias=alias, version=number) for alias, number in model.aliases.items()],
+        latest_version=model.latest_version,
+        create_time=timestamp(model.create_time_us),
+    )
+
+
+def model_version_message(version: ModelVersionRecord) -> model_pb2.ModelVersion:
+    return model_pb2.ModelVersion(
+        name=f"{version.key.name}/versions/{version.number}",
+        manifest_sha256=version.manifest_sha256,
+        training_run=f"projects/{version.key.project}/trainingRuns/{version.run}",
+        dataset_version=version.dataset_version,
+        recipe=version.recipe,
+        labels=version.labels,
+        metrics=metric_messages(version.metrics),
+        create_time=timestamp(version.create_time_us),
+    )
+
+
+def metric_messages(metrics: Sequence[tuple[str, float]]) -> list[bundle_pb2.Metric]:
+    return [bundle_pb2.Metric(name=name, value=value) for name, value in metrics]

@@ -1,0 +1,50 @@
+"""The pointer objects: what inference is told about a project's models. Written from SQL after every change, and again
+every few seconds where that did not succeed.
+"""
+
+import asyncio
+from collections import defaultdict
+
+import structlog
+
+from handful.bundle.manifest import pointer_key
+from services.shared.database import Database
+from services.shared.objects import ObjectStore, StoreUnavailable
+from services.trainer import models
+
+log = structlog.get_logger()
+
+RECONCILE_SECONDS = 3.0
+
+
+class Pointers:
+    """Writes pointer objects, one at a time per project."""
+
+    def __init__(self, database: Database, store: ObjectStore) -> None:
+        self._database = database
+        self._store = store
+        self._written: dict[str, int] = {}
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def write(self, project: str) -> None:
+        """Writes the project's pointer as SQL has it now; where the store is away, `reconcile` does it later."""
+        async with self._locks[project]:
+            async with self._database.read() as connection:
+                generation = (await models.projects(connection)).get(project, 0)
+                data = await models.pointer(connection, project)
+            try:
+                await asyncio.to_thread(self._store.put, pointer_key(project), data)
+            except StoreUnavailable as problem:
+                log.warning("pointer not written, will be", project=project, problem=str(problem))
+                return
+            self._written[project] = generation
+
+    async def reconcile(self) -> None:
+        """Writes every pointer once, then for ever those that are behind."""
+        while True:
+            async with self._database.read() as connection:
+                projects = await models.projects(connection)
+            for project, generation in projects.items():
+                if self._written.get(project) != generation:
+                    await self.write(project)
+            await asyncio.sleep(RECONCILE_SECONDS)

@@ -1,0 +1,129 @@
+"""Runs in SQL, as products see them: asked for, read, listed, cancelled. What workers do to them is in `attempts`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from handful.errors import NotFound
+from handful.v1.bundle_pb2 import Recipe
+from handful.v1.trainer_pb2 import Failure, StateChanged, TrainingRun, TrainingRunEvent
+from handful.v1.worker_pb2 import Checkpoint
+from services.shared.identifiers import now_us
+from services.trainer import events
+from services.trainer.records import WAITING, NewRun, RunKey, RunRecord
+from services.trainer.tables import training_runs
+
+
+async def add(connection: AsyncConnection, new: NewRun) -> RunRecord:
+    """Queues a run."""
+    row = {
+        "project": new.key.project,
+        "run": new.key.run,
+        "model": new.model,
+        "dataset_version": new.dataset_version,
+        "dataset_manifest_sha256": new.dataset_manifest_sha256,
+        "recipe": new.recipe.SerializeToString(),
+        "promote": new.promote,
+        "request_id": new.request_id,
+        "create_time_us": now_us(),
+        "state": TrainingRun.STATE_QUEUED,
+        "epoch": 0,
+        "metrics": [],
+        "latest_sequence": 0,
+        "attempt": 0,
+        "committed_worker_sequence": 0,
+    }
+    await connection.execute(sa.insert(training_runs).values(row))
+    await events.append(connection, new.key, state_changed(TrainingRun.STATE_QUEUED, attempt=0))
+    return await get(connection, new.key)
+
+
+async def get(connection: AsyncConnection, key: RunKey) -> RunRecord:
+    found = await _records(connection, sa.select(training_runs).where(of(key)))
+    if not found:
+        raise NotFound(f"There is no training run {key.name}.")
+    return found[0]
+
+
+async def page(connection: AsyncConnection, project: str, limit: int, before: Sequence[Any] | None) -> list[RunRecord]:
+    """The newest runs, or the newest before a (create_time_us, run)."""
+    query = sa.select(training_runs).where(training_runs.c.project == project)
+    order = (training_runs.c.create_time_us, training_runs.c.run)
+    if before is not None:
+        query = query.where(sa.tuple_(*order) < sa.tuple_(*before))
+    return await _records(connection, query.order_by(*(column.desc() for column in order)).limit(limit))
+
+
+async def cancel(connection: AsyncConnection, key: RunKey) -> RunRecord:
+    """Cancels a run that waits, and asks the worker of one that runs to stop."""
+    run = await get(connection, key)
+    if run.state in WAITING:
+        await change_state(connection, run, TrainingRun.STATE_CANCELLED)
+    elif run.state == TrainingRun.STATE_RUNNING:
+        await change_state(connection, run, TrainingRun.STATE_CANCELLING)
+    return await get(connection, key)
+
+
+async def change_state(connection: AsyncConnection, run: RunRecord, state: "TrainingRun.State", **values: Any) -> None:
+    """Puts the run into a state, with the event that says so and the end of its lease where nobody holds it any more."""
+    if state not in (TrainingRun.STATE_RUNNING, TrainingRun.STATE_CANCELLING):
+        values |= {"token": None, "claim_id": None, "lease_expires_us": None}
+    if state in (TrainingRun.STATE_SUCCEEDED, TrainingRun.STATE_FAILED, TrainingRun.STATE_CANCELLED):
+        values |= {"finish_time_us": now_us()}
+    await connection.execute(sa.update(training_runs).where(of(run.key)).values(state=state, **values))
+    await events.append(connection, run.key, state_changed(state, run.attempt))
+
+
+def state_changed(state: "TrainingRun.State", attempt: int) -> TrainingRunEvent:
+    return TrainingRunEvent(attempt=attempt, state_changed=StateChanged(state=state))
+
+
+def of(key: RunKey) -> Any:
+    """The WHERE of one run."""
+    return sa.and_(training_runs.c.project == key.project, training_runs.c.run == key.run)
+
+
+async def _records(connection: AsyncConnection, query: Any) -> list[RunRecord]:
+    rows = (await connection.execute(query)).all()
+    return [record(row, await _num_ahead(connection, row)) for row in rows]
+
+
+async def _num_ahead(connection: AsyncConnection, row: Any) -> int:
+    if row.state not in WAITING:
+        return 0
+    order = (training_runs.c.create_time_us, training_runs.c.run)
+    earlier = sa.tuple_(*order) < sa.tuple_(row.create_time_us, row.run)
+    query = sa.select(sa.func.count()).select_from(training_runs).where(training_runs.c.state.in_(WAITING), earlier)
+    return int((await connection.execute(query)).scalar_one())
+
+
+def record(row: Any, num_ahead: int = 0) -> RunRecord:
+    """A row of training_runs as a record."""
+    checkpoint = None
+    if row.checkpoint_key is not None:
+        checkpoint = Checkpoint(key=row.checkpoint_key, sha256=row.checkpoint_sha256, epoch=row.checkpoint_epoch)
+    return RunRecord(
+        key=RunKey(row.project, row.run),
+        model=row.model,
+        dataset_version=row.dataset_version,
+        dataset_manifest_sha256=row.dataset_manifest_sha256,
+        recipe=Recipe.FromString(row.recipe),
+        promote=row.promote,
+        request_id=row.request_id,
+        create_time_us=row.create_time_us,
+        state=row.state,
+        failure=Failure.FromString(row.failure) if row.failure is not None else None,
+        epoch=row.epoch,
+        metrics=tuple((name, value) for name, value in row.metrics),
+        latest_sequence=row.latest_sequence,
+        version=row.version,
+        start_time_us=row.start_time_us,
+        finish_time_us=row.finish_time_us,
+        attempt=row.attempt,
+        token=row.token,
+        worker_id=row.worker_id,
+        checkpoint=checkpoint,
+        num_ahead=num_ahead,
+    )

@@ -1,0 +1,113 @@
+"""TrainerService: decodes requests, asks runs and catalogues, encodes answers."""
+
+from collections.abc import AsyncIterator
+
+from grpc import aio
+
+from handful import names
+from handful.v1 import trainer_pb2, trainer_pb2_grpc
+from services.shared import pages
+from services.shared.database import Database, once
+from services.shared.identifiers import new_id
+from services.shared.interceptors import request_id
+from services.trainer import architectures, recipes, runs
+from services.trainer.board import Board
+from services.trainer.datasets import Datasets
+from services.trainer.messages import run_message
+from services.trainer.records import NewRun, RunKey
+from services.trainer.tables import requests
+from services.trainer.watching import Watches
+
+Context = aio.ServicerContext[object, object]
+
+
+class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
+    def __init__(
+        self, database: Database, board: Board, watches: Watches, datasets: Datasets, default_architecture: str
+    ) -> None:
+        self._database = database
+        self._board = board
+        self._watches = watches
+        self._datasets = datasets
+        self._default_architecture = default_architecture
+
+    async def CreateTrainingRun(
+        self, request: trainer_pb2.CreateTrainingRunRequest, context: Context
+    ) -> trainer_pb2.CreateTrainingRunResponse:
+        new = await self._new_run(request)
+        async with self._database.write() as connection:
+
+            async def create() -> trainer_pb2.CreateTrainingRunResponse:
+                return trainer_pb2.CreateTrainingRunResponse(training_run=run_message(await runs.add(connection, new)))
+
+            response = trainer_pb2.CreateTrainingRunResponse
+            answer = await once(connection, requests, request, response, create)
+        self._board.queued()
+        return answer
+
+    async def _new_run(self, request: trainer_pb2.CreateTrainingRunRequest) -> NewRun:
+        project = names.match(names.PROJECT, request.parent, "parent")["project"]
+        recipe = recipes.resolve(request.recipe, self._default_architecture)
+        dataset = names.match((names.DATASET_VERSION, names.DATASET), request.dataset, "dataset")["dataset"]
+        model = names.check_id(request.model_id or dataset, "model_id")
+        version = await self._datasets.version(project, request.dataset)
+        return NewRun(
+            key=RunKey(project, new_id()),
+            model=model,
+            dataset_version=version.name,
+            dataset_manifest_sha256=version.manifest_sha256,
+            recipe=recipe,
+            promote=request.promote,
+            request_id=request_id(),
+        )
+
+    async def GetTrainingRun(
+        self, request: trainer_pb2.GetTrainingRunRequest, context: Context
+    ) -> trainer_pb2.GetTrainingRunResponse:
+        key = RunKey(**names.match(names.TRAINING_RUN, request.name, "name"))
+        async with self._database.read() as connection:
+            run = await runs.get(connection, key)
+        return trainer_pb2.GetTrainingRunResponse(training_run=run_message(run))
+
+    async def ListTrainingRuns(
+        self, request: trainer_pb2.ListTrainingRunsRequest, context: Context
+    ) -> trainer_pb2.ListTrainingRunsResponse:
+        project = names.match(names.PROJECT, request.parent, "parent")["project"]
+        page = pages.Page.of(request, [int, str])
+        async with self._database.read() as connection:
+            found = await runs.page(connection, project, page.limit, page.before)
+        records, token = page.cut(found, lambda run: [run.create_time_us, run.key.run])
+        return trainer_pb2.ListTrainingRunsResponse(training_runs=map(run_message, records), next_page_token=token)
+
+    async def CancelTrainingRun(
+        self, request: trainer_pb2.CancelTrainingRunRequest, context: Context
+    ) -> trainer_pb2.CancelTrainingRunResponse:
+        key = RunKey(**names.match(names.TRAINING_RUN, request.name, "name"))
+        async with self._database.write() as connection:
+            run = await runs.cancel(connection, key)
+        self._board.changed(key)
+        return trainer_pb2.CancelTrainingRunResponse(training_run=run_message(run))
+
+    async def WatchTrainingRun(
+        self, request: trainer_pb2.WatchTrainingRunRequest, context: Context
+    ) -> AsyncIterator[trainer_pb2.WatchTrainingRunResponse]:
+        key = RunKey(**names.match(names.TRAINING_RUN, request.name, "name"))
+        after = request.after_sequence if request.HasField("after_sequence") else None
+        async for message in self._watches.follow(key, after):
+            yield message
+
+    async def ListArchitectures(
+        self, request: trainer_pb2.ListArchitecturesRequest, context: Context
+    ) -> trainer_pb2.ListArchitecturesResponse:
+        rows = architectures.ARCHITECTURES.values()
+        return trainer_pb2.ListArchitecturesResponse(
+            architectures=[architectures.message(row, self._default_architecture) for row in rows]
+        )
+
+    async def ListRecipes(
+        self, request: trainer_pb2.ListRecipesRequest, context: Context
+    ) -> trainer_pb2.ListRecipesResponse:
+        presets = recipes.PRESETS.values()
+        return trainer_pb2.ListRecipesResponse(
+            presets=[recipes.message(preset, self._default_architecture) for preset in presets]
+        )

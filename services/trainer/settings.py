@@ -1,0 +1,27 @@
+"""What the trainer can be told from outside."""
+
+from dataclasses import dataclass
+
+from services.shared.settings import home, setting
+from services.trainer.architectures import DEFAULT_ARCHITECTURE
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    trainer_address: str = setting("127.0.0.1:7102", purpose="address the trainer listens on")
+    worker_address: str = setting("127.0.0.1:7112", purpose="address the trainer listens on for workers")
+    dataset: str = setting("127.0.0.1:7101", purpose="address of the dataset service")
+    trainer_database: str = setting("", purpose="SQLite file of the trainer; default: in HANDFUL_HOME")
+    store: str = setting("", purpose="folder of the object store; default: in HANDFUL_HOME")
+    workers: int = setting(1, purpose="workers started beside the trainer", minimum=0, maximum=64)
+    default_architecture: str = setting(DEFAULT_ARCHITECTURE, purpose="architecture of recipes that name none")
+    reflection: bool = setting(default=False, purpose="whether gRPC reflection is served")
+    log_level: str = setting("info", purpose="debug, info, warning or error")
+
+    @property
+    def database_file(self) -> str:
+        return self.trainer_database or str(home() / "trainer.sqlite")
+
+    @property
+    def store_url(self) -> str:
+        return self.store or str(home() / "store")

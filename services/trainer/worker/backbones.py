@@ -1,0 +1,110 @@
+"""Backbones as graphs: found in the store, or built from their network, checked against it and stored.
+
+The first stored graph of a backbone wins, so that all features of a backbone come from one graph. Torch is imported
+only where a graph has to be built.
+"""
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+import structlog
+from google.protobuf import json_format
+
+from handful.v1.bundle_pb2 import WEIGHTS_PRETRAINED, Backbone, ImagePreprocessing, Recipe
+from services.shared.objects import ObjectStore
+from services.trainer.architectures import ARCHITECTURES, ArchitectureRow
+
+if TYPE_CHECKING:
+    import torch
+
+log = structlog.get_logger()
+
+
+class GraphDisagrees(Exception):  # noqa: N818 - a fact about a graph
+    """A graph does not compute what its network computes."""
+
+
+def find(store: ObjectStore, recipe: Recipe, preprocessing: ImagePreprocessing) -> tuple[Backbone, bytes]:
+    """The shared backbone that a recipe names, with its graph."""
+    row = ARCHITECTURES[recipe.architecture]
+    if recipe.weights == WEIGHTS_PRETRAINED:
+        backbone = _describe(row, preprocessing, row.weights.sha256, "pretrained")
+        stored = _first_stored(store, backbone)
+        if stored is not None:
+            return stored
+    return store_body(store, build_body(recipe), row, preprocessing, project=None, origin=_origin(recipe))
+
+
+def build_body(recipe: Recipe) -> "torch.nn.Module":
+    """The network without its classifier, with the weights the recipe asks for."""
+    import torch
+
+    from services.trainer.worker.architectures import BUILDERS
+    from services.trainer.worker.weights import packaged
+
+    row = ARCHITECTURES[recipe.architecture]
+    torch.manual_seed(recipe.seed)
+    tensors = packaged(row.weights) if recipe.weights == WEIGHTS_PRETRAINED else None
+    return BUILDERS[recipe.architecture](tensors)
+
+
+def store_body(
+    store: ObjectStore,
+    body: "torch.nn.Module",
+    row: ArchitectureRow,
+    preprocessing: ImagePreprocessing,
+    project: str | None,
+    origin: str,
+) -> tuple[Backbone, bytes]:
+    """The backbone of a network, its graph stored: shared, or below a project where the project trained it."""
+    from services.trainer.worker import graphs
+    from services.trainer.worker.weights import tensors_sha256
+
+    weights = row.weights.sha256 if origin == "pretrained" else tensors_sha256(body.state_dict())
+    backbone = _describe(row, preprocessing, weights, origin)
+    graph = graphs.export(body, row)
+    graphs.check(graph, body, row)
+    digest = hashlib.sha256(graph).hexdigest()
+    folder = f"projects/{project}/backbones" if project else "backbones"
+    store.put(f"{folder}/{backbone.backbone_id}/{digest}.onnx", graph)
+    stored = _first_stored(store, backbone, folder)
+    if stored is None:
+        raise GraphDisagrees(f"the graph of {backbone.backbone_id} was stored and is not there")
+    if stored[0].graph_sha256 != digest:
+        log.info("another worker stored this backbone's graph first", backbone_id=backbone.backbone_id)
+        graphs.check(stored[1], body, row)
+    return stored
+
+
+def _origin(recipe: Recipe) -> str:
+    return "pretrained" if recipe.weights == WEIGHTS_PRETRAINED else "random"
+
+
+def _describe(row: ArchitectureRow, preprocessing: ImagePreprocessing, weights_sha256: str, origin: str) -> Backbone:
+    identity = {
+        "architecture": row.id,
+        "output": "features",
+        "preprocessing": json_format.MessageToDict(preprocessing, preserving_proto_field_name=True),
+        "weights_sha256": weights_sha256,
+    }
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()
+    return Backbone(
+        backbone_id=hashlib.sha256(canonical).hexdigest(),
+        architecture=row.id,
+        weights_sha256=weights_sha256,
+        weights_origin=origin,
+        preprocessing=preprocessing,
+        feature_width=row.feature_width,
+    )
+
+
+def _first_stored(store: ObjectStore, backbone: Backbone, folder: str = "backbones") -> tuple[Backbone, bytes] | None:
+    key = next(store.keys(f"{folder}/{backbone.backbone_id}/"), None)
+    if key is None:
+        return None
+    found = Backbone()
+    found.CopyFrom(backbone)
+    found.graph_key = key
+    found.graph_sha256 = key.rpartition("/")[2].removesuffix(".onnx")
+    return found, store.get(key, found.graph_sha256)

@@ -1,0 +1,101 @@
+"""Features of examples, each computed once per (project, content, backbone, view, numerics) and kept in the store."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import structlog
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from handful.bundle.heads import Floats
+from handful.bundle.predictor import NUMERICS, Backbone
+from handful.v1.bundle_pb2 import Backbone as BackboneMessage
+from services.shared.objects import ObjectMissing, ObjectStore
+from services.trainer.worker.examples import Example, Examples
+
+log = structlog.get_logger()
+
+# The one view there is so far: the picture as preprocessing makes it, without augmentation.
+PLAIN_VIEW = {"name": "plain", "views": 1, "seed": 0}
+
+
+@dataclass
+class Counts:
+    """How many feature vectors were computed and how many were found."""
+
+    computed: int = 0
+    cached: int = 0
+
+
+class Features:
+    """The features of a run's examples by one backbone."""
+
+    def __init__(
+        self, store: ObjectStore, examples: Examples, backbone: BackboneMessage, graph: bytes, threads: int
+    ) -> None:
+        self.counts = Counts()
+        self._store = store
+        self._examples = examples
+        self._preprocessing = backbone.preprocessing
+        self._session = Backbone(graph)
+        self._threads = threads
+        self._lock = threading.Lock()
+        specification = {"backbone_id": backbone.backbone_id, "numerics": NUMERICS, "view": PLAIN_VIEW}
+        digest = hashlib.sha256(json.dumps(specification, sort_keys=True).encode()).hexdigest()
+        self._prefix = f"projects/{examples.project}/features/{digest}"
+
+    def of(self, wanted: Sequence[Example], step: Callable[[], None]) -> Floats:
+        """float32[n, feature_width], in order; `step` is called after every example and may raise to stop."""
+        rows: list[Floats] = []
+        with ThreadPoolExecutor(self._threads, "features") as pool:
+            futures = [pool.submit(self._row, example) for example in wanted]
+            try:
+                for future in futures:
+                    rows.append(future.result())
+                    step()
+            finally:
+                pool.shutdown(cancel_futures=True)
+        return np.stack(rows)
+
+    def _row(self, example: Example) -> Floats:
+        key = f"{self._prefix}/{example.content_sha256}.safetensors"
+        row = self._cached(key)
+        found = row is not None
+        if row is None:
+            pixels = self._examples.pixels(self._store, example, self._preprocessing)
+            row = self._session.features(pixels[None])[0]
+            self._store.put(key, _to_bytes(row))
+        with self._lock:
+            self.counts.cached += found
+            self.counts.computed += not found
+        return row
+
+    def _cached(self, key: str) -> Floats | None:
+        try:
+            return _from_bytes(self._store.get(key))
+        except ObjectMissing:
+            return None
+        except ValueError:
+            log.warning("cached features are broken and are computed again", key=key)
+            return None
+
+
+def _to_bytes(row: Floats) -> bytes:
+    return save({"features": row[None]}, metadata={"sha256": hashlib.sha256(row.tobytes()).hexdigest()})
+
+
+def _from_bytes(data: bytes) -> Floats:
+    try:
+        row: Floats = load(data)["features"][0]
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        stored = header["__metadata__"]["sha256"]
+    except (SafetensorError, KeyError, IndexError, ValueError) as problem:
+        raise ValueError("not features") from problem
+    if stored != hashlib.sha256(row.tobytes()).hexdigest():
+        raise ValueError("features are not what their hash says")
+    return row

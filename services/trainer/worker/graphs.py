@@ -1,0 +1,69 @@
+"""Networks as ONNX graphs: pixels in, features and feature map out, with scaling and normalisation inside the graph."""
+
+import io
+import logging
+import warnings
+
+import numpy as np
+import torch
+
+from handful.bundle.predictor import Backbone
+from services.trainer.architectures import ArchitectureRow
+from services.trainer.worker.backbones import GraphDisagrees
+
+OPSET = 18
+# Features of a graph and of its network differ by some 1e-5 of their size (measured); a wrong graph by far more.
+MAX_RELATIVE_DIFFERENCE = 1e-4
+
+
+class PixelsIn(torch.nn.Module):
+    """A body that takes pixels: uint8[n, size, size, 3]."""
+
+    def __init__(self, body: torch.nn.Module, row: ArchitectureRow) -> None:
+        super().__init__()
+        self.body = body
+        mean, std = torch.tensor(row.mean), torch.tensor(row.std)
+        self.register_buffer("scale", (1 / (255 * std)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("offset", (-mean / std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features, feature_map = self.body(pixels.permute(0, 3, 1, 2).float() * self.scale + self.offset)
+        return features, feature_map
+
+
+def export(body: torch.nn.Module, row: ArchitectureRow) -> bytes:
+    """The body as one ONNX file, with a free batch size."""
+    size = row.preprocessing.size
+    network = PixelsIn(body, row).cpu().eval()
+    sample = torch.zeros((2, size, size, 3), dtype=torch.uint8)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        program = torch.onnx.export(
+            network,
+            (sample,),
+            input_names=["pixels"],
+            output_names=["features", "feature_map"],
+            dynamic_shapes=({0: torch.export.Dim("n", min=1, max=4096)},),
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    if program is None:
+        raise GraphDisagrees("the exporter made nothing")
+    buffer = io.BytesIO()
+    program.save(buffer)
+    return buffer.getvalue()
+
+
+def check(graph: bytes, body: torch.nn.Module, row: ArchitectureRow) -> None:
+    """GraphDisagrees where the graph computes other features than the network."""
+    size = row.preprocessing.size
+    pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        expected = PixelsIn(body, row).cpu().eval()(torch.from_numpy(pixels))[0].numpy()
+    got = Backbone(graph).features(pixels)
+    difference = float(np.abs(got - expected).max() / max(1.0, float(np.abs(expected).max())))
+    if not difference <= MAX_RELATIVE_DIFFERENCE:
+        raise GraphDisagrees(f"features of {row.id} differ by {difference:.1e} of their size")

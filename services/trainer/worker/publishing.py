@@ -1,0 +1,74 @@
+"""From what was trained to a bundle in the store: written, read back by the serving code, compared, and only then named
+to the trainer. A model whose stored form answers otherwise than the trained network is not published.
+"""
+
+import numpy as np
+from safetensors.numpy import save
+
+from handful.bundle import manifest
+from handful.bundle.heads import LinearHead
+from handful.bundle.predictor import NUMERICS, Backbone, Predictor
+from handful.v1.bundle_pb2 import BundleFile, Evaluation, Head, ModelManifest, Parity
+from services.shared.objects import ObjectStore
+from services.trainer.worker import plots
+from services.trainer.worker.work import Trained, Work
+
+# Pictures whose answers go with the model, for whoever loads it to check.
+NUM_GOLDEN = 4
+# Probabilities of one graph in one runtime agree to some 1e-6 (measured).
+MAX_DIFFERENCE = 1e-3
+
+
+class ParityFailed(Exception):  # noqa: N818 - a user reads it
+    """The stored model does not answer as the trained one."""
+
+
+def publish(work: Work, trained: Trained, evaluation: Evaluation) -> str:
+    """Stores the bundle; the SHA-256 of its manifest."""
+    files = {
+        "head.safetensors": trained.head.to_bytes(),
+        "evaluation.json": manifest.to_bytes(evaluation),
+        "golden.safetensors": save({"pixels": trained.golden_pixels, "probabilities": trained.golden_probabilities}),
+    }
+    files |= {f"plots/{name}.png": png for name, png in plots.draw(trained.examples.labels, evaluation).items()}
+    parity = _check(work.store, trained, files["head.safetensors"])
+    data = manifest.to_bytes(_describe(work, trained, files, parity))
+    digest = manifest.sha256(data)
+    for path, content in files.items():
+        work.store.put(manifest.bundle_key(work.project, digest, path), content)
+    # The manifest last: where it is, all of the bundle is.
+    work.store.put(manifest.bundle_key(work.project, digest, "manifest.json"), data)
+    return digest
+
+
+def _check(store: ObjectStore, trained: Trained, stored_head: bytes) -> Parity:
+    graph = store.get(trained.backbone.graph_key, trained.backbone.graph_sha256)
+    head = LinearHead.from_bytes(Head(normalization=trained.head.normalization), stored_head)
+    predictor = Predictor(trained.examples.labels, trained.backbone.preprocessing, Backbone(graph), head)
+    answers = predictor.probabilities(trained.golden_pixels)
+    difference = float(np.abs(answers - trained.golden_probabilities).max())
+    if not difference <= MAX_DIFFERENCE:
+        raise ParityFailed(
+            f"The stored model's probabilities differ from the trained network's by {difference:.1e}; "
+            f"{MAX_DIFFERENCE:.0e} is allowed. Nothing was published."
+        )
+    return Parity(num_examples=len(answers), max_abs_diff=difference, bound=MAX_DIFFERENCE)
+
+
+def _describe(work: Work, trained: Trained, files: dict[str, bytes], parity: Parity) -> ModelManifest:
+    return ModelManifest(
+        format=manifest.MODEL_FORMAT,
+        modality=trained.examples.modality,
+        labels=trained.examples.labels,
+        backbone=trained.backbone,
+        head=Head(normalization=trained.head.normalization),
+        recipe=work.recipe,
+        dataset_manifest_sha256=work.claim.dataset_manifest_sha256,
+        files=[
+            BundleFile(path=path, sha256=manifest.sha256(content), size_bytes=len(content))
+            for path, content in sorted(files.items())
+        ],
+        numerics=NUMERICS,
+        notices=work.notices,
+        parity=parity,
+    )

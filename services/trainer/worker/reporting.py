@@ -1,0 +1,172 @@
+"""Telling the trainer, in order and at least once, from a thread of its own: training never waits for the network.
+
+What is not committed yet is kept and sent again; a trainer that is away costs nothing but time. The answers bring the
+trainer's directive and the news that the run is lost, both of which `check` raises in the training thread.
+"""
+
+import threading
+import time
+from collections import deque
+
+import grpc
+import structlog
+
+from handful.errors import Aborted, HandfulError, from_rpc_error
+from handful.v1.trainer_pb2 import Progress, TrainingRunEvent
+from handful.v1.worker_pb2 import (
+    Checkpoint,
+    Claim,
+    CommitCheckpointRequest,
+    FinishTrainingRunRequest,
+    ReportTrainingRunRequest,
+    ReportTrainingRunResponse,
+    WorkerEvent,
+)
+from handful.v1.worker_pb2_grpc import WorkerServiceStub
+
+log = structlog.get_logger()
+
+HEARTBEAT_SECONDS = 2.0
+PROGRESS_SECONDS = 0.25
+TIMEOUT_SECONDS = 10.0
+RETRY_SECONDS = 1.0
+BATCH = 100
+
+
+class RunCancelled(Exception):  # noqa: N818 - no fault
+    """Someone cancelled the run."""
+
+
+class LeaseLost(Exception):  # noqa: N818 - no fault
+    """Another worker has the run; whatever this one does is not seen."""
+
+
+class Reporter:
+    """Reports on one claimed run until it is closed."""
+
+    def __init__(self, stub: WorkerServiceStub, claim: Claim) -> None:
+        self._stub = stub
+        self._claim = claim
+        self._pending: deque[WorkerEvent | Checkpoint] = deque()
+        self._sequence = 0
+        self._progress: Progress | None = None
+        self._cancelled = False
+        self._lost = False
+        self._closing = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
+        self._thread.start()
+
+    def event(self, event: TrainingRunEvent) -> None:
+        """A durable event; it is on its way when this returns."""
+        event.time.GetCurrentTime()
+        with self._changed:
+            self._sequence += 1
+            self._pending.append(WorkerEvent(worker_sequence=self._sequence, event=event))
+            self._changed.notify_all()
+
+    def checkpoint(self, checkpoint: Checkpoint) -> None:
+        """A checkpoint that lies in the store; it is committed after the events before it."""
+        with self._changed:
+            self._pending.append(checkpoint)
+            self._changed.notify_all()
+
+    def progress(self, progress: Progress) -> None:
+        """How far the work is; only the latest is sent, a few times a second."""
+        with self._changed:
+            self._progress = progress
+
+    def check(self) -> None:
+        """Raises RunCancelled or LeaseLost where the run shall not go on."""
+        if self._lost:
+            raise LeaseLost(self._claim.training_run)
+        if self._cancelled:
+            raise RunCancelled(self._claim.training_run)
+
+    def close(self) -> None:
+        """Sends what is pending, however long the trainer is away, and ends. LeaseLost where the run is lost."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        if self._lost:
+            raise LeaseLost(self._claim.training_run)
+
+    def finish(self, request: FinishTrainingRunRequest) -> None:
+        """After `close`: ends the run, trying until the trainer answers."""
+        request.name, request.attempt, request.token = self._grip
+        while True:
+            try:
+                self._stub.FinishTrainingRun(request, timeout=TIMEOUT_SECONDS)
+            except grpc.RpcError as problem:
+                error = self._sort(from_rpc_error(problem))
+                if self._lost:
+                    raise LeaseLost(self._claim.training_run) from None
+                log.warning("finish not taken, trying again", reason=error.reason, message=error.message)
+                time.sleep(RETRY_SECONDS)
+            else:
+                return
+
+    @property
+    def _grip(self) -> tuple[str, int, str]:
+        return self._claim.training_run, self._claim.attempt, self._claim.token
+
+    def _run(self) -> None:
+        beat = time.monotonic()
+        while not self._lost:
+            with self._changed:
+                if not self._pending and not self._closing:
+                    self._changed.wait(PROGRESS_SECONDS)
+                if self._closing and not self._pending:
+                    return
+                due = self._pending or self._progress or time.monotonic() - beat >= HEARTBEAT_SECONDS
+            if due:
+                self._try_send()
+                beat = time.monotonic()
+
+    def _try_send(self) -> None:
+        try:
+            self._send()
+        except grpc.RpcError as problem:
+            error = self._sort(from_rpc_error(problem))
+            log.warning("report not taken", reason=error.reason, message=error.message)
+            if not self._lost:
+                time.sleep(RETRY_SECONDS)
+
+    def _send(self) -> None:
+        name, attempt, token = self._grip
+        with self._changed:
+            first = self._pending[0] if self._pending else None
+            events = self._leading_events()
+            progress, self._progress = self._progress, None
+        if isinstance(first, Checkpoint):
+            commit = CommitCheckpointRequest(name=name, attempt=attempt, token=token, checkpoint=first)
+            self._stub.CommitCheckpoint(commit, timeout=TIMEOUT_SECONDS)
+            with self._changed:
+                self._pending.popleft()
+            return
+        report = ReportTrainingRunRequest(name=name, attempt=attempt, token=token, events=events, progress=progress)
+        answer = self._stub.ReportTrainingRun(report, timeout=TIMEOUT_SECONDS)
+        self._take(answer)
+
+    def _leading_events(self) -> list[WorkerEvent]:
+        events: list[WorkerEvent] = []
+        for one in self._pending:
+            if isinstance(one, Checkpoint) or len(events) == BATCH:
+                break
+            events.append(one)
+        return events
+
+    def _take(self, answer: ReportTrainingRunResponse) -> None:
+        with self._changed:
+            self._cancelled |= answer.directive == ReportTrainingRunResponse.DIRECTIVE_CANCEL
+            while self._pending:
+                first = self._pending[0]
+                if isinstance(first, Checkpoint) or first.worker_sequence > answer.committed_worker_sequence:
+                    break
+                self._pending.popleft()
+
+    def _sort(self, error: HandfulError) -> HandfulError:
+        if isinstance(error, Aborted) and error.reason == "LEASE_LOST":
+            self._lost = True
+        return error

@@ -1,0 +1,24 @@
+"""What a worker can be told from outside."""
+
+import os
+from dataclasses import dataclass
+
+from services.shared.settings import home, setting
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    worker_trainer: str = setting("127.0.0.1:7112", purpose="address of the trainer, for workers")
+    worker_parent_pipe: bool = setting(default=False, purpose="whether to go when standard input ends")
+    worker_threads: int = setting(0, purpose="threads to compute on; 0: one per usable core", minimum=0, maximum=256)
+    store: str = setting("", purpose="folder of the object store; default: in HANDFUL_HOME")
+    log_level: str = setting("info", purpose="debug, info, warning or error")
+
+    @property
+    def store_url(self) -> str:
+        return self.store or str(home() / "store")
+
+    @property
+    def threads(self) -> int:
+        # The cores this process may use, which in a container are fewer than the machine has.
+        return self.worker_threads or len(os.sched_getaffinity(0))

@@ -1,0 +1,95 @@
+"""A claimed run as the training code sees it: what to do, where the data lies, and how to tell what happened."""
+
+import resource
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from handful.bundle.heads import Floats, LinearHead
+from handful.bundle.predictor import Pixels
+from handful.v1.bundle_pb2 import Backbone, EpochMetrics, Metric, Notice, Recipe
+from handful.v1.trainer_pb2 import EpochCompleted, Progress, TrainingRunEvent
+from handful.v1.worker_pb2 import Checkpoint, Claim
+from services.shared.objects import ObjectStore
+from services.trainer.worker.examples import Examples
+from services.trainer.worker.reporting import Reporter
+
+
+class Diverged(Exception):  # noqa: N818 - a user reads it
+    """The loss stopped being a number."""
+
+
+@dataclass
+class Work:
+    """One attempt at one run."""
+
+    claim: Claim
+    store: ObjectStore
+    reporter: Reporter
+    threads: int
+    history: list[EpochMetrics] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.history.extend(self.claim.history)
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.claim.recipe
+
+    @property
+    def project(self) -> str:
+        return self.claim.training_run.split("/")[1]
+
+    @property
+    def attempt_prefix(self) -> str:
+        """Where this attempt's own objects lie."""
+        run = self.claim.training_run.rsplit("/", 1)[1]
+        return f"projects/{self.project}/runs/{run}/attempts/{self.claim.attempt}"
+
+    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """An epoch ended. Diverged where a figure is not finite."""
+        if not all(np.isfinite(value) for value in metrics.values()):
+            raise Diverged(f"The loss stopped being a number in epoch {epoch}. Try a smaller learning_rate.")
+        messages = [Metric(name=name, value=float(value)) for name, value in metrics.items()]
+        self.history.append(EpochMetrics(epoch=epoch, metrics=messages))
+        self.reporter.event(TrainingRunEvent(epoch=epoch, epoch_completed=EpochCompleted(metrics=messages)))
+        self.reporter.check()
+
+    def notice(self, reason: str, message: str) -> None:
+        """Something was not done as plainly as asked: an event, and a line in the manifest."""
+        self.notices.append(Notice(reason=reason, message=message))
+        self.reporter.event(TrainingRunEvent(notice=self.notices[-1]))
+
+    def progress(self, phase: str, completed: int = 0, total: int = 0, computed: int = 0, cached: int = 0) -> None:
+        """How far the work at hand is; raises where the run shall not go on."""
+        self.reporter.progress(
+            Progress(phase=phase, completed=completed, total=total, features_computed=computed, features_cached=cached)
+        )
+        self.reporter.check()
+
+    def checkpoint(self, epoch: int, data: bytes, sha256: str) -> None:
+        """Stores a checkpoint under this attempt's prefix and has it committed."""
+        key = f"{self.attempt_prefix}/checkpoints/{epoch}.pt"
+        self.store.put(key, data)
+        self.reporter.checkpoint(Checkpoint(key=key, sha256=sha256, epoch=epoch))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training made: a head on a backbone, its answers on the validation examples, and a few of its answers to
+    hold the published model against.
+    """
+
+    examples: Examples
+    backbone: Backbone
+    head: LinearHead
+    val_probabilities: Floats
+    golden_pixels: Pixels
+    golden_probabilities: Floats
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process had so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,148 @@
+"""WorkerService: hands runs to workers and takes their reports. On its own port; products never see it."""
+
+import asyncio
+import time
+
+from grpc import aio
+
+from handful import names
+from handful.bundle import manifest
+from handful.errors import DataLoss, FailedPrecondition, InvalidArgument
+from handful.v1 import bundle_pb2, trainer_pb2, worker_pb2, worker_pb2_grpc
+from services.shared.database import Database
+from services.shared.objects import ObjectCorrupt, ObjectMissing, ObjectStore
+from services.trainer import attempts, models, runs
+from services.trainer.board import Board
+from services.trainer.messages import claim_message
+from services.trainer.pointers import Pointers
+from services.trainer.records import Grip, RunKey, RunRecord
+
+LEASE_SECONDS = 15.0
+LONG_POLL_SECONDS = 10.0
+# A run that another replica queued is found this late at most.
+POLL_SECONDS = 1.0
+MAX_EVENTS = 100
+
+Context = aio.ServicerContext[object, object]
+Request = worker_pb2.ReportTrainingRunRequest | worker_pb2.CommitCheckpointRequest | worker_pb2.FinishTrainingRunRequest
+
+
+class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
+    def __init__(
+        self, database: Database, board: Board, store: ObjectStore, pointers: Pointers, draining: asyncio.Event
+    ) -> None:
+        self._database = database
+        self._board = board
+        self._store = store
+        self._pointers = pointers
+        self._draining = draining
+
+    async def ClaimTrainingRun(
+        self, request: worker_pb2.ClaimTrainingRunRequest, context: Context
+    ) -> worker_pb2.ClaimTrainingRunResponse:
+        if not request.worker_id or not request.claim_id:
+            raise InvalidArgument.fields([("claim_id", "worker_id and claim_id must be set")])
+        ends = time.monotonic() + LONG_POLL_SECONDS
+        with self._board.on_queue() as bell:
+            while not self._draining.is_set():
+                claim = await self._try_claim(request)
+                if claim is not None or time.monotonic() > ends:
+                    return worker_pb2.ClaimTrainingRunResponse(claim=claim)
+                await bell.wait(POLL_SECONDS)
+        return worker_pb2.ClaimTrainingRunResponse()
+
+    async def _try_claim(self, request: worker_pb2.ClaimTrainingRunRequest) -> worker_pb2.Claim | None:
+        async with self._database.write() as connection:
+            run = await attempts.claim(
+                connection, request.worker_id, request.claim_id, request.capabilities.device, LEASE_SECONDS
+            )
+            if run is None:
+                return None
+            history = await attempts.history(connection, run.key)
+        self._board.changed(run.key)
+        return claim_message(run, LEASE_SECONDS, history)
+
+    async def ReportTrainingRun(
+        self, request: worker_pb2.ReportTrainingRunRequest, context: Context
+    ) -> worker_pb2.ReportTrainingRunResponse:
+        if len(request.events) > MAX_EVENTS:
+            raise InvalidArgument.fields([("events", f"at most {MAX_EVENTS} in one report")])
+        grip = _grip(request)
+        async with self._database.write() as connection:
+            committed, run = await attempts.report(connection, grip, request.events, LEASE_SECONDS)
+        if request.HasField("progress"):
+            self._board.report(grip.key, request.progress)
+        elif request.events:
+            self._board.changed(grip.key)
+        return worker_pb2.ReportTrainingRunResponse(committed_worker_sequence=committed, directive=_directive(run))
+
+    async def CommitCheckpoint(
+        self, request: worker_pb2.CommitCheckpointRequest, context: Context
+    ) -> worker_pb2.CommitCheckpointResponse:
+        grip, checkpoint = _grip(request), request.checkpoint
+        prefix = f"projects/{grip.key.project}/runs/{grip.key.run}/attempts/{grip.attempt}/"
+        if not checkpoint.key.startswith(prefix) or checkpoint.epoch < 1:
+            raise InvalidArgument.fields([("checkpoint", f"needs a key below {prefix} and an epoch from 1")])
+        await self._read(checkpoint.key, checkpoint.sha256)
+        async with self._database.write() as connection:
+            await attempts.commit_checkpoint(connection, grip, checkpoint, LEASE_SECONDS)
+        self._board.changed(grip.key)
+        return worker_pb2.CommitCheckpointResponse()
+
+    async def FinishTrainingRun(
+        self, request: worker_pb2.FinishTrainingRunRequest, context: Context
+    ) -> worker_pb2.FinishTrainingRunResponse:
+        grip = _grip(request)
+        async with self._database.read() as connection:
+            finished = await attempts.is_finished(connection, grip)
+        if not finished:
+            await self._finish(grip, request)
+            self._board.forget(grip.key)
+        return worker_pb2.FinishTrainingRunResponse()
+
+    async def _finish(self, grip: Grip, request: worker_pb2.FinishTrainingRunRequest) -> None:
+        outcome = request.WhichOneof("outcome")
+        if outcome == "succeeded":
+            await self._publish(grip, request.succeeded.model_manifest_sha256)
+            return
+        if outcome is None:
+            raise InvalidArgument.fields([("outcome", "must be set")])
+        failed = outcome == "failed"
+        state = trainer_pb2.TrainingRun.STATE_FAILED if failed else trainer_pb2.TrainingRun.STATE_CANCELLED
+        async with self._database.write() as connection:
+            await attempts.finish(connection, grip, state, failure=request.failed if failed else None)
+
+    async def _publish(self, grip: Grip, sha256: str) -> None:
+        project = grip.key.project
+        data = await self._read(manifest.bundle_key(project, sha256, "manifest.json"), sha256)
+        model = manifest.from_bytes(bundle_pb2.ModelManifest, data)
+        proof = next((file for file in model.files if file.path == "evaluation.json"), None)
+        if proof is None:
+            raise FailedPrecondition("The bundle has no evaluation.", reason="BUNDLE_INCOMPLETE")
+        evaluated = await self._read(manifest.bundle_key(project, sha256, proof.path), proof.sha256)
+        evaluation = manifest.from_bytes(bundle_pb2.Evaluation, evaluated)
+        metrics = [(metric.name, metric.value) for metric in evaluation.metrics]
+        async with self._database.write() as connection:
+            run = await runs.get(connection, grip.key)
+            number = await models.publish(connection, run, sha256, model.labels, metrics)
+            await attempts.finish(connection, grip, trainer_pb2.TrainingRun.STATE_SUCCEEDED, version=number)
+        await self._pointers.write(project)
+
+    async def _read(self, key: str, sha256: str) -> bytes:
+        try:
+            return await asyncio.to_thread(self._store.get, key, sha256)
+        except ObjectMissing:
+            raise FailedPrecondition(f"There is no object {key}.", reason="OBJECT_MISSING") from None
+        except ObjectCorrupt:
+            raise DataLoss(f"The object {key} is not what its hash says.") from None
+
+
+def _grip(request: Request) -> Grip:
+    key = RunKey(**names.match(names.TRAINING_RUN, request.name, "name"))
+    return Grip(key, request.attempt, request.token)
+
+
+def _directive(run: RunRecord) -> "worker_pb2.ReportTrainingRunResponse.Directive":
+    if run.state == trainer_pb2.TrainingRun.STATE_CANCELLING:
+        return worker_pb2.ReportTrainingRunResponse.DIRECTIVE_CANCEL
+    return worker_pb2.ReportTrainingRunResponse.DIRECTIVE_CONTINUE
