@@ -1,22 +1,19 @@
 """Handful: train, watch and serve image classifiers from a handful of examples. The SDK; see `handful.client`."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from handful.client import Client, Run
+    from handful.client import Client
     from handful.errors import HandfulError
+    from handful.run import Run
 
 __all__ = ["Client", "HandfulError", "Run"]
 
 
 def __getattr__(name: str) -> Any:
     # On demand, so that `handful.bundle` can be had without gRPC: decoding processes and exports need no network.
-    if name in {"Client", "Run"}:
-        from handful import client
-
-        return getattr(client, name)
-    if name == "HandfulError":
-        from handful.errors import HandfulError
-
-        return HandfulError
-    raise AttributeError(name)
+    home = {"Client": "client", "HandfulError": "errors", "Run": "run"}.get(name)
+    if home is None:
+        raise AttributeError(name)
+    return getattr(import_module(f"handful.{home}"), name)

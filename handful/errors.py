@@ -20,7 +20,7 @@ is logged and never sent.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -130,7 +130,7 @@ ERRORS: dict[grpc.StatusCode, type[HandfulError]] = {error.code: error for error
 
 
 def to_status(error: HandfulError, request_id: str) -> status_pb2.Status:
-    """The google.rpc.Status that the trailers of a failed call carry: ErrorInfo, and BadRequest where fields are bad."""
+    """The google.rpc.Status in the trailers of a failed call: ErrorInfo, and BadRequest where fields are bad."""
     status = status_pb2.Status(code=error.code.value[0], message=error.message)
     info = error_details_pb2.ErrorInfo(
         reason=error.reason, domain=DOMAIN, metadata={**error.facts, "request_id": request_id}
@@ -146,9 +146,9 @@ def to_status(error: HandfulError, request_id: str) -> status_pb2.Status:
 
 def from_rpc_error(error: grpc.RpcError) -> HandfulError:
     """The error that the server raised, from what the client's stub raised."""
-    code, message = error.code(), error.details() or ""  # type: ignore[attr-defined]
+    code, message = error.code(), error.details() or ""
     kind = ERRORS.get(code, HandfulError)
-    info, bad = _details(error.trailing_metadata() or ())  # type: ignore[attr-defined]
+    info, bad = _details(error.trailing_metadata() or ())
     return kind(
         message,
         reason=info.reason or None,
@@ -158,7 +158,7 @@ def from_rpc_error(error: grpc.RpcError) -> HandfulError:
 
 
 def _details(
-    trailers: Iterable[tuple[str, str | bytes]],
+    trailers: Iterable[Any],
 ) -> tuple[error_details_pb2.ErrorInfo, error_details_pb2.BadRequest]:
     info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     for key, value in trailers:

@@ -1,4 +1,4 @@
-"""Folders of pictures: `daisy/1.jpg rose/2.jpg …`, or `train/` and `val/` folders of such. It reads names, not pictures."""
+"""Folders of pictures: `daisy/1.jpg rose/2.jpg …`, or `train/` and `val/` folders of such. It opens no picture."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class LabelledFile:
 
     path: Path
     label: str
-    split: "Split" = SPLIT_UNSPECIFIED
+    split: "Split.ValueType" = SPLIT_UNSPECIFIED
 
 
 def find(folder: Path) -> list[LabelledFile]:
@@ -26,8 +26,8 @@ def find(folder: Path) -> list[LabelledFile]:
     found = list(_find(folder))
     if not found:
         raise InvalidArgument(
-            f"{folder} has no class folders with files. It must look like {folder.name}/cat/1.jpg, {folder.name}/dog/2.jpg, "
-            f"or {folder.name}/train/cat/1.jpg, {folder.name}/val/cat/2.jpg."
+            f"{folder} has no class folders with files. It must look like cat/1.jpg dog/2.jpg, "
+            "or like train/cat/1.jpg val/cat/2.jpg."
         )
     return found
 
@@ -41,7 +41,7 @@ def _find(folder: Path) -> Iterator[LabelledFile]:
         yield from _classes(folder, SPLIT_UNSPECIFIED)
 
 
-def _classes(folder: Path, split: "Split") -> Iterator[LabelledFile]:
+def _classes(folder: Path, split: "Split.ValueType") -> Iterator[LabelledFile]:
     for class_folder in _folders(folder):
         for path in sorted(class_folder.rglob("*")):
             if path.is_file() and not path.name.startswith("."):

@@ -58,4 +58,6 @@ def _plain(descriptor: FieldDescriptor, value: Any) -> object:
 
 
 def _prefix(descriptor: FieldDescriptor) -> str:
+    if descriptor.enum_type is None:
+        raise TypeError(descriptor.name)
     return descriptor.enum_type.values[0].name.removesuffix("UNSPECIFIED")

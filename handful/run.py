@@ -10,7 +10,13 @@ import grpc
 
 from handful.errors import Cancelled, DeadlineExceeded, FailedPrecondition, HandfulError, Unavailable, from_rpc_error
 from handful.v1 import trainer_pb2
-from handful.v1.trainer_pb2 import Progress, TrainingRun, TrainingRunEvent, WatchTrainingRunRequest, WatchTrainingRunResponse
+from handful.v1.trainer_pb2 import (
+    Progress,
+    TrainingRun,
+    TrainingRunEvent,
+    WatchTrainingRunRequest,
+    WatchTrainingRunResponse,
+)
 from handful.v1.trainer_pb2_grpc import TrainerServiceStub
 
 # A stream that is silent for this many heartbeat intervals is dead.
@@ -80,7 +86,7 @@ class Run:
                 yield Epoch(event.epoch, metrics)
 
     def result(self) -> TrainingRun:
-        """Waits for the end. The run, SUCCEEDED; FailedPrecondition with the reason where it failed or was cancelled."""
+        """Waits for the end. The run, SUCCEEDED; FailedPrecondition where it failed or was cancelled."""
         for _ in self.watch(after_sequence=self.training_run.latest_sequence):
             pass
         run = self.training_run

@@ -19,7 +19,7 @@ class LinearHead:
     training features, zeros where features are used as they are.
     """
 
-    normalization: "bundle_pb2.Head.Normalization"
+    normalization: "bundle_pb2.Head.Normalization.ValueType"
     weight: Floats
     bias: Floats
     mean: Floats
@@ -51,7 +51,7 @@ class LinearHead:
             raise ValueError("not a head") from problem
 
 
-def normalize(features: Floats, mean: Floats, normalization: "bundle_pb2.Head.Normalization") -> Floats:
+def normalize(features: Floats, mean: Floats, normalization: "bundle_pb2.Head.Normalization.ValueType") -> Floats:
     """Features as the head takes them: as they are, or centred and scaled to the length sqrt(feature_width)."""
     if normalization == bundle_pb2.Head.NORMALIZATION_NONE:
         return features

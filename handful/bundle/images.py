@@ -5,7 +5,7 @@ in serving. It opens JPEG, PNG and WebP, and no other parser is ever entered.
 import io
 import warnings
 
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from handful.v1.bundle_pb2 import ImagePreprocessing
 
@@ -20,7 +20,7 @@ _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 _SRGB = ImageCms.createProfile("sRGB")
 
 
-class BadImage(Exception):  # noqa: N818
+class BadImage(Exception):
     """These bytes are no picture we take. `reason` is CORRUPT_MEDIA, UNSUPPORTED_FORMAT, IMAGE_TOO_LARGE or
     FILE_TOO_LARGE; the message is for the caller.
     """
@@ -50,7 +50,7 @@ def decode(data: bytes, draft: int = 0) -> Image.Image:
             return _to_rgb(image)
         except (MemoryError, BadImage):
             raise
-        except Exception as problem:  # noqa: BLE001 - a decoder may raise anything on broken bytes
+        except Exception as problem:
             raise BadImage("CORRUPT_MEDIA", "The file is broken or cut off.") from problem
 
 
@@ -72,7 +72,7 @@ def _open(data: bytes) -> Image.Image:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as problem:
         raise _too_large() from problem
-    except Image.UnidentifiedImageError as problem:
+    except UnidentifiedImageError as problem:
         raise _unidentified(data) from problem
     except Exception as problem:
         raise BadImage("CORRUPT_MEDIA", "The file is broken or cut off.") from problem

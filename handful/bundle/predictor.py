@@ -1,4 +1,4 @@
-"""Running a trained model: a backbone's graph and a head, without torch. Training, serving and exports use this code."""
+"""Running a trained model: a backbone's graph and a head, without torch. Training, serving and exports use it."""
 
 from dataclasses import dataclass
 

@@ -1,8 +1,8 @@
 """Datasets, examples and versions in SQL. It knows no messages but the ones it is given to keep."""
 
+import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -78,7 +78,7 @@ class CatalogReader:
 class CatalogWriter(CatalogReader):
     """What can be changed within a transaction."""
 
-    async def add_dataset(self, key: DatasetKey, modality: "bundle_pb2.Modality") -> DatasetRecord:
+    async def add_dataset(self, key: DatasetKey, modality: "bundle_pb2.Modality.ValueType") -> DatasetRecord:
         record = DatasetRecord(key, modality, now_us())
         row = {**_of(key), "modality": modality, "create_time_us": record.create_time_us}
         try:
@@ -93,7 +93,7 @@ class CatalogWriter(CatalogReader):
         found = await self._rows(same)
         if found:
             return _example(found[0])
-        await self._connection.execute(sa.insert(examples).values(**_of(key), **asdict(record)))
+        await self._connection.execute(sa.insert(examples).values(**_of(key), **dataclasses.asdict(record)))
         return record
 
     async def add_version(self, key: DatasetKey, record: VersionRecord) -> VersionRecord:
@@ -108,8 +108,8 @@ class CatalogWriter(CatalogReader):
             "number": number,
             "manifest_sha256": record.manifest_sha256,
             "modality": record.modality,
-            "classes": [asdict(one) for one in record.classes],
-            "notices": [asdict(one) for one in record.findings],
+            "classes": [dataclasses.asdict(one) for one in record.classes],
+            "notices": [dataclasses.asdict(one) for one in record.findings],
             "create_time_us": record.create_time_us,
         }
         await self._connection.execute(sa.insert(versions).values(**_of(key), **row))
@@ -162,9 +162,7 @@ def _page(query: Any, order: Sequence[Any], limit: int | None, before: Sequence[
 
 
 def _example(row: Any) -> ExampleRecord:
-    fields = dict(row._mapping)
-    del fields["project"], fields["dataset"]
-    return ExampleRecord(**fields)
+    return ExampleRecord(**{field.name: getattr(row, field.name) for field in dataclasses.fields(ExampleRecord)})
 
 
 def _version(row: Any) -> VersionRecord:

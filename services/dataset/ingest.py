@@ -59,7 +59,7 @@ class Decoders:
         return picture
 
     def close(self) -> None:
-        self._pool.stop()
+        self._pool.stop()  # type: ignore[no-untyped-call]
         self._pool.join()
 
 

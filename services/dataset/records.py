@@ -20,7 +20,7 @@ class DatasetKey:
 @dataclass(frozen=True)
 class DatasetRecord:
     key: DatasetKey
-    modality: "bundle_pb2.Modality"
+    modality: "bundle_pb2.Modality.ValueType"
     create_time_us: int
     labels: dict[str, int] = field(default_factory=dict)
 
@@ -31,7 +31,7 @@ class ExampleRecord:
 
     example: str
     label: str
-    split: "bundle_pb2.Split"
+    split: "bundle_pb2.Split.ValueType"
     filename: str
     upload_sha256: str
     content_sha256: str
@@ -60,7 +60,7 @@ class Finding:
 class VersionRecord:
     number: int
     manifest_sha256: str
-    modality: "bundle_pb2.Modality"
+    modality: "bundle_pb2.Modality.ValueType"
     classes: tuple[ClassCount, ...]
     findings: tuple[Finding, ...]
     create_time_us: int

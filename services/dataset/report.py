@@ -14,9 +14,9 @@ IMBALANCE = 5
 _SHOWN = 5
 
 
-def count(examples: Sequence[ExampleRecord], splits: dict[str, "bundle_pb2.Split"]) -> tuple[ClassCount, ...]:
+def count(examples: Sequence[ExampleRecord], splits: dict[str, "bundle_pb2.Split.ValueType"]) -> tuple[ClassCount, ...]:
     """How many examples of each class stand in each split, sorted by label."""
-    counts: dict[str, Counter[int]] = defaultdict(Counter)
+    counts: dict[str, Counter[bundle_pb2.Split.ValueType]] = defaultdict(Counter)
     for example in examples:
         counts[example.label][splits[example.content_sha256]] += 1
     return tuple(
@@ -29,7 +29,7 @@ def check(classes: Sequence[ClassCount]) -> None:
     """FailedPrecondition where nothing could be learnt from the data."""
     if len(classes) < MIN_CLASSES:
         raise FailedPrecondition(
-            f"The dataset has {len(classes)} classes; a classifier needs at least {MIN_CLASSES}. Upload examples of another.",
+            f"A classifier needs at least {MIN_CLASSES} classes; the dataset has {len(classes)}. Upload examples of another.",
             reason="TOO_FEW_CLASSES",
         )
     small = [one.label for one in classes if one.num_train + one.num_val < MIN_EXAMPLES]

@@ -27,7 +27,9 @@ async def seal(catalog: CatalogWriter, store: ObjectStore, key: DatasetKey) -> V
 
 
 def _manifest(
-    modality: "bundle_pb2.Modality", examples: Sequence[ExampleRecord], split: dict[str, "bundle_pb2.Split"]
+    modality: "bundle_pb2.Modality.ValueType",
+    examples: Sequence[ExampleRecord],
+    split: dict[str, "bundle_pb2.Split.ValueType"],
 ) -> bundle_pb2.DatasetManifest:
     return bundle_pb2.DatasetManifest(
         format=manifest.DATASET_FORMAT,

@@ -13,7 +13,7 @@ from services.dataset.records import ExampleRecord
 VAL_SHARE = 0.2
 
 
-def assign(examples: Sequence[ExampleRecord]) -> dict[str, "bundle_pb2.Split"]:
+def assign(examples: Sequence[ExampleRecord]) -> dict[str, "bundle_pb2.Split.ValueType"]:
     """The split of every group, by content_sha256.
 
     Where someone uploaded examples for `val`, the split is theirs: what carries none trains, and a content that was
@@ -28,12 +28,12 @@ def assign(examples: Sequence[ExampleRecord]) -> dict[str, "bundle_pb2.Split"]:
     return _stratified(groups)
 
 
-def _as_uploaded(members: Sequence[ExampleRecord]) -> "bundle_pb2.Split":
+def _as_uploaded(members: Sequence[ExampleRecord]) -> "bundle_pb2.Split.ValueType":
     only_val = all(member.split == bundle_pb2.SPLIT_VAL for member in members)
     return bundle_pb2.SPLIT_VAL if only_val else bundle_pb2.SPLIT_TRAIN
 
 
-def _stratified(groups: dict[str, list[ExampleRecord]]) -> dict[str, "bundle_pb2.Split"]:
+def _stratified(groups: dict[str, list[ExampleRecord]]) -> dict[str, "bundle_pb2.Split.ValueType"]:
     by_label: dict[str, list[str]] = defaultdict(list)
     for content, members in groups.items():
         free = all(member.split == bundle_pb2.SPLIT_UNSPECIFIED for member in members)

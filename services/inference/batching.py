@@ -117,7 +117,15 @@ class Batcher:
             self._settle(one, one.model.head.head.probabilities(row[None])[0])
 
     def _settle(self, one: Waiting, probabilities: Floats) -> None:
-        self._loop.call_soon_threadsafe(lambda: one.answer.done() or one.answer.set_result(probabilities))
+        def settle() -> None:
+            if not one.answer.done():
+                one.answer.set_result(probabilities)
+
+        self._loop.call_soon_threadsafe(settle)
 
     def _fail(self, one: Waiting, problem: Exception) -> None:
-        self._loop.call_soon_threadsafe(lambda: one.answer.done() or one.answer.set_exception(problem))
+        def fail() -> None:
+            if not one.answer.done():
+                one.answer.set_exception(problem)
+
+        self._loop.call_soon_threadsafe(fail)

@@ -19,9 +19,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self._loader = loader
         self._batcher = batcher
 
-    async def Predict(
-        self, request: inference_pb2.PredictRequest, context: Context
-    ) -> inference_pb2.PredictResponse:
+    async def Predict(self, request: inference_pb2.PredictRequest, context: Context) -> inference_pb2.PredictResponse:
         if request.top_k < 0:
             raise InvalidArgument.fields([("top_k", "must not be negative")])
         ref = await self._pointers.resolve(request.model)

@@ -32,7 +32,7 @@ _MAX_REQUEST_ID = 128
 if TYPE_CHECKING:
     Context = aio.ServicerContext[Any, Any]
     Handler = grpc.RpcMethodHandler[Any, Any]
-    Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
+    Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]
 
 
 class _Malformed:
@@ -44,10 +44,10 @@ class Edge(aio.ServerInterceptor):
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> Handler:
+    ) -> Handler | None:
         handler = await continuation(handler_call_details)
         if handler is None:  # no such method: gRPC answers UNIMPLEMENTED
-            return handler
+            return None
         method = handler_call_details.method
         parse = _tolerant(handler.request_deserializer)
         if handler.response_streaming:
@@ -70,11 +70,11 @@ def request_id() -> str:
     return str(structlog.contextvars.get_contextvars().get("request_id", ""))
 
 
-def _tolerant(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+def _tolerant(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     # gRPC answers unparsable bytes with UNKNOWN and the parser's words; this lets the handler answer instead.
     def tolerant(data: bytes) -> Any:
         try:
-            return parse(data) if parse else data
+            return parse(data)
         except DecodeError:
             return _Malformed()
 
@@ -144,7 +144,7 @@ class _call:  # noqa: N801 - used as a statement, `async with _call(...)`
         structlog.contextvars.bind_contextvars(request_id=self.request_id)
         await self.context.send_initial_metadata(((REQUEST_ID, self.request_id),))
 
-    async def __aexit__(self, kind: Any, problem: BaseException | None, trace: Any) -> None:
+    async def __aexit__(self, kind: object, problem: BaseException | None, trace: object) -> None:
         if problem is None:
             self._log("OK")
             return

@@ -51,7 +51,7 @@ def _read(question: str, token: str, kinds: list[type]) -> list[Any] | None:
         return None
     foreign = InvalidArgument.fields([("page_token", "is not a token of ours")])
     try:
-        asked, *parts = json.loads(base64.urlsafe_b64decode(token))
+        asked, *parts = _list(json.loads(base64.urlsafe_b64decode(token)))
     except (ValueError, TypeError):
         raise foreign from None
     if asked != question:
@@ -61,3 +61,9 @@ def _read(question: str, token: str, kinds: list[type]) -> list[Any] | None:
     if [type(part) for part in parts] != kinds:
         raise foreign
     return parts
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError
+    return value

@@ -36,7 +36,7 @@ class Limits:
 class Server:
     """A server that listens. `port` is the one it got; `draining` is set when it is about to stop."""
 
-    def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
+    def __init__(self, limits: Limits = Limits()) -> None:
         self.limits = limits
         self.draining = asyncio.Event()
         self._server = aio.server(interceptors=[Edge()], options=_options(limits.message_bytes))

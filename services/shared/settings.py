@@ -15,7 +15,7 @@ PREFIX = "HANDFUL_"
 Settings = TypeVar("Settings")
 
 
-class CannotStart(Exception):  # noqa: N818 - a user reads it, and "error" says nothing
+class CannotStart(Exception):
     """A service cannot start; the message says why and what to do."""
 
 

@@ -26,7 +26,7 @@ class ArchitectureRow:
 
     id: str
     description: str
-    modality: "bundle_pb2.Modality"
+    modality: "bundle_pb2.Modality.ValueType"
     num_parameters: int
     gflops: float
     feature_width: int

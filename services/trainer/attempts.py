@@ -122,7 +122,7 @@ async def commit_checkpoint(
 async def finish(
     connection: AsyncConnection,
     grip: Grip,
-    state: "TrainingRun.State",
+    state: "TrainingRun.State.ValueType",
     version: int | None = None,
     failure: Failure | None = None,
 ) -> None:

@@ -4,6 +4,7 @@ run's latest progress; what happened stands in SQL, and whoever wakes looks ther
 
 import asyncio
 from collections import defaultdict
+from typing import Self
 
 from handful.v1.trainer_pb2 import Progress
 from services.trainer.records import RunKey
@@ -57,7 +58,7 @@ class Bell:
         self._key = key
         self._event = asyncio.Event()
 
-    def __enter__(self) -> "Bell":
+    def __enter__(self) -> Self:
         self._waiting[self._key].add(self._event)
         return self
 

@@ -1,7 +1,7 @@
 """Workers beside the service, on one machine: started, restarted when they die, stopped with the service.
 
-A worker of ours holds a pipe to us: when we are killed it sees the pipe's end, finishes its run and goes. A trainer that
-starts anew therefore counts the runs that are held before it adds workers. It knows nothing of what workers do.
+A worker of ours holds a pipe to us: when we are killed it sees the pipe's end, finishes its run and goes. A trainer
+that starts anew therefore counts the runs that are held before it adds workers. It knows nothing of what workers do.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ class LocalWorkers:
         self._pause = min(self._pause * 2, MAX_PAUSE_SECONDS) if dead else CHECK_SECONDS
 
     def _start(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(  # noqa: S603 - our own program
+        process = subprocess.Popen(
             [sys.executable, "-m", "services.trainer.worker"],
             stdin=subprocess.PIPE,
             env=child_environment(HANDFUL_WORKER_TRAINER=self._address, HANDFUL_WORKER_PARENT_PIPE="true"),

@@ -4,6 +4,7 @@ Constants of `fast` and `baseline`, with the measurements behind them, are expla
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,7 +33,7 @@ class Field:
     choices: tuple[str, ...] = ()
 
     @property
-    def type(self) -> "trainer_pb2.RecipeField.Type":
+    def type(self) -> "trainer_pb2.RecipeField.Type.ValueType":
         if self.choices:
             return trainer_pb2.RecipeField.TYPE_CHOICE
         whole = isinstance(self.default, int)
@@ -71,7 +72,7 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             BASELINE,
-            "The textbook recipe, to compare with: a new linear head on a frozen body, trained by Adam on augmented views.",
+            "The textbook recipe, to compare with: a new linear head on a frozen body, by Adam, on augmented views.",
             (
                 *_COMMON,
                 Field("num_epochs", "Passes over the training examples.", 10, 1, 1000, "epochs"),
@@ -107,8 +108,7 @@ def resolve(asked: Recipe, default_architecture: str) -> Recipe:
         if preset.field(name) is None
     ]
     problems += [
-        ("recipe", f"field number {unknown.field_number} is not known to this server")
-        for unknown in UnknownFieldSet(asked)
+        ("recipe", f"field number {unknown.field_number} is not known to this server") for unknown in _unknown(asked)
     ]
     for field in preset.fields:
         if field.name == "architecture":
@@ -154,6 +154,10 @@ def _preset(asked: Recipe) -> Preset:
     # Someone who sets a learning rate means gradient training.
     only_gradient = any(PRESETS[FAST].field(name) is None and PRESETS[BASELINE].field(name) for name in _given(asked))
     return PRESETS[BASELINE if only_gradient else FAST]
+
+
+def _unknown(asked: Recipe) -> Iterable[Any]:
+    return UnknownFieldSet(asked)  # type: ignore[return-value]
 
 
 def _given(asked: Recipe) -> list[str]:

@@ -49,7 +49,7 @@ class RunRecord:
     promote: bool
     request_id: str
     create_time_us: int
-    state: "TrainingRun.State"
+    state: "TrainingRun.State.ValueType"
     failure: Failure | None
     epoch: int
     metrics: tuple[tuple[str, float], ...]

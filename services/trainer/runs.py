@@ -66,8 +66,10 @@ async def cancel(connection: AsyncConnection, key: RunKey) -> RunRecord:
     return await get(connection, key)
 
 
-async def change_state(connection: AsyncConnection, run: RunRecord, state: "TrainingRun.State", **values: Any) -> None:
-    """Puts the run into a state, with the event that says so and the end of its lease where nobody holds it any more."""
+async def change_state(
+    connection: AsyncConnection, run: RunRecord, state: "TrainingRun.State.ValueType", **values: Any
+) -> None:
+    """Puts the run into a state, with the event that says so; the lease ends where nobody holds the run any more."""
     if state not in (TrainingRun.STATE_RUNNING, TrainingRun.STATE_CANCELLING):
         values |= {"token": None, "claim_id": None, "lease_expires_us": None}
     if state in (TrainingRun.STATE_SUCCEEDED, TrainingRun.STATE_FAILED, TrainingRun.STATE_CANCELLED):
@@ -76,7 +78,7 @@ async def change_state(connection: AsyncConnection, run: RunRecord, state: "Trai
     await events.append(connection, run.key, state_changed(state, run.attempt))
 
 
-def state_changed(state: "TrainingRun.State", attempt: int) -> TrainingRunEvent:
+def state_changed(state: "TrainingRun.State.ValueType", attempt: int) -> TrainingRunEvent:
     return TrainingRunEvent(attempt=attempt, state_changed=StateChanged(state=state))
 
 

@@ -142,7 +142,7 @@ def _grip(request: Request) -> Grip:
     return Grip(key, request.attempt, request.token)
 
 
-def _directive(run: RunRecord) -> "worker_pb2.ReportTrainingRunResponse.Directive":
+def _directive(run: RunRecord) -> "worker_pb2.ReportTrainingRunResponse.Directive.ValueType":
     if run.state == trainer_pb2.TrainingRun.STATE_CANCELLING:
         return worker_pb2.ReportTrainingRunResponse.DIRECTIVE_CANCEL
     return worker_pb2.ReportTrainingRunResponse.DIRECTIVE_CONTINUE

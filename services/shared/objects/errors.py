@@ -1,13 +1,13 @@
 """What can go wrong with objects."""
 
 
-class ObjectMissing(Exception):  # noqa: N818
+class ObjectMissing(Exception):
     """There is no object of that key."""
 
 
-class ObjectCorrupt(Exception):  # noqa: N818
+class ObjectCorrupt(Exception):
     """The object is not what its SHA-256 says."""
 
 
-class StoreUnavailable(Exception):  # noqa: N818
+class StoreUnavailable(Exception):
     """The store cannot be reached, or cannot write; trying again may help."""

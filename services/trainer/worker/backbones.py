@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
-class GraphDisagrees(Exception):  # noqa: N818 - a fact about a graph
+class GraphDisagrees(Exception):
     """A graph does not compute what its network computes."""
 
 

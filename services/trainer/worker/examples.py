@@ -25,7 +25,7 @@ class Examples:
     """A sealed dataset version, as training sees it."""
 
     project: str
-    modality: "Modality"
+    modality: "Modality.ValueType"
     labels: tuple[str, ...]
     train: tuple[Example, ...]
     val: tuple[Example, ...]

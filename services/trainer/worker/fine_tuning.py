@@ -1,4 +1,4 @@
-"""Gradient training of a linear head, on a frozen body or with it: the recipe `baseline`. Read it from top to bottom."""
+"""Gradient training of a linear head, on a frozen body or with it: preset `baseline`. Read it from top to bottom."""
 
 import hashlib
 import io
@@ -56,7 +56,7 @@ class Network:
     def features_to_measure(self, pixels: torch.Tensor) -> torch.Tensor:
         """With the body as it will serve."""
         self.body.eval()
-        return torch.cat([self.features(batch) for batch in pixels.split(VALIDATION_BATCH)])
+        return torch.cat([self.features(batch) for batch in torch.split(pixels, VALIDATION_BATCH)])
 
 
 def train(work: Work, examples: Examples) -> Trained:
@@ -158,7 +158,7 @@ def _top_up(work: Work, examples: Examples) -> torch.Tensor:
 
 
 def _batches(order: torch.Tensor, batch_size: int) -> Iterator[torch.Tensor]:
-    return iter(order[torch.randperm(len(order))].split(batch_size))
+    return iter(torch.split(order[torch.randperm(len(order))], batch_size))
 
 
 def _probabilities(network: Network, constant: torch.Tensor | None, pixels: torch.Tensor) -> Floats:
@@ -229,5 +229,5 @@ def _trained_model(
 def _backbone(work: Work, network: Network, preprocessing: ImagePreprocessing) -> Backbone:
     if not network.changes:
         return backbones.find(work.store, work.recipe, preprocessing)[0]
-    body = network.body.cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    body = network.body.cpu().to(memory_format=torch.contiguous_format)
     return backbones.store_body(work.store, body, network.row, preprocessing, project=work.project, origin="trained")[0]

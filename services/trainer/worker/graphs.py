@@ -1,6 +1,5 @@
 """Networks as ONNX graphs: pixels in, features and feature map out, with scaling and normalisation inside the graph."""
 
-import io
 import logging
 import warnings
 
@@ -23,8 +22,8 @@ class PixelsIn(torch.nn.Module):
         super().__init__()
         self.body = body
         mean, std = torch.tensor(row.mean), torch.tensor(row.std)
-        self.register_buffer("scale", (1 / (255 * std)).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("offset", (-mean / std).view(1, 3, 1, 1), persistent=False)
+        self.scale = (1 / (255 * std)).view(1, 3, 1, 1)
+        self.offset = (-mean / std).view(1, 3, 1, 1)
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         features, feature_map = self.body(pixels.permute(0, 3, 1, 2).float() * self.scale + self.offset)
@@ -52,9 +51,8 @@ def export(body: torch.nn.Module, row: ArchitectureRow) -> bytes:
         )
     if program is None:
         raise GraphDisagrees("the exporter made nothing")
-    buffer = io.BytesIO()
-    program.save(buffer)
-    return buffer.getvalue()
+    graph: bytes = program.model_proto.SerializeToString()
+    return graph
 
 
 def check(graph: bytes, body: torch.nn.Module, row: ArchitectureRow) -> None:

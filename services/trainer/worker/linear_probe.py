@@ -4,8 +4,8 @@ minimise  sum_i w_i CE_i / n  +  |W|^2 / (2 C n)
 
 with balanced class weights w_i = n / (classes x n of the class), one weight vector per class and a free bias: the
 objective of scikit-learn's multinomial LogisticRegression(C, class_weight="balanced"). Features are centred on the
-training mean and scaled to the length sqrt(width); scaling each feature by its own deviation costs 12 points of accuracy
-at five examples per class (docs/why.md has the measurement).
+training mean and scaled to the length sqrt(width); scaling each feature by its own deviation costs 12 points of
+accuracy at five examples per class (docs/why.md has the measurement).
 """
 
 import time
@@ -45,7 +45,7 @@ class Problem:
 
     def objective(self, parameters: Doubles) -> tuple[float, Doubles]:
         """The objective and its gradient at [weights (classes x d), bias (classes)]."""
-        num_rows, width = self.rows.shape
+        num_rows = len(self.rows)
         weight, bias = self.unpack(parameters)
         logits = self.rows @ weight.T + bias
         logits -= logits.max(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Plots of a run as PNG files: the loss curve and the confusion matrices. It knows figures, not where they came from."""
+"""Plots of a run as PNG files: the loss curve and the confusion matrices. It knows figures only."""
 
 import io
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from handful.v1.bundle_pb2 import EpochMetrics, Evaluation
 
@@ -44,7 +45,7 @@ def _curve(axes: Axes, history: Sequence[EpochMetrics], metric: str, title: str)
             marker = "o" if len(points) == 1 else ""
             axes.plot(*zip(*points, strict=True), label=split, color=colour, marker=marker)
     axes.set(title=title, xlabel="epoch")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()

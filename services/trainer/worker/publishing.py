@@ -19,7 +19,7 @@ NUM_GOLDEN = 4
 MAX_DIFFERENCE = 1e-3
 
 
-class ParityFailed(Exception):  # noqa: N818 - a user reads it
+class ParityFailed(Exception):
     """The stored model does not answer as the trained one."""
 
 

@@ -33,11 +33,11 @@ RETRY_SECONDS = 1.0
 BATCH = 100
 
 
-class RunCancelled(Exception):  # noqa: N818 - no fault
+class RunCancelled(Exception):
     """Someone cancelled the run."""
 
 
-class LeaseLost(Exception):  # noqa: N818 - no fault
+class LeaseLost(Exception):
     """Another worker has the run; whatever this one does is not seen."""
 
 

@@ -16,7 +16,7 @@ from services.trainer.worker.evaluation import evaluate
 from services.trainer.worker.examples import Examples, targets
 from services.trainer.worker.publishing import ParityFailed, publish
 from services.trainer.worker.reporting import LeaseLost, Reporter, RunCancelled
-from services.trainer.worker.work import Diverged, Trained, Work
+from services.trainer.worker.work import Diverged, Trained, WeightsUnavailable, Work
 
 log = structlog.get_logger()
 
@@ -44,9 +44,9 @@ def _outcome(work: Work) -> FinishTrainingRunRequest:
         raise
     except RunCancelled:
         return FinishTrainingRunRequest(cancelled=FinishTrainingRunRequest.Cancelled())
-    except Exception as problem:  # noqa: BLE001 - a run ends in a named failure, whatever befell it
+    except Exception as problem:
         failure = _failure(problem)
-        log.error("run failed", reason=Failure.Reason.Name(failure.reason), exc_info=problem)  # noqa: LOG014
+        log.exception("run failed", reason=Failure.Reason.Name(failure.reason))
         return FinishTrainingRunRequest(failed=failure)
 
 
@@ -71,36 +71,45 @@ def _trainer(preset: str) -> Callable[[Work, Examples], Trained]:
 
 
 def _failure(problem: Exception) -> Failure:
-    """What the user is told: our own messages as they are, anything else as a fault of ours."""
-    if _is_weights_unavailable(problem):
-        return Failure(reason=Failure.REASON_WEIGHTS_UNAVAILABLE, message=str(problem))
-    if isinstance(problem, (Diverged, ParityFailed)):
-        reason = Failure.REASON_DIVERGED if isinstance(problem, Diverged) else Failure.REASON_PARITY
-        return Failure(reason=reason, message=str(problem))
-    if isinstance(problem, GraphDisagrees):
-        return Failure(reason=Failure.REASON_PARITY, message="The network's graph disagrees with the network.")
-    if isinstance(problem, (ObjectMissing, ObjectCorrupt)):
-        message = "A stored object that the run needs is missing or not what its hash says."
-        return Failure(reason=Failure.REASON_DATA_CORRUPT, message=message)
-    if isinstance(problem, (StoreUnavailable, OSError)):
-        return _store_failure(problem)
-    if isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError":
-        message = "The memory of the worker does not suffice. Try a smaller batch_size."
-        return Failure(reason=Failure.REASON_OUT_OF_MEMORY, message=message)
+    """What the user is told: messages that were written for them as they are, anything else in our words."""
+    if type(problem) in _TOLD:
+        return Failure(reason=_TOLD[type(problem)], message=str(problem))
+    if isinstance(problem, (StoreUnavailable, OSError)) and _errno(problem) == errno.ENOSPC:
+        return Failure(reason=Failure.REASON_DISK_FULL, message="The disk is full. Make room and start the run again.")
+    for kinds, reason, message in _OURS:
+        if isinstance(problem, kinds) or type(problem).__name__ in _OUT_OF_MEMORY and MemoryError in kinds:
+            return Failure(reason=reason, message=message)
     message = "Something went wrong on our side; the worker's log says what."
     return Failure(reason=Failure.REASON_INTERNAL, message=message)
 
 
-def _store_failure(problem: Exception) -> Failure:
+def _errno(problem: Exception) -> int | None:
     cause = problem if isinstance(problem, OSError) else problem.__cause__
-    if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
-        return Failure(reason=Failure.REASON_DISK_FULL, message="The disk is full. Make room and start the run again.")
-    return Failure(
-        reason=Failure.REASON_STORE_UNAVAILABLE,
-        message="The object store cannot be reached. Start the run again later.",
-    )
+    return cause.errno if isinstance(cause, OSError) else None
 
 
-def _is_weights_unavailable(problem: Exception) -> bool:
-    # By name: the class lives beside torch, which a run of `fast` may never import.
-    return type(problem).__name__ == "WeightsUnavailable"
+_TOLD: dict[type[Exception], "Failure.Reason.ValueType"] = {
+    WeightsUnavailable: Failure.REASON_WEIGHTS_UNAVAILABLE,
+    Diverged: Failure.REASON_DIVERGED,
+    ParityFailed: Failure.REASON_PARITY,
+}
+# Torch's own class, which cannot be imported where torch is not.
+_OUT_OF_MEMORY = {"OutOfMemoryError"}
+_OURS: tuple[tuple[tuple[type[Exception], ...], "Failure.Reason.ValueType", str], ...] = (
+    ((GraphDisagrees,), Failure.REASON_PARITY, "The network's graph disagrees with the network. Nothing was published."),
+    (
+        (ObjectMissing, ObjectCorrupt),
+        Failure.REASON_DATA_CORRUPT,
+        "A stored object that the run needs is missing or not what its hash says.",
+    ),
+    (
+        (StoreUnavailable, OSError),
+        Failure.REASON_STORE_UNAVAILABLE,
+        "The object store cannot be reached. Start the run again later.",
+    ),
+    (
+        (MemoryError,),
+        Failure.REASON_OUT_OF_MEMORY,
+        "The memory of the worker does not suffice. Try a smaller batch_size.",
+    ),
+)

@@ -10,10 +10,7 @@ from typing import Any
 import torch
 
 from services.trainer.architectures import PackagedWeights
-
-
-class WeightsUnavailable(Exception):  # noqa: N818 - a user reads it
-    """The weights cannot be had; the message says what to do."""
+from services.trainer.worker.work import WeightsUnavailable
 
 
 def packaged(weights: PackagedWeights) -> list[torch.Tensor]:

@@ -16,8 +16,12 @@ from services.trainer.worker.examples import Examples
 from services.trainer.worker.reporting import Reporter
 
 
-class Diverged(Exception):  # noqa: N818 - a user reads it
+class Diverged(Exception):
     """The loss stopped being a number."""
+
+
+class WeightsUnavailable(Exception):
+    """The weights cannot be had; the message says what to do."""
 
 
 @dataclass

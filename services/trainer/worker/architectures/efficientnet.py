@@ -1,5 +1,7 @@
 """EfficientNet-Lite (TensorFlow authors, 2020; https://github.com/tensorflow/tpu), as timm builds it."""
 
+from typing import Any
+
 import timm
 import torch
 
@@ -7,12 +9,12 @@ import torch
 class EfficientNetBody(torch.nn.Module):
     """The network up to its pooled features: float32[n, 1280] and float32[n, 1280, 7, 7] at 224 pixels."""
 
-    def __init__(self, network: torch.nn.Module) -> None:
+    def __init__(self, network: Any) -> None:
         super().__init__()
-        self.network = network
+        self.network: Any = network
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        feature_map = self.network.forward_features(images)  # type: ignore[operator]
+        feature_map: torch.Tensor = self.network.forward_features(images)
         return feature_map.mean(dim=(2, 3)), feature_map
 
 

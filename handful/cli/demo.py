@@ -1,0 +1,145 @@
+"""`handful demo`: the whole line in a temporary home, with your pictures or with handwritten digits."""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from handful import Client
+from handful.cli import commands
+from handful.cli.live import follow
+from handful.cli.stack import MissingParts, Stack
+from handful.errors import FailedPrecondition
+from handful.folders import LabelledFile, find
+from handful.recipe import as_dict
+from handful.v1.bundle_pb2 import SPLIT_VAL
+from handful.v1.dataset_pb2 import DatasetVersion
+from handful.v1.trainer_pb2 import TrainingRun
+
+DATASET = "demo"
+NUM_PREDICTED = 5
+TRAIN_DIGITS, VAL_DIGITS = 50, 20
+DIGIT_PIXELS = 224
+
+
+def run(given: argparse.Namespace) -> int:
+    """Everything from start to report; with `--json`, the report is the last line on standard output."""
+    # With --json standard output is for programs; people read standard error.
+    console = commands.console = Console(stderr=given.json, highlight=False)
+    seconds: dict[str, float] = {}
+    folder = Path(tempfile.mkdtemp(prefix="handful-demo-"))
+    home = folder / "home"
+    try:
+        data = given.data or _digits(folder / "digits", console)
+        files = find(data)
+        with _timed(seconds, "start"):
+            stack = Stack.on_free_ports(home)
+            stack.start()
+        try:
+            with Client(stack.addresses) as client:
+                report = _line(client, data, files, seconds, console, folder / "plots")
+        finally:
+            stack.stop()
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+        shutil.rmtree(folder / "digits", ignore_errors=True)
+    _show(report, console)
+    if given.json:
+        print(json.dumps(report))
+        sys.stdout.flush()
+    return 0
+
+
+def _line(
+    client: Client, data: Path, files: list[LabelledFile], seconds: dict[str, float], console: Console, plots: Path
+) -> dict[str, object]:
+    with _timed(seconds, "push"):
+        version = commands.push_with_progress(client, DATASET, data)
+    commands.show_version(version)
+    with _timed(seconds, "train"):
+        ended = follow(client.train(DATASET), console)
+    if ended.state != TrainingRun.STATE_SUCCEEDED:
+        raise FailedPrecondition(f"The run failed: {ended.failure.message}")
+    evaluation = client.evaluation(ended.model_version)
+    plots.mkdir()
+    for plot in evaluation.plots:
+        (plots / f"{plot.name}.png").write_bytes(plot.png)
+    with _timed(seconds, "predict"):
+        _predict(client, files, console)
+    figures = {metric.name: metric.value for metric in evaluation.evaluation.metrics}
+    return _report(version, ended, figures, seconds, plots)
+
+
+def _predict(client: Client, files: list[LabelledFile], console: Console) -> None:
+    unseen = [file for file in files if file.split == SPLIT_VAL] or files
+    step = max(1, len(unseen) // NUM_PREDICTED)
+    for file in unseen[::step][:NUM_PREDICTED]:
+        best = client.predict(DATASET, file.path, top_k=1).predictions[0]
+        console.print(f"  {file.path.name} is {file.label}: predicted {best.label}, {best.score:.3f}")
+
+
+def _report(
+    version: DatasetVersion, ended: TrainingRun, figures: dict[str, float], seconds: dict[str, float], plots: Path
+) -> dict[str, object]:
+    recipe = as_dict(ended.recipe)
+    return {
+        "architecture": recipe["architecture"],
+        "weights": recipe["weights"],
+        "recipe": recipe["preset"],
+        "classes": [one.label for one in version.classes],
+        "train_examples": sum(one.num_train for one in version.classes),
+        "val_examples": sum(one.num_val for one in version.classes),
+        "val_accuracy": round(figures["val/accuracy"], 4),
+        "seconds": {phase: round(spent, 2) for phase, spent in seconds.items()},
+        "plots": {plot.stem: str(plot) for plot in sorted(plots.glob("*.png"))},
+    }
+
+
+def _show(report: dict[str, object], console: Console) -> None:
+    seconds, plots = report["seconds"], report["plots"]
+    console.print(
+        f"\n[bold green]{report['val_accuracy']:.1%} right[/bold green] on {report['val_examples']} pictures it never saw: "
+        f"{report['recipe']} on {report['architecture']} ({report['weights']} weights), "
+        f"{report['train_examples']} training pictures."
+    )
+    if isinstance(seconds, dict) and isinstance(plots, dict):
+        console.print("seconds: " + ", ".join(f"{phase} {spent:.1f}" for phase, spent in seconds.items()))
+        for name, path in plots.items():
+            console.print(f"plot: {name:28} {path}", soft_wrap=True)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[phase] = time.perf_counter() - started
+
+
+def _digits(folder: Path, console: Console) -> Path:
+    """Handwritten digits out of scikit-learn, drawn as pictures: 50 to train and 20 to validate per digit."""
+    try:
+        import numpy as np
+        from PIL import Image
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise MissingParts("The demo's digits come with scikit-learn: run `make setup`, or give your own --data.") from None
+    console.print("No --data given: handwritten digits, 50 to train and 20 to validate each.")
+    digits = load_digits()
+    order = np.random.default_rng(0).permutation(len(digits.target))
+    for digit in range(10):
+        chosen = order[digits.target[order] == digit][: TRAIN_DIGITS + VAL_DIGITS]
+        for position, index in enumerate(chosen):
+            split = "train" if position < TRAIN_DIGITS else "val"
+            path = folder / split / str(digit) / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Their pixels are 0 to 16, light on dark; drawn dark on light, as ink is.
+            pixels = (255 - digits.images[index] * (255 / 16)).astype(np.uint8)
+            Image.fromarray(pixels).resize((DIGIT_PIXELS,) * 2, Image.Resampling.BICUBIC).save(path)
+    return folder

@@ -1,0 +1,147 @@
+"""A run as it goes, on a terminal: progress bars, a table of the latest epochs and a curve; plain lines elsewhere."""
+
+from collections.abc import Iterable
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from handful.errors import HandfulError
+from handful.history import History
+from handful.run import Run
+from handful.v1 import trainer_pb2
+from handful.v1.bundle_pb2 import EpochMetrics
+from handful.v1.trainer_pb2 import TrainingRun, TrainingRunEvent
+
+SHOWN_EPOCHS = 8
+CURVE_WIDTH = 60
+CURVE_HEIGHT = 6
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+_COLUMNS = ("train/loss", "val/loss", "val/accuracy", "val/f1_weighted")
+_PHASES = {
+    "loading": "loading pictures",
+    "graph": "preparing the network (once per backbone)",
+    "features": "computing features",
+    "fitting": "training",
+    "publishing": "publishing",
+}
+
+
+def follow(run: Run, console: Console) -> TrainingRun:
+    """Shows the run to its end; the run as it ended."""
+    view = _View(run, console)
+    if console.is_terminal:
+        with Live(view.render(), console=console, refresh_per_second=8) as live:
+            for message in run.watch(on_reconnect=view.reconnecting):
+                view.take(message)
+                live.update(view.render())
+    else:
+        for message in run.watch(on_reconnect=view.reconnecting):
+            view.take(message)
+            view.print_line(message)
+    return run.training_run
+
+
+class _View:
+    """What is known of the run so far, and how it looks."""
+
+    def __init__(self, run: Run, console: Console) -> None:
+        self._run = run
+        self._console = console
+        self._history = History()
+        self._state = TrainingRun.State.Name(run.training_run.state)
+        self._notes: list[str] = []
+        self._bars = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+        )
+        self._task = self._bars.add_task("waiting for a worker", total=None)
+        self._phase = ""
+
+    def reconnecting(self, problem: HandfulError) -> None:
+        self._notes = [*self._notes, f"reconnecting: {problem.message}"][-3:]
+
+    def take(self, message: TrainingRunEvent | trainer_pb2.Progress) -> None:
+        if isinstance(message, trainer_pb2.Progress):
+            self._take_progress(message)
+            return
+        self._history.add(message)
+        kind = message.WhichOneof("event")
+        if kind == "state_changed":
+            self._state = TrainingRun.State.Name(message.state_changed.state)
+        elif kind == "attempt_started":
+            self._bars.update(self._task, description="starting", completed=0)
+        elif kind == "features_ready":
+            ready = message.features_ready
+            self._notes.append(f"features: {ready.features_computed} computed, {ready.features_cached} from the cache")
+        elif kind == "notice":
+            self._notes.append(message.notice.message)
+
+    def print_line(self, message: TrainingRunEvent | trainer_pb2.Progress) -> None:
+        """A durable event as a line, for logs and pipes."""
+        if isinstance(message, trainer_pb2.Progress):
+            return
+        kind = message.WhichOneof("event")
+        if kind == "epoch_completed" and self._history.epochs:
+            figures = _figures(self._history.epochs[-1])
+            shown = "  ".join(f"{name} {figures[name]:.4f}" for name in _COLUMNS if name in figures)
+            self._console.print(f"epoch {message.epoch:3d}  {shown}", highlight=False)
+        elif kind == "state_changed":
+            self._console.print(self._state.removeprefix("STATE_").lower(), highlight=False)
+        elif kind in {"features_ready", "notice"}:
+            self._console.print(self._notes[-1], highlight=False)
+
+    def render(self) -> RenderableType:
+        epochs = self._history.epochs
+        parts: list[RenderableType] = [self._title(), self._bars]
+        if epochs:
+            parts += [_table(epochs[-SHOWN_EPOCHS:]), _curve(epochs)]
+        parts += [Text(note, style="dim") for note in self._notes[-3:]]
+        return Group(*parts)
+
+    def _title(self) -> Text:
+        run, recipe = self._run.training_run, self._run.training_run.recipe
+        state = self._state.removeprefix("STATE_").lower()
+        model = run.model.rpartition("/")[2]
+        return Text(f"{model}: {recipe.preset} on {recipe.architecture}, {state}", style="bold")
+
+    def _take_progress(self, progress: trainer_pb2.Progress) -> None:
+        if progress.phase != self._phase:
+            self._phase = progress.phase
+            self._bars.reset(self._task)
+        self._bars.update(
+            self._task,
+            description=_PHASES.get(progress.phase, progress.phase),
+            total=progress.total or None,
+            completed=progress.completed,
+        )
+
+
+def _figures(epoch: EpochMetrics) -> dict[str, float]:
+    return {metric.name: metric.value for metric in epoch.metrics}
+
+
+def _table(epochs: Iterable[EpochMetrics]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("epoch", *_COLUMNS):
+        table.add_column(column, justify="right")
+    for epoch in epochs:
+        figures = _figures(epoch)
+        table.add_row(str(epoch.epoch), *(f"{figures[name]:.4f}" if name in figures else "" for name in _COLUMNS))
+    return table
+
+
+def _curve(epochs: list[EpochMetrics]) -> Text:
+    """The validation loss over the epochs, as a row of blocks that is several characters high."""
+    values = [figures["val/loss"] for one in epochs if "val/loss" in (figures := _figures(one))]
+    if len(values) < 2:  # noqa: PLR2004 - a point is no curve
+        return Text("")
+    step = max(1, -(-len(values) // CURVE_WIDTH))
+    values = values[::step]
+    top = max(values) or 1.0
+    heights = [value / top * CURVE_HEIGHT for value in values]
+    rows = []
+    for level in reversed(range(CURVE_HEIGHT)):
+        rows.append("".join(_BLOCKS[round(8 * min(1.0, max(0.0, height - level)))] for height in heights))
+    return Text("val/loss\n" + "\n".join(rows), style="cyan")

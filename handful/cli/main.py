@@ -1,0 +1,95 @@
+"""`handful`: what can be said on the command line, and how errors are said: in a line, with what to do, exit code 2."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import grpc
+
+from handful.cli import commands, demo
+from handful.cli.stack import MissingParts
+from handful.errors import HandfulError, InvalidArgument, Unavailable
+
+EXIT_FAILED = 1
+EXIT_CANNOT = 2
+_EPILOGUE = """\
+five minutes:
+  handful up                                    starts everything, with its data in ~/.handful
+  handful push flowers ./photos                 photos/daisy/1.jpg, photos/rose/1.jpg, ... become a dataset
+  handful train flowers                         trains while you watch; seconds on a laptop
+  handful predict flowers some.jpg              what is it?
+  handful train flowers preset=baseline num_epochs=10 learning_rate=1e-3
+
+Services elsewhere: set HANDFUL_DATASET, HANDFUL_TRAINER and HANDFUL_INFERENCE to their host:port.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point."""
+    given = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = given.command
+    try:
+        code = command(given)
+    except KeyboardInterrupt:
+        code = 130
+    except (HandfulError, MissingParts, OSError, grpc.RpcError) as problem:
+        print(f"handful: {_say(problem)}", file=sys.stderr)
+        code = EXIT_CANNOT
+    sys.exit(code)
+
+
+def _say(problem: BaseException) -> str:
+    if isinstance(problem, InvalidArgument) and problem.violations:
+        return "\n         ".join(f"{field}: {what}" for field, what in problem.violations)
+    if isinstance(problem, Unavailable) and problem.reason == Unavailable.default_reason:
+        return f"{problem.message.rstrip('.')}. Are the services up? Start them with: handful up"
+    return str(problem)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="handful",
+        description="Train, watch and serve image classifiers from 15 to 50 examples per class.",
+        epilog=_EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    adding = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, purpose: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        made = adding.add_parser(name, help=purpose, description=purpose)
+        made.set_defaults(command=command)
+        return made
+
+    up = add("up", "start all services here; Ctrl-C drains them", commands.up)
+    up.add_argument("--home", type=Path, help="where data lives (default: HANDFUL_HOME, or ~/.handful)")
+
+    show = add("demo", "push, train, watch and predict in a temporary home", demo.run)
+    show.add_argument("--data", type=Path, help="a folder of class folders, or of train/ and val/ (default: digits)")
+    show.add_argument("--json", action="store_true", help="print the report as one JSON object on the last line")
+
+    push = add("push", "make a folder of class folders a dataset, and seal a version", commands.push)
+    push.add_argument("folder", type=Path, help="cat/1.jpg dog/2.jpg ..., or train/cat/1.jpg val/cat/2.jpg ...")
+    push.add_argument("--dataset", help="the dataset's id (default: the folder's name)")
+
+    train = add("train", "train a model on a dataset and watch", commands.train)
+    train.add_argument("dataset", help="a dataset's id")
+    train.add_argument("fields", nargs="*", metavar="FIELD=VALUE", help="recipe fields; `handful recipes` lists them")
+    train.add_argument("--model", default="", help="id of the model that gets a new version (default: the dataset's)")
+    train.add_argument("--params", type=Path, help="a JSON file of recipe fields")
+    train.add_argument("--promote", action="store_true", help="point the alias `production` at the new version")
+    train.add_argument("--detach", action="store_true", help="queue the run and return")
+
+    watch = add("watch", "watch a run", commands.watch)
+    watch.add_argument("run", nargs="?", help="a run's id, or a model's for its latest run (default: the latest run)")
+    cancel = add("cancel", "stop a run", commands.cancel)
+    cancel.add_argument("run", help="a run's id, or a model's for its latest run")
+    add("runs", "list runs, newest first", commands.runs)
+    add("models", "list models, their versions and aliases", commands.models)
+    add("recipes", "list presets and their fields", commands.recipes)
+
+    predict = add("predict", "say what pictures show", commands.predict)
+    predict.add_argument("model", help="flowers, flowers@staging or a version's full name")
+    predict.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JPEG, PNG or WebP")
+    predict.add_argument("--top", type=int, default=3, help="answers per picture (default: 3)")
+    return parser

@@ -1,0 +1,135 @@
+"""All services on this machine, as child processes with embedded defaults. It imports none of them."""
+
+import contextlib
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import grpc
+
+from handful.channel import Addresses
+from handful.errors import Unavailable
+
+START_SECONDS = 60.0
+STOP_SECONDS = 30.0
+_POLL_SECONDS = 0.5
+
+
+class MissingParts(Exception):
+    """A part of the installation is not there; the message says which and what to do."""
+
+
+@dataclass
+class Stack:
+    """The three services and a worker under one home folder. Use it as a context: leaving it drains them."""
+
+    home: Path
+    addresses: Addresses = field(default_factory=Addresses)
+    worker_address: str = "127.0.0.1:7112"
+    log_folder: Path | None = None
+    _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _logs: list[IO[bytes]] = field(default_factory=list)
+
+    @classmethod
+    def on_free_ports(cls, home: Path) -> "Stack":
+        """Beside anything else that runs on this machine; services log into `home/logs`."""
+        dataset, trainer, inference, worker = (f"127.0.0.1:{port}" for port in _free_ports(4))
+        return cls(home, Addresses(dataset, trainer, inference), worker, home / "logs")
+
+    def __enter__(self) -> "Stack":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Starts everything and waits until it serves. MissingParts or Unavailable where it does not."""
+        if importlib.util.find_spec("services") is None:
+            raise MissingParts(
+                "The services are not installed here, only the client. Clone the repository and run `make setup`, "
+                "or point HANDFUL_DATASET, HANDFUL_TRAINER and HANDFUL_INFERENCE at services that run elsewhere."
+            )
+        self.home.mkdir(parents=True, exist_ok=True)
+        environment = {
+            **os.environ,
+            "HANDFUL_HOME": str(self.home),
+            "HANDFUL_DATASET": self.addresses.dataset,
+            "HANDFUL_DATASET_ADDRESS": self.addresses.dataset,
+            "HANDFUL_TRAINER_ADDRESS": self.addresses.trainer,
+            "HANDFUL_WORKER_ADDRESS": self.worker_address,
+            "HANDFUL_INFERENCE_ADDRESS": self.addresses.inference,
+        }
+        for service in ("dataset", "trainer", "inference"):
+            self._processes[service] = subprocess.Popen(  # noqa: S603 - our own program
+                [sys.executable, "-m", f"services.{service}"], env=environment, stderr=self._log(service)
+            )
+        try:
+            for service, address in zip(self._processes, vars(self.addresses).values(), strict=True):
+                self._wait_until_ready(service, address)
+        except BaseException:
+            self.stop()
+            raise
+
+    def wait(self) -> str:
+        """Until a service ends by itself: its name."""
+        while True:
+            for service, process in self._processes.items():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_POLL_SECONDS)
+                    return service
+
+    def stop(self) -> None:
+        """Drains the services; what does not end in time is killed."""
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in self._processes.values():
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for log in self._logs:
+            log.close()
+
+    def _log(self, service: str) -> IO[bytes] | None:
+        if self.log_folder is None:
+            return None
+        self.log_folder.mkdir(parents=True, exist_ok=True)
+        log = (self.log_folder / f"{service}.log").open("ab")
+        self._logs.append(log)
+        return log
+
+    def _wait_until_ready(self, service: str, address: str) -> None:
+        process = self._processes[service]
+        with grpc.insecure_channel(address) as channel:
+            ready = grpc.channel_ready_future(channel)
+            for _ in range(int(START_SECONDS / _POLL_SECONDS)):
+                with contextlib.suppress(grpc.FutureTimeoutError):
+                    ready.result(timeout=_POLL_SECONDS)
+                    if process.poll() is None:
+                        return
+                if process.poll() is not None:
+                    raise Unavailable(self._why(service))
+        raise Unavailable(f"The {service} service did not start within {START_SECONDS:.0f} s. {self._why(service)}")
+
+    def _why(self, service: str) -> str:
+        if self.log_folder is None:
+            return f"The {service} service ended; its message stands above."
+        lines = (self.log_folder / f"{service}.log").read_text(errors="replace").splitlines()
+        return f"The {service} service ended: {lines[-1] if lines else 'it said nothing'}"
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
