@@ -140,7 +140,9 @@ def models(_: argparse.Namespace) -> int:
 def recipes(_: argparse.Namespace) -> int:
     with Client.from_env() as client:
         for preset in client.recipes():
-            console.print(f"[bold]{preset.name}[/bold]{' (default)' if preset.is_default else ''}: {preset.description}")
+            console.print(
+                f"[bold]{preset.name}[/bold]{' (default)' if preset.is_default else ''}: {preset.description}"
+            )
             table = _table("field", "default", "allowed", "")
             for field in preset.fields:
                 table.add_row(field.name, field.default_value, _allowed(field), field.description)

@@ -105,7 +105,7 @@ def _report(
 def _show(report: dict[str, object], console: Console) -> None:
     seconds, plots = report["seconds"], report["plots"]
     console.print(
-        f"\n[bold green]{report['val_accuracy']:.1%} right[/bold green] on {report['val_examples']} pictures it never saw: "
+        f"\n[bold green]{report['val_accuracy']:.1%} right[/bold green] on {report['val_examples']} unseen pictures: "
         f"{report['recipe']} on {report['architecture']} ({report['weights']} weights), "
         f"{report['train_examples']} training pictures."
     )
@@ -129,7 +129,9 @@ def _digits(folder: Path, console: Console) -> Path:
         from PIL import Image
         from sklearn.datasets import load_digits
     except ImportError:
-        raise MissingParts("The demo's digits come with scikit-learn: run `make setup`, or give your own --data.") from None
+        raise MissingParts(
+            "The demo's digits come with scikit-learn: run `make setup`, or give your own --data."
+        ) from None
     console.print("No --data given: handwritten digits, 50 to train and 20 to validate each.")
     digits = load_digits()
     order = np.random.default_rng(0).permutation(len(digits.target))

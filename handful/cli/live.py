@@ -141,7 +141,8 @@ def _curve(epochs: list[EpochMetrics]) -> Text:
     values = values[::step]
     top = max(values) or 1.0
     heights = [value / top * CURVE_HEIGHT for value in values]
-    rows = []
-    for level in reversed(range(CURVE_HEIGHT)):
-        rows.append("".join(_BLOCKS[round(8 * min(1.0, max(0.0, height - level)))] for height in heights))
+    rows = [
+        "".join(_BLOCKS[round(8 * min(1.0, max(0.0, height - level)))] for height in heights)
+        for level in reversed(range(CURVE_HEIGHT))
+    ]
     return Text("val/loss\n" + "\n".join(rows), style="cyan")

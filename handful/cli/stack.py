@@ -9,7 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 import grpc
 
@@ -42,7 +42,7 @@ class Stack:
         dataset, trainer, inference, worker = (f"127.0.0.1:{port}" for port in _free_ports(4))
         return cls(home, Addresses(dataset, trainer, inference), worker, home / "logs")
 
-    def __enter__(self) -> "Stack":
+    def __enter__(self) -> Self:
         self.start()
         return self
 

@@ -29,7 +29,7 @@ def check(classes: Sequence[ClassCount]) -> None:
     """FailedPrecondition where nothing could be learnt from the data."""
     if len(classes) < MIN_CLASSES:
         raise FailedPrecondition(
-            f"A classifier needs at least {MIN_CLASSES} classes; the dataset has {len(classes)}. Upload examples of another.",
+            f"A classifier needs at least {MIN_CLASSES} classes, not {len(classes)}. Upload examples of another.",
             reason="TOO_FEW_CLASSES",
         )
     small = [one.label for one in classes if one.num_train + one.num_val < MIN_EXAMPLES]

@@ -70,11 +70,11 @@ def request_id() -> str:
     return str(structlog.contextvars.get_contextvars().get("request_id", ""))
 
 
-def _tolerant(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+def _tolerant(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
     # gRPC answers unparsable bytes with UNKNOWN and the parser's words; this lets the handler answer instead.
     def tolerant(data: bytes) -> Any:
         try:
-            return parse(data)
+            return parse(data) if parse else data
         except DecodeError:
             return _Malformed()
 
@@ -85,9 +85,7 @@ def _unary(behaviour: Any, method: str) -> Any:
     async def handle(request: Any, context: Context) -> Any:
         async with _call(context, method):
             _check(request)
-            remaining = context.time_remaining()
-            limit = UNARY_CEILING_SECONDS if remaining is None else min(remaining, UNARY_CEILING_SECONDS)
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(min(context.time_remaining() or UNARY_CEILING_SECONDS, UNARY_CEILING_SECONDS)):
                 return await behaviour(request, context)
 
     return handle

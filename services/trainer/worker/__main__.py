@@ -17,7 +17,7 @@ from handful.v1.worker_pb2_grpc import WorkerServiceStub
 from services.shared import start
 from services.shared.identifiers import new_id
 from services.shared.objects import open_store
-from services.trainer.worker import session
+from services.trainer.worker import backbones, session
 from services.trainer.worker.settings import WorkerSettings
 
 log = structlog.get_logger()
@@ -35,6 +35,8 @@ def work(settings: WorkerSettings) -> None:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # a run at hand is taken up from its checkpoint
     if settings.worker_parent_pipe:
         threading.Thread(target=_watch_pipe, args=(stop,), daemon=True).start()
+    architecture = settings.default_architecture
+    threading.Thread(target=backbones.prepare, args=(store, architecture), daemon=True).start()
     worker_id = f"{platform.node()}-{os.getpid()}-{new_id()[-6:]}"
     structlog.contextvars.bind_contextvars(worker_id=worker_id)
     with grpc.insecure_channel(settings.worker_trainer) as channel:

@@ -6,14 +6,16 @@ only where a graph has to be built.
 
 import hashlib
 import json
+import threading
 from typing import TYPE_CHECKING
 
 import structlog
 from google.protobuf import json_format
 
 from handful.v1.bundle_pb2 import WEIGHTS_PRETRAINED, Backbone, ImagePreprocessing, Recipe
-from services.shared.objects import ObjectStore
+from services.shared.objects import ObjectStore, StoreUnavailable
 from services.trainer.architectures import ARCHITECTURES, ArchitectureRow
+from services.trainer.worker.work import WeightsUnavailable
 
 if TYPE_CHECKING:
     import torch
@@ -25,15 +27,29 @@ class GraphDisagrees(Exception):
     """A graph does not compute what its network computes."""
 
 
+# Building takes half a minute of both cores; whoever asks while it is under way waits for it instead.
+_building = threading.Lock()
+
+
 def find(store: ObjectStore, recipe: Recipe, preprocessing: ImagePreprocessing) -> tuple[Backbone, bytes]:
     """The shared backbone that a recipe names, with its graph."""
     row = ARCHITECTURES[recipe.architecture]
-    if recipe.weights == WEIGHTS_PRETRAINED:
-        backbone = _describe(row, preprocessing, row.weights.sha256, "pretrained")
-        stored = _first_stored(store, backbone)
-        if stored is not None:
-            return stored
-    return store_body(store, build_body(recipe), row, preprocessing, project=None, origin=_origin(recipe))
+    with _building:
+        if recipe.weights == WEIGHTS_PRETRAINED:
+            backbone = _describe(row, preprocessing, row.weights.sha256, "pretrained")
+            stored = _first_stored(store, backbone)
+            if stored is not None:
+                return stored
+        return store_body(store, build_body(recipe), row, preprocessing, project=None, origin=_origin(recipe))
+
+
+def prepare(store: ObjectStore, architecture: str) -> None:
+    """Has the default backbone ready before the first run asks for it; a run that finds it missing builds it itself."""
+    recipe = Recipe(architecture=architecture, weights=WEIGHTS_PRETRAINED)
+    try:
+        find(store, recipe, ARCHITECTURES[architecture].preprocessing)
+    except (WeightsUnavailable, GraphDisagrees, StoreUnavailable) as problem:
+        log.warning("backbone not prepared", architecture=architecture, problem=str(problem))
 
 
 def build_body(recipe: Recipe) -> "torch.nn.Module":

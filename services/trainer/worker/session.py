@@ -77,7 +77,7 @@ def _failure(problem: Exception) -> Failure:
     if isinstance(problem, (StoreUnavailable, OSError)) and _errno(problem) == errno.ENOSPC:
         return Failure(reason=Failure.REASON_DISK_FULL, message="The disk is full. Make room and start the run again.")
     for kinds, reason, message in _OURS:
-        if isinstance(problem, kinds) or type(problem).__name__ in _OUT_OF_MEMORY and MemoryError in kinds:
+        if isinstance(problem, kinds) or (type(problem).__name__ in _OUT_OF_MEMORY and MemoryError in kinds):
             return Failure(reason=reason, message=message)
     message = "Something went wrong on our side; the worker's log says what."
     return Failure(reason=Failure.REASON_INTERNAL, message=message)
@@ -96,7 +96,11 @@ _TOLD: dict[type[Exception], "Failure.Reason.ValueType"] = {
 # Torch's own class, which cannot be imported where torch is not.
 _OUT_OF_MEMORY = {"OutOfMemoryError"}
 _OURS: tuple[tuple[tuple[type[Exception], ...], "Failure.Reason.ValueType", str], ...] = (
-    ((GraphDisagrees,), Failure.REASON_PARITY, "The network's graph disagrees with the network. Nothing was published."),
+    (
+        (GraphDisagrees,),
+        Failure.REASON_PARITY,
+        "The network's graph disagrees with the network; nothing was published.",
+    ),
     (
         (ObjectMissing, ObjectCorrupt),
         Failure.REASON_DATA_CORRUPT,

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 
 from services.shared.settings import home, setting
+from services.trainer.architectures import DEFAULT_ARCHITECTURE
 
 
 @dataclass(frozen=True)
@@ -11,6 +12,7 @@ class WorkerSettings:
     worker_trainer: str = setting("127.0.0.1:7112", purpose="address of the trainer, for workers")
     worker_parent_pipe: bool = setting(default=False, purpose="whether to go when standard input ends")
     worker_threads: int = setting(0, purpose="threads to compute on; 0: one per usable core", minimum=0, maximum=256)
+    default_architecture: str = setting(DEFAULT_ARCHITECTURE, purpose="architecture that is prepared at the start")
     store: str = setting("", purpose="folder of the object store; default: in HANDFUL_HOME")
     log_level: str = setting("info", purpose="debug, info, warning or error")
 

@@ -11,7 +11,7 @@ class EfficientNetBody(torch.nn.Module):
 
     def __init__(self, network: Any) -> None:
         super().__init__()
-        self.network: Any = network
+        self.network = network
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         feature_map: torch.Tensor = self.network.forward_features(images)
@@ -20,7 +20,7 @@ class EfficientNetBody(torch.nn.Module):
 
 def build_lite0(tensors: list[torch.Tensor] | None) -> torch.nn.Module:
     """EfficientNet-Lite0. The weights file's tensors stand in the order of timm's, with the classifier last."""
-    network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     if tensors is not None:
         _load_in_order(network, tensors)
     network.reset_classifier(0)

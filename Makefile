@@ -1,0 +1,51 @@
+# Every target sets itself up: Python >= 3.11, git and make are all it takes. `make` alone lists them.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+DATA ?=
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## install everything into .venv (once; 6 GB on Linux, most of it torch with CUDA)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Handful needs Python 3.11 or newer; set PYTHON=...")'
+	@echo "Installing into .venv: about 3.5 GB to download and 6 GB on disk on Linux, most of it torch with CUDA. Once."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP) ## pictures become a working classifier, here and now; DATA=./my_photos for your own
+	@$(BIN)/handful demo $(if $(DATA),--data $(DATA))
+
+test: $(STAMP) ## run the tests, with real services and real pictures
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP) ## everything that is checked without running: style, types, imports, contract, generated code
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/buf lint
+	@$(BIN)/python -m pytest -q tests/unit/test_house.py
+
+fmt: $(STAMP) ## format the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+protos: $(STAMP) ## generate handful/v1 from protos
+	@rm -f handful/v1/*_pb2*.py handful/v1/*_pb2*.pyi
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos \
+		--python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. protos/handful/v1/*.proto
+
+lock: $(STAMP) ## pin every dependency again, with hashes (needs uv)
+	@uv pip compile --universal --python-version 3.11 --extra dev --generate-hashes --no-emit-index-url --no-annotate \
+		--no-header -c requirements.pins pyproject.toml -o requirements.lock
+
+bench: $(STAMP) ## print the figures that the README and docs quote
+	@for script in benchmarks/*.py; do $(BIN)/python $$script; done
+
+.PHONY: help setup demo test check fmt protos lock bench

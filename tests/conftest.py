@@ -1,0 +1,125 @@
+"""Real services on free ports, real stores, real pictures. Nothing is mocked: a server starts in milliseconds."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from grpc import aio
+from PIL import Image
+
+from handful.cli.stack import Stack
+from handful.v1 import dataset_pb2_grpc, inference_pb2_grpc
+from services.dataset.catalog import Catalog
+from services.dataset.ingest import Decoders
+from services.dataset.servicer import DatasetServicer
+from services.dataset.uploads import Uploads
+from services.inference.batching import Batcher
+from services.inference.loading import Loader
+from services.inference.pointers import Pointers as InferencePointers
+from services.inference.servicer import InferenceServicer
+from services.shared.objects.filesystem import FilesystemStore
+from services.shared.server import MEBIBYTE, Limits, Server
+from tests.servers import DatasetService, TrainerService, running_trainer
+
+SHARED = Path(__file__).parents[2] / "shared"
+MIGRATIONS = Path(__file__).parents[1] / "services" / "trainer" / "migrations"
+
+
+@pytest.fixture(scope="session")
+def photographs() -> Path:
+    """Real cats and dogs: train/ and val/ folders of class folders."""
+    folder = SHARED / "data" / "catsdogs"
+    if not folder.is_dir():
+        pytest.skip("the photographs are not on this machine")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[..., bytes]:
+    """Makes a picture file: noise around a colour, different for every seed."""
+
+    def make(
+        seed: int = 0,
+        colour: tuple[int, int, int] = (128, 128, 128),
+        size: tuple[int, int] = (64, 48),
+        kind: str = "JPEG",
+    ) -> bytes:
+        noise = np.random.default_rng(seed).integers(-40, 40, (size[1], size[0], 3))
+        pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, kind)
+        return buffer.getvalue()
+
+    return make
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FilesystemStore:
+    return FilesystemStore(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def decoders() -> Iterator[Decoders]:
+    pool = Decoders(2)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+async def dataset_service(tmp_path: Path, store: FilesystemStore, decoders: Decoders) -> AsyncIterator[DatasetService]:
+    catalog = await Catalog.open(tmp_path / "dataset.sqlite")
+    servicer = DatasetServicer(catalog, store, Uploads(catalog, store, decoders))
+    register = partial(dataset_pb2_grpc.add_DatasetServiceServicer_to_server, servicer)
+    server = Server(Limits(drain_seconds=0))
+    port = await server.start("127.0.0.1:0", {"handful.v1.DatasetService": register})
+    async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield DatasetService(dataset_pb2_grpc.DatasetServiceStub(channel), f"127.0.0.1:{port}", catalog)
+    await server.stop()
+    await catalog.close()
+
+
+@pytest.fixture
+async def trainer_service(
+    tmp_path: Path, store: FilesystemStore, dataset_service: DatasetService
+) -> AsyncIterator[TrainerService]:
+    async with running_trainer(tmp_path, store, dataset_service.address) as service:
+        yield service
+
+
+@pytest.fixture
+async def inference_stub(store: FilesystemStore) -> AsyncIterator[inference_pb2_grpc.InferenceServiceAsyncStub]:
+    """An inference service in this process, over the test's store; its pointers are read once per project."""
+    batcher = Batcher(threads=2, queue=64, cap=4)
+    servicer = InferenceServicer(InferencePointers(store), Loader(store, 256 * MEBIBYTE), batcher)
+    register = partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
+    server = Server(Limits(message_bytes=33 * MEBIBYTE, drain_seconds=0))
+    port = await server.start("127.0.0.1:0", {"handful.v1.InferenceService": register})
+    options = [("grpc.max_send_message_length", -1)]
+    async with aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+        yield inference_pb2_grpc.InferenceServiceStub(channel)
+    await server.stop()
+    batcher.close()
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """All services and a worker as processes, shared by the tests that only add to them."""
+    stack = Stack.on_free_ports(tmp_path_factory.mktemp("home"))
+    with stack:
+        yield stack
+
+
+@pytest.fixture
+def own_stack(tmp_path: Path, stack: Stack) -> Stack:
+    """A stack of the test's own, to be started and killed by it. Its store has the backbones of the shared one."""
+    own = Stack.on_free_ports(tmp_path / "home")
+    known = stack.home / "store" / "backbones"
+    if known.is_dir():
+        shutil.copytree(known, own.home / "store" / "backbones")
+    return own

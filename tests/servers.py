@@ -1,0 +1,92 @@
+"""Services in the test's own process, put together as their `__main__` does, on free ports."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import grpc
+from grpc import aio
+
+from handful.errors import from_rpc_error
+from handful.v1 import dataset_pb2_grpc, model_pb2_grpc, trainer_pb2_grpc, worker_pb2_grpc
+from services.dataset.catalog import Catalog
+from services.shared.database import Database, open_database
+from services.shared.objects import ObjectStore
+from services.shared.server import Limits, Server
+from services.trainer.architectures import DEFAULT_ARCHITECTURE
+from services.trainer.board import Board
+from services.trainer.datasets import Datasets
+from services.trainer.model_servicer import ModelServicer
+from services.trainer.pointers import Pointers
+from services.trainer.servicer import TrainerServicer
+from services.trainer.watching import Watches
+from services.trainer.worker_servicer import WorkerServicer
+
+MIGRATIONS = Path(__file__).parents[1] / "services" / "trainer" / "migrations"
+
+
+@dataclass(frozen=True)
+class DatasetService:
+    """A dataset service in this process."""
+
+    stub: dataset_pb2_grpc.DatasetServiceAsyncStub
+    address: str
+    catalog: Catalog
+
+
+@dataclass(frozen=True)
+class TrainerService:
+    """A trainer in this process, without workers: the test is the worker."""
+
+    trainer: trainer_pb2_grpc.TrainerServiceAsyncStub
+    models: model_pb2_grpc.ModelServiceAsyncStub
+    workers: worker_pb2_grpc.WorkerServiceAsyncStub
+    address: str
+    database: Database
+    board: Board
+    server: Server
+
+
+@asynccontextmanager
+async def running_trainer(folder: Path, store: ObjectStore, dataset_address: str) -> AsyncIterator[TrainerService]:
+    """A trainer over the database in a folder; starting it again there is what a restart is."""
+    database = await open_database(folder / "trainer.sqlite", MIGRATIONS)
+    board, pointers = Board(), Pointers(database, store)
+    server, worker_server = Server(Limits(drain_seconds=0)), Server(Limits(drain_seconds=0))
+    async with aio.insecure_channel(dataset_address) as to_dataset:
+        watches = Watches(database, board, server.draining)
+        trainer = TrainerServicer(database, board, watches, Datasets(to_dataset), DEFAULT_ARCHITECTURE)
+        model = ModelServicer(database, store, pointers)
+        worker = WorkerServicer(database, board, store, pointers, server.draining)
+        port = await server.start(
+            "127.0.0.1:0",
+            {
+                "handful.v1.TrainerService": partial(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, trainer),
+                "handful.v1.ModelService": partial(model_pb2_grpc.add_ModelServiceServicer_to_server, model),
+            },
+        )
+        register = partial(worker_pb2_grpc.add_WorkerServiceServicer_to_server, worker)
+        worker_port = await worker_server.start("127.0.0.1:0", {"handful.v1.WorkerService": register})
+        address = f"127.0.0.1:{port}"
+        async with aio.insecure_channel(address) as channel, aio.insecure_channel(f"127.0.0.1:{worker_port}") as work:
+            yield TrainerService(
+                trainer_pb2_grpc.TrainerServiceStub(channel),
+                model_pb2_grpc.ModelServiceStub(channel),
+                worker_pb2_grpc.WorkerServiceStub(work),
+                address,
+                database,
+                board,
+                server,
+            )
+        await server.stop()
+        await worker_server.stop()
+    await database.close()
+
+
+def reason(error: grpc.RpcError) -> str:
+    """The reason in a failed call's ErrorInfo."""
+    return from_rpc_error(error).reason
