@@ -20,6 +20,7 @@ from services.shared.server import Limits, Server
 from services.trainer.architectures import DEFAULT_ARCHITECTURE
 from services.trainer.board import Board
 from services.trainer.datasets import Datasets
+from services.trainer.fleet import Fleet
 from services.trainer.model_servicer import ModelServicer
 from services.trainer.pointers import Pointers
 from services.trainer.servicer import TrainerServicer
@@ -55,13 +56,13 @@ class TrainerService:
 async def running_trainer(folder: Path, store: ObjectStore, dataset_address: str) -> AsyncIterator[TrainerService]:
     """A trainer over the database in a folder; starting it again there is what a restart is."""
     database = await open_database(folder / "trainer.sqlite", MIGRATIONS)
-    board, pointers = Board(), Pointers(database, store)
+    board, fleet, pointers = Board(), Fleet(), Pointers(database, store)
     server, worker_server = Server(Limits(drain_seconds=0)), Server(Limits(drain_seconds=0))
     async with aio.insecure_channel(dataset_address) as to_dataset:
-        watches = Watches(database, board, server.draining)
-        trainer = TrainerServicer(database, board, watches, Datasets(to_dataset), DEFAULT_ARCHITECTURE)
+        watches = Watches(database, board, pointers, server.draining)
+        trainer = TrainerServicer(database, board, fleet, watches, Datasets(to_dataset), DEFAULT_ARCHITECTURE)
         model = ModelServicer(database, store, pointers)
-        worker = WorkerServicer(database, board, store, pointers, server.draining)
+        worker = WorkerServicer(database, board, fleet, store, pointers, server.draining)
         port = await server.start(
             "127.0.0.1:0",
             {

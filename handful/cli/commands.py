@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from handful import Client, Run
+from handful.channel import Addresses
 from handful.cli.live import follow
 from handful.cli.stack import Stack
 from handful.errors import InvalidArgument, NotFound
@@ -25,7 +27,8 @@ console = Console(highlight=False)
 
 def up(given: argparse.Namespace) -> int:
     home = given.home or Path(os.environ.get("HANDFUL_HOME") or Path.home() / ".handful")
-    with Stack(home) as stack:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # drains as Ctrl-C does
+    with Stack(home, Addresses.from_env()) as stack:
         console.print(f"[bold]Handful is up.[/bold] Data in {home}. Ctrl-C stops it.")
         for service, address in vars(stack.addresses).items():
             console.print(f"  {service:10} {address}")

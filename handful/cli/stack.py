@@ -56,26 +56,24 @@ class Stack:
                 "The services are not installed here, only the client. Clone the repository and run `make setup`, "
                 "or point HANDFUL_DATASET, HANDFUL_TRAINER and HANDFUL_INFERENCE at services that run elsewhere."
             )
+        for service, address in vars(self.addresses).items():
+            _check_free(service, address)
         self.home.mkdir(parents=True, exist_ok=True)
-        environment = {
-            **os.environ,
-            "HANDFUL_HOME": str(self.home),
-            "HANDFUL_DATASET": self.addresses.dataset,
-            "HANDFUL_DATASET_ADDRESS": self.addresses.dataset,
-            "HANDFUL_TRAINER_ADDRESS": self.addresses.trainer,
-            "HANDFUL_WORKER_ADDRESS": self.worker_address,
-            "HANDFUL_INFERENCE_ADDRESS": self.addresses.inference,
-        }
-        for service in ("dataset", "trainer", "inference"):
-            self._processes[service] = subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-m", f"services.{service}"], env=environment, stderr=self._log(service)
-            )
         try:
-            for service, address in zip(self._processes, vars(self.addresses).values(), strict=True):
-                self._wait_until_ready(service, address)
+            for service in vars(self.addresses):
+                self._start(service)
+            for service in vars(self.addresses):
+                self._wait_until_ready(service)
         except BaseException:
             self.stop()
             raise
+
+    def restart(self, service: str, signal_number: int = signal.SIGTERM) -> None:
+        """Ends one service and starts it again at its address."""
+        self._processes[service].send_signal(signal_number)
+        self._processes[service].wait(STOP_SECONDS)
+        self._start(service)
+        self._wait_until_ready(service)
 
     def wait(self) -> str:
         """Until a service ends by itself: its name."""
@@ -99,6 +97,20 @@ class Stack:
         for log in self._logs:
             log.close()
 
+    def _start(self, service: str) -> None:
+        environment = {
+            **os.environ,
+            "HANDFUL_HOME": str(self.home),
+            "HANDFUL_DATASET": self.addresses.dataset,
+            "HANDFUL_DATASET_ADDRESS": self.addresses.dataset,
+            "HANDFUL_TRAINER_ADDRESS": self.addresses.trainer,
+            "HANDFUL_WORKER_ADDRESS": self.worker_address,
+            "HANDFUL_INFERENCE_ADDRESS": self.addresses.inference,
+        }
+        self._processes[service] = subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, "-m", f"services.{service}"], env=environment, stderr=self._log(service)
+        )
+
     def _log(self, service: str) -> IO[bytes] | None:
         if self.log_folder is None:
             return None
@@ -107,8 +119,8 @@ class Stack:
         self._logs.append(log)
         return log
 
-    def _wait_until_ready(self, service: str, address: str) -> None:
-        process = self._processes[service]
+    def _wait_until_ready(self, service: str) -> None:
+        process, address = self._processes[service], getattr(self.addresses, service)
         with grpc.insecure_channel(address) as channel:
             ready = grpc.channel_ready_future(channel)
             for _ in range(int(START_SECONDS / _POLL_SECONDS)):
@@ -125,6 +137,18 @@ class Stack:
             return f"The {service} service ended; its message stands above."
         lines = (self.log_folder / f"{service}.log").read_text(errors="replace").splitlines()
         return f"The {service} service ended: {lines[-1] if lines else 'it said nothing'}"
+
+
+def _check_free(service: str, address: str) -> None:
+    # Asked first: otherwise another Handful on the same ports would answer for a service that is about to fail.
+    host, _, port = address.rpartition(":")
+    with socket.socket() as probe:
+        if probe.connect_ex((host, int(port))) == 0:
+            raise Unavailable(
+                f"Something listens on {address} already, where the {service} service should. Is Handful up? "
+                "Stop it, or set another HANDFUL_DATASET, HANDFUL_TRAINER or HANDFUL_INFERENCE.",
+                reason="PORT_TAKEN",
+            )
 
 
 def _free_ports(count: int) -> list[int]:

@@ -26,7 +26,7 @@ from handful.v1 import bundle_pb2 as handful_dot_v1_dot_bundle__pb2
 from handful.v1 import trainer_pb2 as handful_dot_v1_dot_trainer__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17handful/v1/worker.proto\x12\nhandful.v1\x1a\x17handful/v1/bundle.proto\x1a\x18handful/v1/trainer.proto\"4\n\x0c\x43\x61pabilities\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\"8\n\nCheckpoint\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x05\"\x84\x02\n\x05\x43laim\x12\x14\n\x0ctraining_run\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05token\x18\x03 \x01(\t\x12\x15\n\rlease_seconds\x18\x04 \x01(\x01\x12\"\n\x06recipe\x18\x05 \x01(\x0b\x32\x12.handful.v1.Recipe\x12\x1f\n\x17\x64\x61taset_manifest_sha256\x18\x06 \x01(\t\x12*\n\ncheckpoint\x18\x07 \x01(\x0b\x32\x16.handful.v1.Checkpoint\x12)\n\x07history\x18\x08 \x03(\x0b\x32\x18.handful.v1.EpochMetrics\x12\x12\n\nrequest_id\x18\t \x01(\t\"n\n\x17\x43laimTrainingRunRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x10\n\x08\x63laim_id\x18\x02 \x01(\t\x12.\n\x0c\x63\x61pabilities\x18\x03 \x01(\x0b\x32\x18.handful.v1.Capabilities\"<\n\x18\x43laimTrainingRunResponse\x12 \n\x05\x63laim\x18\x01 \x01(\x0b\x32\x11.handful.v1.Claim\"S\n\x0bWorkerEvent\x12\x17\n\x0fworker_sequence\x18\x01 \x01(\x03\x12+\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1c.handful.v1.TrainingRunEvent\"\x99\x01\n\x18ReportTrainingRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05token\x18\x03 \x01(\t\x12\'\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x17.handful.v1.WorkerEvent\x12&\n\x08progress\x18\x05 \x01(\x0b\x32\x14.handful.v1.Progress\"\xd8\x01\n\x19ReportTrainingRunResponse\x12!\n\x19\x63ommitted_worker_sequence\x18\x01 \x01(\x03\x12\x42\n\tdirective\x18\x02 \x01(\x0e\x32/.handful.v1.ReportTrainingRunResponse.Directive\"T\n\tDirective\x12\x19\n\x15\x44IRECTIVE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44IRECTIVE_CONTINUE\x10\x01\x12\x14\n\x10\x44IRECTIVE_CANCEL\x10\x02\"s\n\x17\x43ommitCheckpointRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05token\x18\x03 \x01(\t\x12*\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x16.handful.v1.Checkpoint\"\x1a\n\x18\x43ommitCheckpointResponse\"\xbd\x02\n\x18\x46inishTrainingRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05token\x18\x03 \x01(\t\x12\x43\n\tsucceeded\x18\x04 \x01(\x0b\x32..handful.v1.FinishTrainingRunRequest.SucceededH\x00\x12%\n\x06\x66\x61iled\x18\x05 \x01(\x0b\x32\x13.handful.v1.FailureH\x00\x12\x43\n\tcancelled\x18\x06 \x01(\x0b\x32..handful.v1.FinishTrainingRunRequest.CancelledH\x00\x1a*\n\tSucceeded\x12\x1d\n\x15model_manifest_sha256\x18\x01 \x01(\t\x1a\x0b\n\tCancelledB\t\n\x07outcome\"\x1b\n\x19\x46inishTrainingRunResponse2\x91\x03\n\rWorkerService\x12]\n\x10\x43laimTrainingRun\x12#.handful.v1.ClaimTrainingRunRequest\x1a$.handful.v1.ClaimTrainingRunResponse\x12`\n\x11ReportTrainingRun\x12$.handful.v1.ReportTrainingRunRequest\x1a%.handful.v1.ReportTrainingRunResponse\x12]\n\x10\x43ommitCheckpoint\x12#.handful.v1.CommitCheckpointRequest\x1a$.handful.v1.CommitCheckpointResponse\x12`\n\x11\x46inishTrainingRun\x12$.handful.v1.FinishTrainingRunRequest\x1a%.handful.v1.FinishTrainingRunResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17handful/v1/worker.proto\x12\nhandful.v1\x1a\x17handful/v1/bundle.proto\x1a\x18handful/v1/trainer.proto\"H\n\x0c\x43\x61pabilities\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\x12\x12\n\npretrained\x18\x03 \x03(\t\"8\n\nCheckpoint\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x05\"\x84\x02\n\x05\x43laim\x12\x14\n\x0ctraining_run\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05token\x18\x03 \x01(\t\x12\x15\n\rlease_seconds\x18\x04 \x01(\x01\x12\"\n\x06recipe\x18\x05 \x01(\x0b\x32\x12.handful.v1.Recipe\x12\x1f\n\x17\x64\x61taset_manifest_sha256\x18\x06 \x01(\t\x12*\n\ncheckpoint\x18\x07 \x01(\x0b\x32\x16.handful.v1.Checkpoint\x12)\n\x07history\x18\x08 \x03(\x0b\x32\x18.handful.v1.EpochMetrics\x12\x12\n\nrequest_id\x18\t \x01(\t\"n\n\x17\x43laimTrainingRunRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x10\n\x08\x63laim_id\x18\x02 \x01(\t\x12.\n\x0c\x63\x61pabilities\x18\x03 \x01(\x0b\x32\x18.handful.v1.Capabilities\"<\n\x18\x43laimTrainingRunResponse\x12 \n\x05\x63laim\x18\x01 \x01(\x0b\x32\x11.handful.v1.Claim\"S\n\x0bWorkerEvent\x12\x17\n\x0fworker_sequence\x18\x01 \x01(\x03\x12+\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1c.handful.v1.TrainingRunEvent\"\x99\x01\n\x18ReportTrainingRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05token\x18\x03 \x01(\t\x12\'\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x17.handful.v1.WorkerEvent\x12&\n\x08progress\x18\x05 \x01(\x0b\x32\x14.handful.v1.Progress\"\xd8\x01\n\x19ReportTrainingRunResponse\x12!\n\x19\x63ommitted_worker_sequence\x18\x01 \x01(\x03\x12\x42\n\tdirective\x18\x02 \x01(\x0e\x32/.handful.v1.ReportTrainingRunResponse.Directive\"T\n\tDirective\x12\x19\n\x15\x44IRECTIVE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44IRECTIVE_CONTINUE\x10\x01\x12\x14\n\x10\x44IRECTIVE_CANCEL\x10\x02\"s\n\x17\x43ommitCheckpointRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05token\x18\x03 \x01(\t\x12*\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x16.handful.v1.Checkpoint\"\x1a\n\x18\x43ommitCheckpointResponse\"\xbd\x02\n\x18\x46inishTrainingRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05token\x18\x03 \x01(\t\x12\x43\n\tsucceeded\x18\x04 \x01(\x0b\x32..handful.v1.FinishTrainingRunRequest.SucceededH\x00\x12%\n\x06\x66\x61iled\x18\x05 \x01(\x0b\x32\x13.handful.v1.FailureH\x00\x12\x43\n\tcancelled\x18\x06 \x01(\x0b\x32..handful.v1.FinishTrainingRunRequest.CancelledH\x00\x1a*\n\tSucceeded\x12\x1d\n\x15model_manifest_sha256\x18\x01 \x01(\t\x1a\x0b\n\tCancelledB\t\n\x07outcome\"\x1b\n\x19\x46inishTrainingRunResponse2\x91\x03\n\rWorkerService\x12]\n\x10\x43laimTrainingRun\x12#.handful.v1.ClaimTrainingRunRequest\x1a$.handful.v1.ClaimTrainingRunResponse\x12`\n\x11ReportTrainingRun\x12$.handful.v1.ReportTrainingRunRequest\x1a%.handful.v1.ReportTrainingRunResponse\x12]\n\x10\x43ommitCheckpoint\x12#.handful.v1.CommitCheckpointRequest\x1a$.handful.v1.CommitCheckpointResponse\x12`\n\x11\x46inishTrainingRun\x12$.handful.v1.FinishTrainingRunRequest\x1a%.handful.v1.FinishTrainingRunResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,35 +34,35 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'handful.v1.worker_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CAPABILITIES']._serialized_start=90
-  _globals['_CAPABILITIES']._serialized_end=142
-  _globals['_CHECKPOINT']._serialized_start=144
-  _globals['_CHECKPOINT']._serialized_end=200
-  _globals['_CLAIM']._serialized_start=203
-  _globals['_CLAIM']._serialized_end=463
-  _globals['_CLAIMTRAININGRUNREQUEST']._serialized_start=465
-  _globals['_CLAIMTRAININGRUNREQUEST']._serialized_end=575
-  _globals['_CLAIMTRAININGRUNRESPONSE']._serialized_start=577
-  _globals['_CLAIMTRAININGRUNRESPONSE']._serialized_end=637
-  _globals['_WORKEREVENT']._serialized_start=639
-  _globals['_WORKEREVENT']._serialized_end=722
-  _globals['_REPORTTRAININGRUNREQUEST']._serialized_start=725
-  _globals['_REPORTTRAININGRUNREQUEST']._serialized_end=878
-  _globals['_REPORTTRAININGRUNRESPONSE']._serialized_start=881
-  _globals['_REPORTTRAININGRUNRESPONSE']._serialized_end=1097
-  _globals['_REPORTTRAININGRUNRESPONSE_DIRECTIVE']._serialized_start=1013
-  _globals['_REPORTTRAININGRUNRESPONSE_DIRECTIVE']._serialized_end=1097
-  _globals['_COMMITCHECKPOINTREQUEST']._serialized_start=1099
-  _globals['_COMMITCHECKPOINTREQUEST']._serialized_end=1214
-  _globals['_COMMITCHECKPOINTRESPONSE']._serialized_start=1216
-  _globals['_COMMITCHECKPOINTRESPONSE']._serialized_end=1242
-  _globals['_FINISHTRAININGRUNREQUEST']._serialized_start=1245
-  _globals['_FINISHTRAININGRUNREQUEST']._serialized_end=1562
-  _globals['_FINISHTRAININGRUNREQUEST_SUCCEEDED']._serialized_start=1496
-  _globals['_FINISHTRAININGRUNREQUEST_SUCCEEDED']._serialized_end=1538
-  _globals['_FINISHTRAININGRUNREQUEST_CANCELLED']._serialized_start=1540
-  _globals['_FINISHTRAININGRUNREQUEST_CANCELLED']._serialized_end=1551
-  _globals['_FINISHTRAININGRUNRESPONSE']._serialized_start=1564
-  _globals['_FINISHTRAININGRUNRESPONSE']._serialized_end=1591
-  _globals['_WORKERSERVICE']._serialized_start=1594
-  _globals['_WORKERSERVICE']._serialized_end=1995
+  _globals['_CAPABILITIES']._serialized_end=162
+  _globals['_CHECKPOINT']._serialized_start=164
+  _globals['_CHECKPOINT']._serialized_end=220
+  _globals['_CLAIM']._serialized_start=223
+  _globals['_CLAIM']._serialized_end=483
+  _globals['_CLAIMTRAININGRUNREQUEST']._serialized_start=485
+  _globals['_CLAIMTRAININGRUNREQUEST']._serialized_end=595
+  _globals['_CLAIMTRAININGRUNRESPONSE']._serialized_start=597
+  _globals['_CLAIMTRAININGRUNRESPONSE']._serialized_end=657
+  _globals['_WORKEREVENT']._serialized_start=659
+  _globals['_WORKEREVENT']._serialized_end=742
+  _globals['_REPORTTRAININGRUNREQUEST']._serialized_start=745
+  _globals['_REPORTTRAININGRUNREQUEST']._serialized_end=898
+  _globals['_REPORTTRAININGRUNRESPONSE']._serialized_start=901
+  _globals['_REPORTTRAININGRUNRESPONSE']._serialized_end=1117
+  _globals['_REPORTTRAININGRUNRESPONSE_DIRECTIVE']._serialized_start=1033
+  _globals['_REPORTTRAININGRUNRESPONSE_DIRECTIVE']._serialized_end=1117
+  _globals['_COMMITCHECKPOINTREQUEST']._serialized_start=1119
+  _globals['_COMMITCHECKPOINTREQUEST']._serialized_end=1234
+  _globals['_COMMITCHECKPOINTRESPONSE']._serialized_start=1236
+  _globals['_COMMITCHECKPOINTRESPONSE']._serialized_end=1262
+  _globals['_FINISHTRAININGRUNREQUEST']._serialized_start=1265
+  _globals['_FINISHTRAININGRUNREQUEST']._serialized_end=1582
+  _globals['_FINISHTRAININGRUNREQUEST_SUCCEEDED']._serialized_start=1516
+  _globals['_FINISHTRAININGRUNREQUEST_SUCCEEDED']._serialized_end=1558
+  _globals['_FINISHTRAININGRUNREQUEST_CANCELLED']._serialized_start=1560
+  _globals['_FINISHTRAININGRUNREQUEST_CANCELLED']._serialized_end=1571
+  _globals['_FINISHTRAININGRUNRESPONSE']._serialized_start=1584
+  _globals['_FINISHTRAININGRUNRESPONSE']._serialized_end=1611
+  _globals['_WORKERSERVICE']._serialized_start=1614
+  _globals['_WORKERSERVICE']._serialized_end=2015
 # @@protoc_insertion_point(module_scope)

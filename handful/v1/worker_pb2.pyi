@@ -29,19 +29,25 @@ class Capabilities(_message.Message):
 
     DEVICE_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    PRETRAINED_FIELD_NUMBER: _builtins.int
     device: _builtins.str
     """What it computes on: `cpu` or the accelerator's name."""
     memory_bytes: _builtins.int
     """Memory of the accelerator, or of the machine where there is none, in bytes."""
+    @_builtins.property
+    def pretrained(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Architectures whose pretrained weights the worker has."""
+
     def __init__(
         self,
         *,
         device: _builtins.str = ...,
         memory_bytes: _builtins.int = ...,
+        pretrained: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "memory_bytes", b"memory_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "memory_bytes", b"memory_bytes", "pretrained", b"pretrained"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,14 +4,15 @@ of steps ends the stream. It decodes several items at once and reads no further 
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath, PureWindowsPath
 
 from handful import names
 from handful.bundle.images import MAX_BYTES, BadImage
 from handful.bundle.manifest import blob_key
-from handful.errors import InvalidArgument
+from handful.errors import InvalidArgument, ResourceExhausted
 from handful.v1 import dataset_pb2
 from services.dataset.catalog import Catalog
 from services.dataset.ingest import Decoders
@@ -22,6 +23,8 @@ from services.shared.objects import ObjectStore
 
 # Items being decoded or waiting for their turn to be answered, per stream.
 AHEAD = 4
+# Each holds some items of up to 32 MiB in memory.
+MAX_STREAMS = 16
 MAX_CHUNK = 1024 * 1024
 MAX_TEXT = 256
 MAX_LABEL = 128
@@ -62,9 +65,23 @@ class Uploads:
         self._catalog = catalog
         self._store = store
         self._decoders = decoders
+        self._streams = 0
 
     async def run(self, requests: AsyncIterator[dataset_pb2.UploadExamplesRequest]) -> AsyncIterator[Answer]:
         """The verdicts of a stream, in the order of its items."""
+        if self._streams >= MAX_STREAMS:
+            raise ResourceExhausted(f"{MAX_STREAMS} uploads are under way. Try again later.", reason="TOO_MANY_STREAMS")
+        self._streams += 1
+        try:
+            async with aclosing(self._verdicts(requests)) as verdicts:
+                async for verdict in verdicts:
+                    yield verdict
+        finally:
+            self._streams -= 1
+
+    async def _verdicts(
+        self, requests: AsyncIterator[dataset_pb2.UploadExamplesRequest]
+    ) -> AsyncGenerator[Answer, None]:
         key = await self._open(requests)
         waiting: asyncio.Queue[asyncio.Task[Answer] | None] = asyncio.Queue(AHEAD)
         reader = asyncio.create_task(self._read(key, requests, waiting))

@@ -25,13 +25,11 @@ async def serve(settings: InferenceSettings) -> None:
     batcher = Batcher(settings.threads, settings.inference_queue, settings.inference_batch)
     servicer = InferenceServicer(pointers, loader, batcher)
     server = Server(Limits(message_bytes=MESSAGE_BYTES, reflection=settings.reflection))
-    following = asyncio.create_task(pointers.follow())
     try:
         register = partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
         await server.start(settings.inference_address, {"handful.v1.InferenceService": register})
-        await server.run()
+        await server.run(beside=[pointers.follow()])
     finally:
-        following.cancel()
         batcher.close()
 
 

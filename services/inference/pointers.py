@@ -45,8 +45,17 @@ class Pointers:
     async def resolve(self, model: str) -> VersionRef:
         """The version that a model's, an alias's or a version's name means. NotFound says what there is instead."""
         parts = names.match((names.MODEL, names.MODEL_ALIAS, names.MODEL_VERSION), model, "model")
+        try:
+            return self._find(parts, model)
+        except NotFound:
+            # What was published a moment ago is found at once; only changed aliases wait for `follow`.
+            await self._read_now(parts["project"])
+            return self._find(parts, model)
+
+    def _find(self, parts: dict[str, str], model: str) -> VersionRef:
         project = parts["project"]
-        models = (await self._pointer(project)).models
+        known_pointer = self._pointers.get(project)
+        models = known_pointer.models if known_pointer else {}
         entry = models.get(parts["model"])
         if entry is None:
             known = ", ".join(sorted(models)[:_SHOWN]) or "none yet"
@@ -68,14 +77,12 @@ class Pointers:
                 except StoreUnavailable as problem:
                     log.warning("pointer not read, the last one stays", project=project, problem=str(problem))
 
-    async def _pointer(self, project: str) -> _Pointer:
-        if project not in self._pointers:
-            try:
-                await self._refresh(project)
-            except StoreUnavailable as problem:
+    async def _read_now(self, project: str) -> None:
+        try:
+            await self._refresh(project)
+        except StoreUnavailable as problem:
+            if project not in self._pointers:
                 raise Unavailable("The object store cannot be reached. Try again.") from problem
-        # A project without models is not remembered: its first model is seen at once.
-        return self._pointers.get(project) or _Pointer(None, 0, {})
 
     async def _refresh(self, project: str) -> None:
         known = self._pointers.get(project)

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -65,14 +65,25 @@ class Server:
             log.warning("open to the network without encryption or credentials", address=address)
         return port
 
-    async def run(self) -> None:
-        """Serves until SIGTERM or SIGINT, then drains."""
+    async def run(self, beside: Sequence[Coroutine[None, None, None]] = ()) -> None:
+        """Serves until SIGTERM or SIGINT, then drains. What runs for ever beside it is cancelled after that; should
+        it end by itself, the service drains and ends with its error.
+        """
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        tasks = [asyncio.create_task(one) for one in beside]
+        for task in tasks:
+            task.add_done_callback(lambda _: stop.set())
         await stop.wait()
         await self.stop()
+        ended = [task for task in tasks if task.done()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for task in ended:
+            task.result()
 
     async def stop(self) -> None:
         """Takes no new calls, tells streams to end, and gives the calls under way time to finish."""

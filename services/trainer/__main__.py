@@ -17,6 +17,7 @@ from services.shared.settings import CannotStart
 from services.trainer import architectures
 from services.trainer.board import Board
 from services.trainer.datasets import Datasets
+from services.trainer.fleet import Fleet
 from services.trainer.local_workers import LocalWorkers
 from services.trainer.model_servicer import ModelServicer
 from services.trainer.pointers import Pointers
@@ -41,16 +42,15 @@ async def serve(settings: TrainerSettings) -> None:
 
 async def _serve(settings: TrainerSettings, store: ObjectStore, database: Database, datasets: Datasets) -> None:
     products, workers = Server(Limits(reflection=settings.reflection)), Server()
-    board, pointers = Board(), Pointers(database, store)
-    watches = Watches(database, board, products.draining)
-    trainer = TrainerServicer(database, board, watches, datasets, settings.default_architecture)
+    board, fleet, pointers = Board(), Fleet(), Pointers(database, store)
+    watches = Watches(database, board, pointers, products.draining)
+    trainer = TrainerServicer(database, board, fleet, watches, datasets, settings.default_architecture)
     model = ModelServicer(database, store, pointers)
-    worker = WorkerServicer(database, board, store, pointers, products.draining)
+    worker = WorkerServicer(database, board, fleet, store, pointers, products.draining)
     host, _, _ = settings.worker_address.rpartition(":")
     register_worker = partial(worker_pb2_grpc.add_WorkerServiceServicer_to_server, worker)
     port = await workers.start(settings.worker_address, {"handful.v1.WorkerService": register_worker})
     local = LocalWorkers(database, settings.workers, f"{host}:{port}")
-    tasks = [asyncio.create_task(task) for task in (sweep(database, board), pointers.reconcile(), local.run())]
     try:
         await products.start(
             settings.trainer_address,
@@ -59,11 +59,8 @@ async def _serve(settings: TrainerSettings, store: ObjectStore, database: Databa
                 "handful.v1.ModelService": partial(model_pb2_grpc.add_ModelServiceServicer_to_server, model),
             },
         )
-        await products.run()
+        await products.run(beside=(sweep(database, board), pointers.reconcile(), local.run()))
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         await workers.stop()
 
 

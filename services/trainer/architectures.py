@@ -1,6 +1,8 @@
 """The catalogue of architectures: a row each, without torch. What builds a row lives in `worker/architectures`."""
 
+import importlib.metadata
 from dataclasses import dataclass
+from pathlib import Path
 
 from handful.errors import InvalidArgument
 from handful.v1 import bundle_pb2, trainer_pb2
@@ -18,6 +20,14 @@ class PackagedWeights:
     @property
     def source(self) -> str:
         return f"python package {self.distribution}"
+
+    def locate(self) -> Path | None:
+        """The file, where the package is installed here; its content is not looked at."""
+        try:
+            path = Path(str(importlib.metadata.distribution(self.distribution).locate_file(self.path)))
+        except importlib.metadata.PackageNotFoundError:
+            return None
+        return path if path.is_file() else None
 
 
 @dataclass(frozen=True)

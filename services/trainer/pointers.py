@@ -39,12 +39,18 @@ class Pointers:
                 return
             self._written[project] = generation
 
+    async def ensure(self, project: str) -> None:
+        """Writes the project's pointer where this process has not written what SQL has now."""
+        async with self._database.read() as connection:
+            generation = (await models.projects(connection)).get(project)
+        if generation is not None and self._written.get(project) != generation:
+            await self.write(project)
+
     async def reconcile(self) -> None:
         """Writes every pointer once, then for ever those that are behind."""
         while True:
             async with self._database.read() as connection:
                 projects = await models.projects(connection)
-            for project, generation in projects.items():
-                if self._written.get(project) != generation:
-                    await self.write(project)
+            for project in projects:
+                await self.ensure(project)
             await asyncio.sleep(RECONCILE_SECONDS)

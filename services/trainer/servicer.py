@@ -13,6 +13,7 @@ from services.shared.interceptors import request_id
 from services.trainer import architectures, recipes, runs
 from services.trainer.board import Board
 from services.trainer.datasets import Datasets
+from services.trainer.fleet import Fleet
 from services.trainer.messages import run_message
 from services.trainer.records import NewRun, RunKey
 from services.trainer.tables import requests
@@ -23,9 +24,16 @@ Context = aio.ServicerContext[object, object]
 
 class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     def __init__(
-        self, database: Database, board: Board, watches: Watches, datasets: Datasets, default_architecture: str
+        self,
+        database: Database,
+        board: Board,
+        fleet: Fleet,
+        watches: Watches,
+        datasets: Datasets,
+        default_architecture: str,
     ) -> None:
         self._database = database
+        self._fleet = fleet
         self._board = board
         self._watches = watches
         self._datasets = datasets
@@ -50,6 +58,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         recipe = recipes.resolve(request.recipe, self._default_architecture)
         dataset = names.match((names.DATASET_VERSION, names.DATASET), request.dataset, "dataset")["dataset"]
         model = names.check_id(request.model_id or dataset, "model_id")
+        self._fleet.check(recipe)
         version = await self._datasets.version(project, request.dataset)
         return NewRun(
             key=RunKey(project, new_id()),

@@ -13,6 +13,7 @@ from services.shared.database import Database
 from services.trainer import events, runs
 from services.trainer.board import Board
 from services.trainer.messages import run_message
+from services.trainer.pointers import Pointers
 from services.trainer.records import TERMINAL, RunKey, RunRecord
 
 HEARTBEAT_SECONDS = 5.0
@@ -25,9 +26,10 @@ BATCH = 256
 class Watches:
     """Serves every watch of this process."""
 
-    def __init__(self, database: Database, board: Board, draining: asyncio.Event) -> None:
+    def __init__(self, database: Database, board: Board, pointers: Pointers, draining: asyncio.Event) -> None:
         self._database = database
         self._board = board
+        self._pointers = pointers
         self._draining = draining
 
     async def follow(self, key: RunKey, after: int | None) -> AsyncIterator[WatchTrainingRunResponse]:
@@ -63,6 +65,8 @@ class Watches:
             watch.cursor = found[-1].sequence
         if run.state in TERMINAL:
             watch.finished = True
+            # Who hears that a run is over finds its model served.
+            await self._pointers.ensure(key.project)
             yield WatchTrainingRunResponse(finished=WatchTrainingRunResponse.Finished(training_run=run_message(run)))
             return
         progress = self._board.progress(key)

@@ -7,12 +7,13 @@ from grpc import aio
 
 from handful import names
 from handful.bundle import manifest
-from handful.errors import DataLoss, FailedPrecondition, InvalidArgument
+from handful.errors import DataLoss, FailedPrecondition, InvalidArgument, Unavailable
 from handful.v1 import bundle_pb2, trainer_pb2, worker_pb2, worker_pb2_grpc
 from services.shared.database import Database
 from services.shared.objects import ObjectCorrupt, ObjectMissing, ObjectStore
 from services.trainer import attempts, models, runs
 from services.trainer.board import Board
+from services.trainer.fleet import Fleet
 from services.trainer.messages import claim_message
 from services.trainer.pointers import Pointers
 from services.trainer.records import Grip, RunKey, RunRecord
@@ -29,10 +30,17 @@ Request = worker_pb2.ReportTrainingRunRequest | worker_pb2.CommitCheckpointReque
 
 class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     def __init__(
-        self, database: Database, board: Board, store: ObjectStore, pointers: Pointers, draining: asyncio.Event
+        self,
+        database: Database,
+        board: Board,
+        fleet: Fleet,
+        store: ObjectStore,
+        pointers: Pointers,
+        draining: asyncio.Event,
     ) -> None:
         self._database = database
         self._board = board
+        self._fleet = fleet
         self._store = store
         self._pointers = pointers
         self._draining = draining
@@ -42,6 +50,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     ) -> worker_pb2.ClaimTrainingRunResponse:
         if not request.worker_id or not request.claim_id:
             raise InvalidArgument.fields([("claim_id", "worker_id and claim_id must be set")])
+        self._fleet.heard(request.worker_id, request.capabilities)
         ends = time.monotonic() + LONG_POLL_SECONDS
         with self._board.on_queue() as bell:
             while not self._draining.is_set():
@@ -49,7 +58,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 if claim is not None or time.monotonic() > ends:
                     return worker_pb2.ClaimTrainingRunResponse(claim=claim)
                 await bell.wait(POLL_SECONDS)
-        return worker_pb2.ClaimTrainingRunResponse()
+        raise Unavailable("The trainer is stopping. Ask again.", reason="SERVER_DRAINING")
 
     async def _try_claim(self, request: worker_pb2.ClaimTrainingRunRequest) -> worker_pb2.Claim | None:
         async with self._database.write() as connection:

@@ -17,6 +17,7 @@ from handful.v1.worker_pb2_grpc import WorkerServiceStub
 from services.shared import start
 from services.shared.identifiers import new_id
 from services.shared.objects import open_store
+from services.trainer.architectures import ARCHITECTURES
 from services.trainer.worker import backbones, session
 from services.trainer.worker.settings import WorkerSettings
 
@@ -69,7 +70,9 @@ def _claim(stub: WorkerServiceStub, worker_id: str, stop: threading.Event) -> Cl
 
 def _capabilities() -> Capabilities:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Capabilities(device="cuda" if Path("/dev/nvidiactl").exists() else "cpu", memory_bytes=memory)
+    device = "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
+    pretrained = [row.id for row in ARCHITECTURES.values() if row.weights.locate()]
+    return Capabilities(device=device, memory_bytes=memory, pretrained=pretrained)
 
 
 def _watch_pipe(stop: threading.Event) -> None:

@@ -37,7 +37,7 @@ def find(store: ObjectStore, recipe: Recipe, preprocessing: ImagePreprocessing) 
     with _building:
         if recipe.weights == WEIGHTS_PRETRAINED:
             backbone = _describe(row, preprocessing, row.weights.sha256, "pretrained")
-            stored = _first_stored(store, backbone)
+            stored = _first_stored(store, backbone) or _copied(store, row, backbone)
             if stored is not None:
                 return stored
         return store_body(store, build_body(recipe), row, preprocessing, project=None, origin=_origin(recipe))
@@ -91,6 +91,16 @@ def store_body(
         log.info("another worker stored this backbone's graph first", backbone_id=backbone.backbone_id)
         graphs.check(stored[1], body, row)
     return stored
+
+
+def _copied(store: ObjectStore, row: ArchitectureRow, backbone: Backbone) -> tuple[Backbone, bytes] | None:
+    """The graph that the same network has under its catalogue's preprocessing: preprocessing is not part of a graph."""
+    catalogued = _first_stored(store, _describe(row, row.preprocessing, row.weights.sha256, "pretrained"))
+    if catalogued is None:
+        return None
+    known, graph = catalogued
+    store.put(f"backbones/{backbone.backbone_id}/{known.graph_sha256}.onnx", graph)
+    return _first_stored(store, backbone)
 
 
 def _origin(recipe: Recipe) -> str:

@@ -212,7 +212,6 @@ def _trained_model(
     val_probabilities: Floats,
     train_pixels: torch.Tensor,
 ) -> Trained:
-    work.progress("graph")
     golden = (val_pixels if len(val_pixels) else train_pixels)[:NUM_GOLDEN]
     probabilities = _probabilities(network, None, golden)
     head = LinearHead(
@@ -221,7 +220,7 @@ def _trained_model(
         network.head.bias.detach().cpu().numpy(),
         np.zeros(network.row.feature_width, dtype=np.float32),
     )
-    backbone = _backbone(work, network, preprocessing)
+    backbone = work.wait("graph", lambda: _backbone(work, network, preprocessing))
     pixels = golden.permute(0, 2, 3, 1).contiguous().numpy()
     return Trained(examples, backbone, head, val_probabilities, pixels, probabilities)
 

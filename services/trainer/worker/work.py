@@ -1,8 +1,11 @@
 """A claimed run as the training code sees it: what to do, where the data lies, and how to tell what happened."""
 
 import resource
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from threading import Thread
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,6 +17,10 @@ from handful.v1.worker_pb2 import Checkpoint, Claim
 from services.shared.objects import ObjectStore
 from services.trainer.worker.examples import Examples
 from services.trainer.worker.reporting import Reporter
+
+CHECK_SECONDS = 0.5
+
+Result = TypeVar("Result")
 
 
 class Diverged(Exception):
@@ -73,6 +80,15 @@ class Work:
         )
         self.reporter.check()
 
+    def wait(self, phase: str, task: Callable[[], Result]) -> Result:
+        """The task's result. It runs in a thread of its own, so that a run can be cancelled while it does."""
+        pending: Future[Result] = Future()
+        Thread(target=_settle, args=(pending, task), daemon=True).start()
+        while not pending.done():
+            self.progress(phase)
+            wait([pending], CHECK_SECONDS)
+        return pending.result()
+
     def checkpoint(self, epoch: int, data: bytes, sha256: str) -> None:
         """Stores a checkpoint under this attempt's prefix and has it committed."""
         key = f"{self.attempt_prefix}/checkpoints/{epoch}.pt"
@@ -92,6 +108,13 @@ class Trained:
     val_probabilities: Floats
     golden_pixels: Pixels
     golden_probabilities: Floats
+
+
+def _settle(future: Future[Result], task: Callable[[], Result]) -> None:
+    try:
+        future.set_result(task())
+    except BaseException as problem:  # noqa: BLE001 - it is raised where the result is awaited
+        future.set_exception(problem)
 
 
 def peak_memory_bytes() -> int:

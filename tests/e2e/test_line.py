@@ -1,0 +1,104 @@
+"""The whole line, through three services and a worker that are processes of their own."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from handful import Client
+from handful.cli.stack import Stack
+from handful.v1.trainer_pb2 import FeaturesReady, TrainingRun, TrainingRunEvent
+
+RED, BLUE = (200, 60, 60), (60, 60, 200)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, picture: Callable[..., bytes]) -> Path:
+    """Two classes that a colour tells apart."""
+    made = tmp_path_factory.mktemp("colours")
+    for label, colour, first in (("red", RED, 0), ("blue", BLUE, 100)):
+        (made / label).mkdir()
+        for seed in range(first, first + 12):
+            (made / label / f"{seed}.jpg").write_bytes(picture(seed, colour))
+    return made
+
+
+def train(client: Client, dataset: str, **fields: object) -> tuple[TrainingRun, FeaturesReady]:
+    """A finished run and what its features cost."""
+    run = client.train(dataset, **fields)
+    events = [event for event in run.watch() if isinstance(event, TrainingRunEvent)]
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    ready = [event.features_ready for event in events if event.HasField("features_ready")]
+    return run.training_run, ready[0]
+
+
+def test_a_folder_becomes_a_model_that_predicts(stack: Stack, folder: Path, picture: Callable[..., bytes]) -> None:
+    """Pictures pushed and trained on are told apart; what was computed once is not computed again."""
+    with Client(stack.addresses) as client:
+        version = client.push("colours", folder)
+        assert [(one.label, one.num_train, one.num_val) for one in version.classes] == [("blue", 10, 2), ("red", 10, 2)]
+
+        run, ready = train(client, "colours")
+        assert run.state == TrainingRun.STATE_SUCCEEDED
+        assert (ready.features_computed, ready.features_cached) == (24, 0)
+        assert {metric.name: metric.value for metric in run.metrics}["val/accuracy"] == 1.0
+        answer = client.predict("colours", picture(999, RED))
+        assert answer.model_version == run.model_version == "projects/default/models/colours/versions/1"
+        assert answer.predictions[0].label == "red"
+        assert sum(one.score for one in answer.predictions) == pytest.approx(1.0)
+
+        _, ready = train(client, "colours")
+        assert (ready.features_computed, ready.features_cached) == (0, 24)
+
+        for seed in range(500, 505):
+            (folder / "red" / f"{seed}.jpg").write_bytes(picture(seed, RED))
+        client.push("colours", folder)
+        _, ready = train(client, "colours")
+        assert (ready.features_computed, ready.features_cached) == (5, 24)
+
+
+def test_a_version_says_how_it_did_and_what_it_is(stack: Stack, folder: Path) -> None:
+    """A published version has figures, a confusion matrix that adds up, and plots that are PNG files."""
+    with Client(stack.addresses) as client:
+        client.push("shown", folder)
+        run, _ = train(client, "shown")
+        found = client.evaluation(run.model_version)
+        names = {metric.name for metric in found.evaluation.metrics}
+        assert {"val/loss", "val/accuracy", "val/top5_accuracy", "val/f1_weighted"} <= names
+        counts = [row.counts for row in found.evaluation.confusion_matrix]
+        assert [sum(row) for row in counts] == [one.num_examples for one in found.evaluation.classes]
+        assert {plot.name for plot in found.plots} == {"loss", "confusion_matrix", "confusion_matrix_normalized"}
+        assert all(plot.png.startswith(b"\x89PNG") for plot in found.plots)
+
+
+def test_the_baseline_streams_its_epochs(stack: Stack, folder: Path) -> None:
+    """Gradient training sends every epoch with its figures, tops small classes up, and serves what it trained."""
+    with Client(stack.addresses) as client:
+        client.push("textbook", folder)
+        run = client.train("textbook", preset="baseline", num_epochs=3, target_size=15, learning_rate=1e-2)
+        events = [event for event in run.watch() if isinstance(event, TrainingRunEvent)]
+        epochs = [event for event in events if event.HasField("epoch_completed")]
+        assert [event.epoch for event in epochs] == [1, 2, 3]
+        metrics = {metric.name for metric in epochs[-1].epoch_completed.metrics}
+        assert {"train/loss", "val/accuracy", "learning_rate", "seconds", "peak_memory_bytes", "eta_seconds"} <= metrics
+        assert [event.notice.reason for event in events if event.HasField("notice")] == ["TOPPED_UP", "TOPPED_UP"]
+        assert [event.epoch for event in events if event.HasField("checkpoint_saved")] == [1, 2, 3]
+        assert client.predict("textbook", next((folder / "red").glob("*.jpg"))).predictions[0].label == "red"
+
+
+def test_generated_stubs_are_all_a_caller_needs(stack: Stack, folder: Path) -> None:
+    """The script in the docs uploads, trains, watches and predicts without our client."""
+    script = Path(__file__).parents[2] / "docs" / "plain_client.py"
+    example = next((folder / "blue").glob("*.jpg"))
+    environment = {f"HANDFUL_{name.upper()}": address for name, address in vars(stack.addresses).items()}
+    done = subprocess.run(
+        [sys.executable, script, folder, example],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1].startswith("projects/default/models/plain/versions/1 [('blue',")
