@@ -26,7 +26,7 @@ from handful.v1.trainer_pb2 import TrainingRun
 DATASET = "demo"
 NUM_PREDICTED = 5
 TRAIN_DIGITS, VAL_DIGITS = 50, 20
-DIGIT_PIXELS = 224
+DIGIT_PIXELS, PAPER_PIXELS = 160, 224
 
 
 def run(given: argparse.Namespace) -> int:
@@ -141,7 +141,10 @@ def _digits(folder: Path, console: Console) -> Path:
             split = "train" if position < TRAIN_DIGITS else "val"
             path = folder / split / str(digit) / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Their pixels are 0 to 16, light on dark; drawn dark on light, as ink is.
+            # Their pixels are 0 to 16, light on dark; drawn dark on light, as ink is, with a margin, as paper has.
             pixels = (255 - digits.images[index] * (255 / 16)).astype(np.uint8)
-            Image.fromarray(pixels).resize((DIGIT_PIXELS,) * 2, Image.Resampling.BICUBIC).save(path)
+            paper = Image.new("L", (PAPER_PIXELS,) * 2, 255)
+            margin = (PAPER_PIXELS - DIGIT_PIXELS) // 2
+            paper.paste(Image.fromarray(pixels).resize((DIGIT_PIXELS,) * 2, Image.Resampling.BICUBIC), (margin, margin))
+            paper.save(path)
     return folder

@@ -1,0 +1,1 @@
+"""The inference service: owns nothing but what it has loaded."""

@@ -8,7 +8,7 @@ import torch
 
 from handful.bundle.predictor import Backbone
 from services.trainer.architectures import ArchitectureRow
-from services.trainer.worker.backbones import GraphDisagrees
+from services.trainer.worker.work import GraphDisagrees
 
 OPSET = 18
 # Features of a graph and of its network differ by some 1e-5 of their size (measured); a wrong graph by far more.

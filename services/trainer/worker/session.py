@@ -11,12 +11,11 @@ from handful.v1.worker_pb2_grpc import WorkerServiceStub
 from services.shared.objects import ObjectCorrupt, ObjectMissing, ObjectStore, StoreUnavailable
 from services.trainer.recipes import BASELINE, FAST
 from services.trainer.worker import linear_probe
-from services.trainer.worker.backbones import GraphDisagrees
 from services.trainer.worker.evaluation import evaluate
 from services.trainer.worker.examples import Examples, targets
 from services.trainer.worker.publishing import ParityFailed, publish
 from services.trainer.worker.reporting import LeaseLost, Reporter, RunCancelled
-from services.trainer.worker.work import Diverged, Trained, WeightsUnavailable, Work
+from services.trainer.worker.work import Diverged, GraphDisagrees, Trained, WeightsUnavailable, Work
 
 log = structlog.get_logger()
 

@@ -31,6 +31,10 @@ class WeightsUnavailable(Exception):
     """The weights cannot be had; the message says what to do."""
 
 
+class GraphDisagrees(Exception):
+    """A graph does not compute what its network computes."""
+
+
 @dataclass
 class Work:
     """One attempt at one run."""

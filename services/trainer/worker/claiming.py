@@ -1,0 +1,85 @@
+"""Claims runs and has them trained, one at a time, until it is told to stop."""
+
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import grpc
+import structlog
+
+from handful.errors import from_rpc_error
+from handful.v1.worker_pb2 import Capabilities, Claim, ClaimTrainingRunRequest
+from handful.v1.worker_pb2_grpc import WorkerServiceStub
+from services.shared import start
+from services.shared.identifiers import new_id
+from services.shared.objects import open_store
+from services.trainer.architectures import ARCHITECTURES
+from services.trainer.worker import backbones, session
+from services.trainer.worker.settings import WorkerSettings
+
+log = structlog.get_logger()
+
+CLAIM_TIMEOUT_SECONDS = 20.0
+RETRY_SECONDS = 1.0
+
+
+def work(settings: WorkerSettings) -> None:
+    """Until SIGTERM, which ends the process at once, or the end of the parent's pipe, after which the run at hand is
+    finished first.
+    """
+    store = open_store(settings.store_url)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # a run at hand is taken up from its checkpoint
+    if settings.worker_parent_pipe:
+        threading.Thread(target=_watch_pipe, args=(stop,), daemon=True).start()
+    architecture = settings.default_architecture
+    threading.Thread(target=backbones.prepare, args=(store, architecture), daemon=True).start()
+    worker_id = f"{platform.node()}-{os.getpid()}-{new_id()[-6:]}"
+    structlog.contextvars.bind_contextvars(worker_id=worker_id)
+    with grpc.insecure_channel(settings.worker_trainer) as channel:
+        stub = WorkerServiceStub(channel)
+        log.info("worker ready", trainer=settings.worker_trainer, threads=settings.threads)
+        while not stop.is_set():
+            claim = _claim(stub, worker_id, stop)
+            if claim is not None:
+                structlog.contextvars.bind_contextvars(request_id=claim.request_id)
+                session.run(stub, claim, store, settings.threads)
+                structlog.contextvars.unbind_contextvars("request_id")
+    log.info("worker ends")
+
+
+def _claim(stub: WorkerServiceStub, worker_id: str, stop: threading.Event) -> Claim | None:
+    """A run, or None where the worker shall stop first. The claim id is kept until an answer came."""
+    request = ClaimTrainingRunRequest(worker_id=worker_id, claim_id=new_id(), capabilities=_capabilities())
+    while not stop.is_set():
+        try:
+            answer = stub.ClaimTrainingRun(request, timeout=CLAIM_TIMEOUT_SECONDS)
+        except grpc.RpcError as problem:
+            error = from_rpc_error(problem)
+            log.warning("no answer to a claim, trying again", reason=error.reason, message=error.message)
+            time.sleep(RETRY_SECONDS)
+        else:
+            if answer.HasField("claim"):
+                return answer.claim
+    return None
+
+
+def _capabilities() -> Capabilities:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    device = "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
+    pretrained = [row.id for row in ARCHITECTURES.values() if row.weights.locate()]
+    return Capabilities(device=device, memory_bytes=memory, pretrained=pretrained)
+
+
+def _watch_pipe(stop: threading.Event) -> None:
+    sys.stdin.buffer.read()
+    log.info("the trainer is gone")
+    stop.set()
+
+
+def main() -> None:
+    start.run("worker", WorkerSettings, work)

@@ -1,0 +1,70 @@
+"""The house rules that no linter knows: generated code is fresh, files and functions are short, nothing goes in circles."""
+
+import ast
+import graphlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import grimp
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES_P90 = 25
+
+
+def sources() -> Iterator[Path]:
+    """Our own code: no tests, nothing generated."""
+    for folder in ("handful", "services"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if "v1" not in path.parts and "migrations" not in path.parts:
+                yield path
+
+
+def test_generated_code_is_what_the_protos_generate(tmp_path: Path) -> None:
+    """Generating handful/v1 again changes nothing."""
+    protos = sorted(str(path) for path in (ROOT / "protos").rglob("*.proto"))
+    plugins = Path(sys.executable).parent
+    outputs = [f"--{kind}_out={tmp_path}" for kind in ("python", "grpc_python")]
+    outputs += [f"--{kind}_out=quiet:{tmp_path}" for kind in ("mypy", "mypy_grpc")]
+    found = [f"--plugin=protoc-gen-{kind}={plugins / f'protoc-gen-{kind}'}" for kind in ("mypy", "mypy_grpc")]
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'protos'}", *found, *outputs, *protos]
+    subprocess.run(command, check=True, capture_output=True)
+    generated = {path.name: path.read_text() for path in (tmp_path / "handful" / "v1").iterdir()}
+    committed = {path.name: path.read_text() for path in (ROOT / "handful" / "v1").glob("*_pb2*.py*")}
+    assert generated == committed, "run make protos"
+
+
+def test_files_and_functions_are_short() -> None:
+    """No file has more than 300 lines, and nine functions in ten have at most 25."""
+    lengths = []
+    for path in sources():
+        text = path.read_text()
+        assert text.count("\n") <= MAX_FILE_LINES, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                documented = len((ast.get_docstring(node, clean=False) or "").splitlines())
+                lengths.append((node.end_lineno or 0) - node.lineno + 1 - documented)
+    assert sorted(lengths)[int(0.9 * len(lengths))] <= MAX_FUNCTION_LINES_P90
+
+
+def test_imports_go_one_way() -> None:
+    """No module imports itself by a detour, not even inside a function."""
+    graph = grimp.build_graph("handful", "services")
+    graphlib.TopologicalSorter(
+        {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    ).prepare()
+
+
+@pytest.mark.parametrize("pattern", [r"https?://", r"--(extra-)?index-url", r"--find-links"])
+def test_the_lock_names_no_registry(pattern: str) -> None:
+    """Where packages come from is the business of whoever installs."""
+    assert not re.search(pattern, (ROOT / "requirements.lock").read_text())
+
+
+def test_every_module_says_what_it_is() -> None:
+    """Every module begins with a docstring."""
+    assert [path for path in sources() if not ast.get_docstring(ast.parse(path.read_text()))] == []
