@@ -1,7 +1,4 @@
-"""Uploads, trains, watches and predicts with the generated stubs alone: what any language's client does.
-
-usage: plain_client.py FOLDER PICTURE   (FOLDER/cat/1.jpg, FOLDER/dog/2.jpg, ...)
-"""
+"""Uploads FOLDER/cat/1.jpg ..., trains, watches and predicts a PICTURE, with the generated stubs alone."""
 
 import os
 import sys
@@ -12,13 +9,15 @@ import grpc
 
 from handful.v1 import dataset_pb2, dataset_pb2_grpc, inference_pb2, inference_pb2_grpc, trainer_pb2, trainer_pb2_grpc
 
-folder, picture, name = Path(sys.argv[1]), Path(sys.argv[2]), "projects/default/datasets/plain"
-dataset_channel, trainer_channel, inference_channel = (
-    grpc.insecure_channel(os.environ[f"HANDFUL_{service}"]) for service in ("DATASET", "TRAINER", "INFERENCE")
+folder, picture, parent, name = (
+    Path(sys.argv[1]),
+    Path(sys.argv[2]),
+    "projects/default",
+    "projects/default/datasets/plain",
 )
-datasets = dataset_pb2_grpc.DatasetServiceStub(dataset_channel)
-trainer = trainer_pb2_grpc.TrainerServiceStub(trainer_channel)
-inference = inference_pb2_grpc.InferenceServiceStub(inference_channel)
+datasets = dataset_pb2_grpc.DatasetServiceStub(grpc.insecure_channel(os.environ["HANDFUL_DATASET"]))
+trainer = trainer_pb2_grpc.TrainerServiceStub(grpc.insecure_channel(os.environ["HANDFUL_TRAINER"]))
+inference = inference_pb2_grpc.InferenceServiceStub(grpc.insecure_channel(os.environ["HANDFUL_INFERENCE"]))
 
 
 def upload() -> Iterator[dataset_pb2.UploadExamplesRequest]:
@@ -30,12 +29,10 @@ def upload() -> Iterator[dataset_pb2.UploadExamplesRequest]:
         yield step(commit=step.Commit())
 
 
-datasets.CreateDataset(dataset_pb2.CreateDatasetRequest(parent="projects/default", dataset_id="plain"))
-for verdict in datasets.UploadExamples(upload()):
-    print(verdict.client_ref, verdict.WhichOneof("verdict"))
+datasets.CreateDataset(dataset_pb2.CreateDatasetRequest(parent=parent, dataset_id="plain"))
+print([verdict.WhichOneof("verdict") for verdict in datasets.UploadExamples(upload())])
 datasets.CreateDatasetVersion(dataset_pb2.CreateDatasetVersionRequest(parent=name))
-request = trainer_pb2.CreateTrainingRunRequest(parent="projects/default", dataset=name)
-run = trainer.CreateTrainingRun(request).training_run
+run = trainer.CreateTrainingRun(trainer_pb2.CreateTrainingRunRequest(parent=parent, dataset=name)).training_run
 for message in trainer.WatchTrainingRun(trainer_pb2.WatchTrainingRunRequest(name=run.name, after_sequence=0)):
     if message.event.HasField("epoch_completed"):
         print(message.event.epoch, {one.name: one.value for one in message.event.epoch_completed.metrics})

@@ -27,7 +27,7 @@ Services elsewhere: set HANDFUL_DATASET, HANDFUL_TRAINER and HANDFUL_INFERENCE t
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point."""
-    given = _parser().parse_args(arguments)
+    given = _parse(arguments)
     command: Callable[[argparse.Namespace], int] = given.command
     try:
         code = command(given)
@@ -37,6 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"handful: {_say(problem)}", file=sys.stderr)
         code = EXIT_CANNOT
     sys.exit(code)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    given, rest = parser.parse_known_args(arguments)
+    # argparse takes FIELD=VALUE before options only; people write them anywhere.
+    if "fields" not in given or any(one.startswith("-") for one in rest):
+        parser.parse_args(arguments)  # says what is wrong
+    else:
+        given.fields += rest
+    return given
 
 
 def _say(problem: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from services.shared.settings import home, setting
+from services.shared.settings import home, log_level, setting
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class DatasetSettings:
     store: str = setting("", purpose="folder of the object store; default: in HANDFUL_HOME")
     decoders: int = setting(2, purpose="processes that decode uploads", minimum=1, maximum=64)
     reflection: bool = setting(default=False, purpose="whether gRPC reflection is served")
-    log_level: str = setting("info", purpose="debug, info, warning or error")
+    log_level: str = log_level()
 
     @property
     def database_file(self) -> str:

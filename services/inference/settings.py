@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from services.shared.settings import home, setting
+from services.shared.settings import home, log_level, setting
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class InferenceSettings:
     inference_queue: int = setting(64, purpose="pictures that may wait before calls are refused", minimum=1)
     inference_batch: int = setting(4, purpose="pictures in one forward pass, at most", minimum=1, maximum=64)
     reflection: bool = setting(default=False, purpose="whether gRPC reflection is served")
-    log_level: str = setting("info", purpose="debug, info, warning or error")
+    log_level: str = log_level()
 
     @property
     def store_url(self) -> str:

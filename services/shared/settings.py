@@ -24,10 +24,21 @@ class BadSettings(CannotStart):
 
 
 def setting(
-    default: Any = dataclasses.MISSING, *, purpose: str, minimum: float = -math.inf, maximum: float = math.inf
+    default: Any = dataclasses.MISSING,
+    *,
+    purpose: str,
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+    choices: tuple[str, ...] = (),
 ) -> Any:
-    """A field of a settings class: its default, what it is for, and its range where it is a number."""
-    return dataclasses.field(default=default, metadata={"purpose": purpose, "minimum": minimum, "maximum": maximum})
+    """A field of a settings class: its default, what it is for, and what it may be: a range, or one of some words."""
+    limits = {"purpose": purpose, "minimum": minimum, "maximum": maximum, "choices": choices}
+    return dataclasses.field(default=default, metadata=limits)
+
+
+def log_level() -> Any:
+    """The setting that every service has."""
+    return setting("info", purpose="how much is logged", choices=("debug", "info", "warning", "error"))
 
 
 def read(settings: type[Settings], environment: Mapping[str, str] | None = None) -> Settings:
@@ -67,6 +78,8 @@ def _parse(text: str, kind: type, limits: Mapping[str, Any]) -> Any:
     if kind is Path:
         return Path(text).expanduser()
     if kind is str:
+        if limits["choices"] and text not in limits["choices"]:
+            raise ValueError(f"must be one of {', '.join(limits['choices'])}")
         return text
     try:
         number = kind(text)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from services.shared.settings import home, setting
+from services.shared.settings import home, log_level, setting
 from services.trainer.architectures import DEFAULT_ARCHITECTURE
 
 
@@ -16,7 +16,7 @@ class TrainerSettings:
     workers: int = setting(1, purpose="workers started beside the trainer", minimum=0, maximum=64)
     default_architecture: str = setting(DEFAULT_ARCHITECTURE, purpose="architecture of recipes that name none")
     reflection: bool = setting(default=False, purpose="whether gRPC reflection is served")
-    log_level: str = setting("info", purpose="debug, info, warning or error")
+    log_level: str = log_level()
 
     @property
     def database_file(self) -> str:

@@ -25,9 +25,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, picture: Callable[..., byte
     return made
 
 
-def train(client: Client, dataset: str, **fields: object) -> tuple[TrainingRun, FeaturesReady]:
+def train(client: Client, dataset: str) -> tuple[TrainingRun, FeaturesReady]:
     """A finished run and what its features cost."""
-    run = client.train(dataset, **fields)
+    run = client.train(dataset)
     events = [event for event in run.watch() if isinstance(event, TrainingRunEvent)]
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
     ready = [event.features_ready for event in events if event.HasField("features_ready")]

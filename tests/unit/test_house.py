@@ -1,6 +1,7 @@
-"""The house rules that no linter knows: generated code is fresh, files and functions are short, nothing goes in circles."""
+"""House rules that no linter knows: fresh generated code, short files and functions, imports that go one way."""
 
 import ast
+import dataclasses
 import graphlib
 import re
 import subprocess
@@ -10,6 +11,11 @@ from pathlib import Path
 
 import grimp
 import pytest
+
+from services.dataset.settings import DatasetSettings
+from services.inference.settings import InferenceSettings
+from services.trainer.settings import TrainerSettings
+from services.trainer.worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[2]
 MAX_FILE_LINES = 300
@@ -63,6 +69,14 @@ def test_imports_go_one_way() -> None:
 def test_the_lock_names_no_registry(pattern: str) -> None:
     """Where packages come from is the business of whoever installs."""
     assert not re.search(pattern, (ROOT / "requirements.lock").read_text())
+
+
+@pytest.mark.parametrize("settings", [DatasetSettings, TrainerSettings, WorkerSettings, InferenceSettings])
+def test_every_setting_is_documented(settings: type) -> None:
+    """docs/settings.md has every variable that a service reads."""
+    documented = (ROOT / "docs" / "settings.md").read_text()
+    for field in dataclasses.fields(settings):
+        assert f"| `HANDFUL_{field.name.upper()}` |" in documented
 
 
 def test_every_module_says_what_it_is() -> None:

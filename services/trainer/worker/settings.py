@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from services.shared.settings import home, setting
+from services.shared.settings import home, log_level, setting
 from services.trainer.architectures import DEFAULT_ARCHITECTURE
 
 
@@ -14,7 +14,7 @@ class WorkerSettings:
     worker_threads: int = setting(0, purpose="threads to compute on; 0: one per usable core", minimum=0, maximum=256)
     default_architecture: str = setting(DEFAULT_ARCHITECTURE, purpose="architecture that is prepared at the start")
     store: str = setting("", purpose="folder of the object store; default: in HANDFUL_HOME")
-    log_level: str = setting("info", purpose="debug, info, warning or error")
+    log_level: str = log_level()
 
     @property
     def store_url(self) -> str:

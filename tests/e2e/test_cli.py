@@ -1,0 +1,134 @@
+"""The command line, as people meet it: what it prints, and a line with what to do where something is wrong."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from handful.cli.stack import Stack
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def handful(*arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [str(Path(sys.executable).parent / "handful"), *map(str, arguments)]
+    surroundings = {**os.environ, "COLUMNS": "160", **environment}
+    return subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def cli(stack: Stack) -> Cli:
+    """`handful` against the shared services."""
+    addresses = {f"HANDFUL_{name.upper()}": address for name, address in vars(stack.addresses).items()}
+    return lambda *arguments: handful(*arguments, **addresses)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory, picture: Callable[..., bytes]) -> Path:
+    """Two classes of pictures, and a file that is none."""
+    folder = tmp_path_factory.mktemp("tulips")
+    for seed in range(16):
+        path = folder / ("tulip" if seed % 2 else "grass") / f"{seed}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(picture(seed, (200, 60, 60) if seed % 2 else (60, 200, 60)))
+    (folder / "tulip" / "notes.txt").write_text("not a picture")
+    return folder
+
+
+def test_five_minutes(cli: Cli, pictures: Path, tmp_path: Path) -> None:
+    """Push, train, look and predict work as the help says, and each says what comes next."""
+    pushed = cli("push", pictures, "--dataset", "tulips")
+    assert pushed.returncode == 0
+    assert "notes.txt: The file is not a JPEG, PNG or WebP picture." in pushed.stdout
+    assert "2 classes, 12 examples to train, 4 to validate" in pushed.stdout
+    assert "handful train tulips" in pushed.stdout
+
+    trained = cli("train", "tulips", "num_epochs=50")
+    assert trained.returncode == 0, trained.stderr
+    assert "epoch   1" in trained.stdout
+    assert "projects/default/models/tulips/versions/1, 100.0% right on validation" in trained.stdout
+
+    original = tmp_path / "params.json"
+    original.write_text(json.dumps({"num_epochs": 1, "learning_rate": 1e-3, "batch_size": 8, "weight_decay": 1e-4}))
+    textbook = cli("train", "tulips", "--params", original, "target_size=0", "--promote")
+    assert "projects/default/models/tulips/versions/2" in textbook.stdout, textbook.stderr
+
+    assert "succeeded" in cli("runs").stdout
+    assert "production" in cli("models").stdout
+    assert "regularization_c" in cli("recipes").stdout
+    assert "queued" in cli("train", "tulips", "--detach").stdout
+    assert "succeeded" in cli("watch", "tulips").stdout
+    assert "SUCCEEDED" not in cli("cancel", "tulips").stdout
+    answered = cli("predict", "tulips@production", pictures / "tulip" / "1.jpg", pictures / "tulip" / "notes.txt")
+    assert "1.jpg: tulip" in answered.stdout
+    assert "notes.txt: image: The file is not a JPEG, PNG or WebP picture." in answered.stdout
+    assert answered.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("train", "nothing"), "There is no dataset projects/default/datasets/nothing."),
+        (("train", "tulips", "epochs=3"), "recipe.epochs: there is no such field; there are: preset, architecture,"),
+        (("train", "tulips", "num_epochs=-1"), "recipe.num_epochs: must be between 1 and 10000, not -1"),
+        (("train", "tulips", "num_epochs"), "Write recipe fields as FIELD=VALUE"),
+        (("train", "tulips", "learning_rate=nan"), "recipe.learning_rate: must be between 1e-08 and 1, not nan"),
+        (
+            ("train", "tulips", "architecture=resnet"),
+            "recipe.architecture: must be one of efficientnet_lite0, not resnet",
+        ),
+        (("train", "tulips", "weights=maybe"), "recipe.weights: must be one of PRETRAINED, RANDOM, not maybe"),
+        (("predict", "no-such-model", __file__), "There is no model no-such-model in projects/default. Models there: "),
+        (("push", "/no/such/folder"), "/no/such/folder is not a folder."),
+        (("watch", "nobody"), "There is no run nobody."),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(cli: Cli, pictures: Path, arguments: tuple[object, ...], says: str) -> None:
+    """Errors name the field or the thing and what is allowed, with exit code 2 and no traceback."""
+    cli("push", pictures, "--dataset", "tulips")
+    done = cli(*arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_services_that_are_not_up_are_missed_by_name() -> None:
+    """A client without services says how to start them."""
+    done = handful("runs", HANDFUL_TRAINER="127.0.0.1:9")
+    assert done.returncode == 2
+    assert "handful up" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    """`handful up` says which address is taken and what to do."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = handful("up", "--home", tmp_path, HANDFUL_DATASET=address)
+    assert done.returncode == 2
+    assert f"Something listens on {address} already" in done.stderr
+
+
+@pytest.mark.parametrize("service", ["dataset", "trainer", "inference", "trainer.worker"])
+def test_bad_settings_are_all_named(service: str, tmp_path: Path) -> None:
+    """A service that cannot start names every bad variable at once, with exit code 2."""
+    bad = {
+        "HANDFUL_HOME": str(tmp_path),
+        "HANDFUL_LOG_LEVEL": "loud",
+        "HANDFUL_REFLECTION": "maybe",
+        "HANDFUL_WORKER_PARENT_PIPE": "maybe",
+    }
+    command = [sys.executable, "-m", f"services.{service}"]
+    done = subprocess.run(command, env={**os.environ, **bad}, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2
+    assert "HANDFUL_LOG_LEVEL='loud': must be one of debug, info, warning, error" in done.stderr
+    assert "must be true or false" in done.stderr
