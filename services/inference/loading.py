@@ -10,11 +10,11 @@ import structlog
 from handful.bundle.heads import LinearHead
 from handful.bundle.manifest import bundle_key, from_bytes
 from handful.bundle.predictor import Backbone
-from handful.errors import DataLoss, FailedPrecondition, Unavailable
+from handful.errors import DataLoss, FailedPrecondition
 from handful.v1.bundle_pb2 import ImagePreprocessing, ModelManifest
 from services.inference.pointers import VersionRef
 from services.inference.pool import Pool
-from services.shared.objects import ObjectCorrupt, ObjectMissing, ObjectStore, StoreUnavailable
+from services.shared.objects import ObjectCorrupt, ObjectMissing, ObjectStore
 
 log = structlog.get_logger()
 
@@ -98,5 +98,3 @@ class Loader:
             raise DataLoss("A file of the model is missing in the store.") from problem
         except ObjectCorrupt as problem:
             raise DataLoss("A file of the model is not what its hash says.") from problem
-        except StoreUnavailable as problem:
-            raise Unavailable("The object store cannot be reached. Try again.") from problem

@@ -9,7 +9,7 @@ import structlog
 
 from handful import names
 from handful.bundle.manifest import pointer_key
-from handful.errors import NotFound, Unavailable
+from handful.errors import NotFound
 from services.shared.objects import ObjectMissing, ObjectStore, StoreUnavailable
 
 log = structlog.get_logger()
@@ -49,7 +49,7 @@ class Pointers:
             return self._find(parts, model)
         except NotFound:
             # What was published a moment ago is found at once; only changed aliases wait for `follow`.
-            await self._read_now(parts["project"])
+            await self._refresh(parts["project"])
             return self._find(parts, model)
 
     def _find(self, parts: dict[str, str], model: str) -> VersionRef:
@@ -76,13 +76,6 @@ class Pointers:
                     await self._refresh(project)
                 except StoreUnavailable as problem:
                     log.warning("pointer not read, the last one stays", project=project, problem=str(problem))
-
-    async def _read_now(self, project: str) -> None:
-        try:
-            await self._refresh(project)
-        except StoreUnavailable as problem:
-            if project not in self._pointers:
-                raise Unavailable("The object store cannot be reached. Try again.") from problem
 
     async def _refresh(self, project: str) -> None:
         known = self._pointers.get(project)

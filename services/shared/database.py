@@ -18,7 +18,7 @@ from alembic.config import Config
 from google.protobuf.message import Message
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from handful.errors import InvalidArgument
+from handful.errors import InvalidArgument, Unavailable
 from services.shared.identifiers import now_us
 from services.shared.settings import CannotStart
 
@@ -42,13 +42,13 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that only reads; it sees one state throughout."""
-        async with self._engine.connect() as connection, connection.begin():
+        async with _reachable(), self._engine.connect() as connection, connection.begin():
             yield connection
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that writes; durable when the block is left, undone when it is left by an exception."""
-        async with self._engine.connect() as connection:
+        async with _reachable(), self._engine.connect() as connection:
             await connection.execution_options(**{_WRITES: True})
             async with connection.begin():
                 yield connection
@@ -56,6 +56,14 @@ class Database:
     async def close(self) -> None:
         await self._engine.dispose()
         self._lock.close()
+
+
+@asynccontextmanager
+async def _reachable() -> AsyncIterator[None]:
+    try:
+        yield
+    except sa.exc.OperationalError as problem:
+        raise Unavailable("The database cannot be reached. Try again.") from problem
 
 
 async def open_database(file: Path, migrations: Path) -> Database:

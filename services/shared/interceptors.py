@@ -19,6 +19,7 @@ from grpc import aio
 
 from handful import errors
 from services.shared.identifiers import new_id
+from services.shared.objects import StoreUnavailable
 
 log = structlog.get_logger()
 
@@ -175,6 +176,10 @@ class _call:  # noqa: N801 - used as a statement, `async with _call(...)`
 def _as_error(problem: BaseException) -> errors.HandfulError:
     if isinstance(problem, errors.HandfulError):
         return problem
+    if isinstance(problem, StoreUnavailable):
+        error = errors.Unavailable("The object store cannot be reached. Try again.")
+        error.__cause__ = problem
+        return error
     if isinstance(problem, TimeoutError):
         return errors.DeadlineExceeded("The call took longer than its deadline allows.")
     return errors.Internal("Something went wrong on our side. The log has it under the request id of this answer.")

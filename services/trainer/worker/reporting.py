@@ -1,7 +1,8 @@
 """Telling the trainer, in order and at least once, from a thread of its own: training never waits for the network.
 
-What is not committed yet is kept and sent again; a trainer that is away costs nothing but time. The answers bring the
-trainer's directive and the news that the run is lost, both of which `check` raises in the training thread.
+What is not committed yet is kept and sent again; a trainer that is away costs nothing but time, up to a quarter of an
+hour. The answers bring the trainer's directive and the news that the run is lost, both of which `check` raises in the
+training thread.
 """
 
 import threading
@@ -11,7 +12,7 @@ from collections import deque
 import grpc
 import structlog
 
-from handful.errors import Aborted, HandfulError, from_rpc_error
+from handful.errors import Aborted, Cancelled, DeadlineExceeded, HandfulError, Internal, Unavailable, from_rpc_error
 from handful.v1.trainer_pb2 import Progress, TrainingRunEvent
 from handful.v1.worker_pb2 import (
     Checkpoint,
@@ -30,7 +31,10 @@ HEARTBEAT_SECONDS = 2.0
 PROGRESS_SECONDS = 0.25
 TIMEOUT_SECONDS = 10.0
 RETRY_SECONDS = 1.0
+GIVE_UP_SECONDS = 900.0
 BATCH = 100
+# What trying again cannot mend is a fault of ours.
+RETRIED = (Unavailable, DeadlineExceeded, Cancelled, Internal)
 
 
 class RunCancelled(Exception):
@@ -52,6 +56,8 @@ class Reporter:
         self._progress: Progress | None = None
         self._cancelled = False
         self._lost = False
+        self._refused: HandfulError | None = None
+        self._answered = time.monotonic()
         self._closing = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
@@ -77,14 +83,16 @@ class Reporter:
             self._progress = progress
 
     def check(self) -> None:
-        """Raises RunCancelled or LeaseLost where the run shall not go on."""
+        """Raises where the run shall not go on: RunCancelled, LeaseLost, or the error of a report that was refused."""
         if self._lost:
             raise LeaseLost(self._claim.training_run)
+        if self._refused:
+            raise self._refused
         if self._cancelled:
             raise RunCancelled(self._claim.training_run)
 
     def close(self) -> None:
-        """Sends what is pending, however long the trainer is away, and ends. LeaseLost where the run is lost."""
+        """Sends what is pending and ends. LeaseLost where the run is lost, or the trainer away for too long."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -93,16 +101,18 @@ class Reporter:
             raise LeaseLost(self._claim.training_run)
 
     def finish(self, request: FinishTrainingRunRequest) -> None:
-        """After `close`: ends the run, trying until the trainer answers."""
+        """After `close`: ends the run, trying until the trainer answers. Raises what trying again cannot mend."""
         request.name, request.attempt, request.token = self._grip
+        self._refused = None
         while True:
             try:
                 self._stub.FinishTrainingRun(request, timeout=TIMEOUT_SECONDS)
             except grpc.RpcError as problem:
-                error = self._sort(from_rpc_error(problem))
+                self._sort(from_rpc_error(problem))
                 if self._lost:
                     raise LeaseLost(self._claim.training_run) from None
-                log.warning("finish not taken, trying again", reason=error.reason, message=error.message)
+                if self._refused:
+                    raise self._refused from None
                 time.sleep(RETRY_SECONDS)
             else:
                 return
@@ -113,7 +123,7 @@ class Reporter:
 
     def _run(self) -> None:
         beat = time.monotonic()
-        while not self._lost:
+        while not self._lost and not self._refused:
             with self._changed:
                 if not self._pending and not self._closing:
                     self._changed.wait(PROGRESS_SECONDS)
@@ -127,11 +137,10 @@ class Reporter:
     def _try_send(self) -> None:
         try:
             self._send()
+            self._answered = time.monotonic()
         except grpc.RpcError as problem:
-            error = self._sort(from_rpc_error(problem))
-            log.warning("report not taken", reason=error.reason, message=error.message)
-            if not self._lost:
-                time.sleep(RETRY_SECONDS)
+            self._sort(from_rpc_error(problem))
+            time.sleep(RETRY_SECONDS)
 
     def _send(self) -> None:
         name, attempt, token = self._grip
@@ -166,7 +175,10 @@ class Reporter:
                     break
                 self._pending.popleft()
 
-    def _sort(self, error: HandfulError) -> HandfulError:
-        if isinstance(error, Aborted) and error.reason == "LEASE_LOST":
+    def _sort(self, error: HandfulError) -> None:
+        log.warning("not taken by the trainer", reason=error.reason, message=error.message)
+        away = time.monotonic() - self._answered > GIVE_UP_SECONDS
+        if away or (isinstance(error, Aborted) and error.reason == "LEASE_LOST"):
             self._lost = True
-        return error
+        elif not isinstance(error, RETRIED):
+            self._refused = error

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import structlog
 
+from handful.errors import HandfulError
 from handful.v1.trainer_pb2 import Failure
 from handful.v1.worker_pb2 import Claim, FinishTrainingRunRequest
 from handful.v1.worker_pb2_grpc import WorkerServiceStub
@@ -28,7 +29,11 @@ def run(stub: WorkerServiceStub, claim: Claim, store: ObjectStore, threads: int)
     try:
         finish = _outcome(work)
         reporter.close()
-        reporter.finish(finish)
+        try:
+            reporter.finish(finish)
+        except HandfulError as refused:
+            finish = FinishTrainingRunRequest(failed=_failure(refused))
+            reporter.finish(finish)
         log.info("run ended", outcome=finish.WhichOneof("outcome"))
     except LeaseLost:
         log.warning("run lost", training_run=claim.training_run)
