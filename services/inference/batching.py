@@ -61,12 +61,25 @@ class Batcher:
             self._waiting.append(waiting)
             self._num_bytes += len(image)
             self._changed.notify()
-        return await waiting.answer
+        try:
+            return await waiting.answer
+        finally:
+            self._forget(waiting)
 
     def close(self) -> None:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def _forget(self, one: Waiting) -> None:
+        """A caller that went away makes room at once."""
+        with self._changed:
+            if one in self._waiting:
+                self._remove(one)
+
+    def _remove(self, one: Waiting) -> None:
+        self._waiting.remove(one)
+        self._num_bytes -= len(one.image)
 
     def _overloaded(self) -> ResourceExhausted:
         wait_ms = round(1e3 * len(self._waiting) * self._seconds / self._threads)
@@ -97,8 +110,7 @@ class Batcher:
             graph = self._waiting[0].model.head.graph_sha256
             batch = [one for one in self._waiting if one.model.head.graph_sha256 == graph][: self._cap]
             for one in batch:
-                self._waiting.remove(one)
-                self._num_bytes -= len(one.image)
+                self._remove(one)
             return batch
 
     def _answer(self, batch: Sequence[Waiting]) -> None:
