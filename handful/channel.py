@@ -10,8 +10,7 @@ MEBIBYTE = 1024 * 1024
 # Large enough for a picture of the largest size that is taken.
 MESSAGE_BYTES = 34 * MEBIBYTE
 
-# UNAVAILABLE is tried again: every call of ours is safe to repeat, creates by their request_id. RESOURCE_EXHAUSTED only
-# where the server says when, which it does when it is overloaded.
+# UNAVAILABLE is tried again: every call of ours is safe to repeat, creates by their request_id.
 _RETRY = {
     "methodConfig": [
         {

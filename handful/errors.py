@@ -4,6 +4,8 @@ HandfulError
 ├── InvalidArgument      the same request always fails
 ├── NotFound             absent, or not yours
 ├── AlreadyExists        the id is taken
+├── Unauthenticated      nobody knows who is calling
+├── PermissionDenied     known, but not allowed
 ├── FailedPrecondition   not in the state things are in now
 ├── Aborted              someone else was faster; read again
 ├── OutOfRange           a position that is gone, or not there yet
@@ -20,9 +22,11 @@ is logged and never sent.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 DOMAIN = "handful"
@@ -63,7 +67,8 @@ class InvalidArgument(HandfulError):
     @classmethod
     def fields(cls, violations: Sequence[tuple[str, str]]) -> "InvalidArgument":
         """One error for every bad field, each as (field, what is wrong and what is allowed)."""
-        return cls("; ".join(f"{field}: {problem}" for field, problem in violations), violations=violations)
+        shown = violations[:MAX_VIOLATIONS]
+        return cls("; ".join(f"{field}: {problem}" for field, problem in shown), violations=shown)
 
 
 class NotFound(HandfulError):
@@ -74,6 +79,16 @@ class NotFound(HandfulError):
 class AlreadyExists(HandfulError):
     code = grpc.StatusCode.ALREADY_EXISTS
     default_reason = "RESOURCE_EXISTS"
+
+
+class Unauthenticated(HandfulError):
+    code = grpc.StatusCode.UNAUTHENTICATED
+    default_reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(HandfulError):
+    code = grpc.StatusCode.PERMISSION_DENIED
+    default_reason = "PERMISSION_DENIED"
 
 
 class FailedPrecondition(HandfulError):
@@ -163,8 +178,9 @@ def _details(
     info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     for key, value in trailers:
         if key == DETAILS_KEY and isinstance(value, bytes):
-            for detail in status_pb2.Status.FromString(value).details:
-                for message in (info, bad):
-                    if detail.Is(message.DESCRIPTOR):
-                        detail.Unpack(message)
+            with suppress(DecodeError):  # cut off on the way, or another's: the code and the text are enough
+                for detail in status_pb2.Status.FromString(value).details:
+                    for message in (info, bad):
+                        if detail.Is(message.DESCRIPTOR):
+                            detail.Unpack(message)
     return info, bad

@@ -3,9 +3,9 @@ in serving. It opens JPEG, PNG and WebP, and no other parser is ever entered.
 """
 
 import io
-import warnings
+import zlib
 
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageMath, UnidentifiedImageError
 
 from handful.v1.bundle_pb2 import ImagePreprocessing
 
@@ -17,6 +17,18 @@ MAX_SIDE = 16_384
 BACKGROUND = (255, 255, 255)
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_TURNS: dict[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Pillow's own limit only warns, and catching warnings is not safe in threads; `_check_size` is the limit.
+Image.MAX_IMAGE_PIXELS = None
+_BROKEN = "The file is broken or cut off."
 _SRGB = ImageCms.createProfile("sRGB")
 
 
@@ -39,19 +51,19 @@ def decode(data: bytes, draft: int = 0) -> Image.Image:
     """
     if len(data) > MAX_BYTES:
         raise BadImage("FILE_TOO_LARGE", f"The file has {len(data)} bytes; at most {MAX_BYTES} are taken.")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        image = _open(data)
-        _check_size(image)
-        try:
-            if draft and image.format in {"JPEG", "MPO"}:
-                image.draft("RGB", (draft, draft))
-            image.load()
-            return _to_rgb(image)
-        except (MemoryError, BadImage):
-            raise
-        except Exception as problem:
-            raise BadImage("CORRUPT_MEDIA", "The file is broken or cut off.") from problem
+    image = _open(data)
+    _check_size(image)
+    try:
+        if image.format == "PNG":
+            _check_chunks(data)
+        if draft and image.format in {"JPEG", "MPO"}:
+            image.draft("RGB", (draft, draft))
+        image.load()
+        return _to_rgb(_upright(image))
+    except (MemoryError, BadImage):
+        raise
+    except Exception as problem:
+        raise BadImage("CORRUPT_MEDIA", _BROKEN) from problem
 
 
 def fit(image: Image.Image, preprocessing: ImagePreprocessing) -> Image.Image:
@@ -70,12 +82,10 @@ def fit(image: Image.Image, preprocessing: ImagePreprocessing) -> Image.Image:
 def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as problem:
-        raise _too_large() from problem
     except UnidentifiedImageError as problem:
         raise _unidentified(data) from problem
     except Exception as problem:
-        raise BadImage("CORRUPT_MEDIA", "The file is broken or cut off.") from problem
+        raise BadImage("CORRUPT_MEDIA", _BROKEN) from problem
 
 
 def _unidentified(data: bytes) -> BadImage:
@@ -83,7 +93,7 @@ def _unidentified(data: bytes) -> BadImage:
     if not data:
         return BadImage("CORRUPT_MEDIA", "The file is empty.")
     if known:
-        return BadImage("CORRUPT_MEDIA", "The file is broken or cut off.")
+        return BadImage("CORRUPT_MEDIA", _BROKEN)
     return BadImage("UNSUPPORTED_FORMAT", "The file is not a JPEG, PNG or WebP picture.")
 
 
@@ -100,18 +110,45 @@ def _too_large() -> BadImage:
     )
 
 
+def _check_chunks(png: bytes) -> None:
+    # Pillow checks no checksum of pixel data, and takes a missing end for an end.
+    position = 8
+    while (kind := png[position + 4 : position + 8]) != b"IEND":
+        end = position + 8 + int.from_bytes(png[position : position + 4])
+        if kind == b"IDAT" and zlib.crc32(png[position + 4 : end]) != int.from_bytes(png[end : end + 4]):
+            raise ValueError("wrong checksum")
+        if end >= len(png):
+            raise ValueError("no end")
+        position = end + 4
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # noqa: BLE001 - Pillow raises many kinds; broken metadata is no reason to refuse a good picture
+        return image
+    return image.transpose(turn) if turn is not None else image
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    # Pillow keeps the colour profile and the orientation beside the pixels; both are applied here.
+    # Pillow keeps the colour profile beside the pixels.
     profile = image.info.get("icc_profile")
-    ImageOps.exif_transpose(image, in_place=True)
-    if image.mode.startswith("I"):  # 16 bits per pixel
-        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+    if image.mode.startswith("I"):
+        image = _to_eight_bits(image.convert("I"), image.info.get("transparency"))
     if image.has_transparency_data:
         canvas = Image.new("RGBA", image.size, (*BACKGROUND, 255))
         return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
     if profile and image.mode in {"RGB", "CMYK", "L"}:
         image = _to_srgb(image, profile)
     return image.convert("RGB")
+
+
+def _to_eight_bits(grey: Image.Image, clear: int | None) -> Image.Image:
+    image = grey.point(lambda value: value * (1 / 257)).convert("L")
+    image.info.pop("transparency", None)  # a level of 16 bits
+    if clear is not None:
+        image.putalpha(ImageMath.lambda_eval(lambda of: of["convert"]((of["grey"] != clear) * 255, "L"), grey=grey))
+    return image
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:

@@ -425,7 +425,7 @@ class UploadExamplesRequest(_message.Message):
         client_ref: _builtins.str
         """The caller's own name for the item, given back in the answer; at most 256 characters."""
         label: _builtins.str
-        """Its class: 1 to 128 characters, no control characters."""
+        """Its class: 1 to 128 characters, no control characters, no spaces around it."""
         filename: _builtins.str
         """Name of the file, for people; at most 256 characters; folders are dropped."""
         split: _bundle_pb2.Split.ValueType
@@ -545,7 +545,7 @@ class UploadExamplesResponse(_message.Message):
         REASON_CHECKSUM_MISMATCH: UploadExamplesResponse._Reason.ValueType  # 5
         """The bytes are not the ones that upload_sha256 announced."""
         REASON_INVALID_LABEL: UploadExamplesResponse._Reason.ValueType  # 6
-        """The label is empty, too long, or has control characters."""
+        """The label is empty, too long, or has control characters or spaces around it."""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """Reason says why an item was refused."""
@@ -563,7 +563,7 @@ class UploadExamplesResponse(_message.Message):
     REASON_CHECKSUM_MISMATCH: UploadExamplesResponse.Reason.ValueType  # 5
     """The bytes are not the ones that upload_sha256 announced."""
     REASON_INVALID_LABEL: UploadExamplesResponse.Reason.ValueType  # 6
-    """The label is empty, too long, or has control characters."""
+    """The label is empty, too long, or has control characters or spaces around it."""
 
     @_typing.final
     class Stored(_message.Message):

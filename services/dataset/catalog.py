@@ -83,8 +83,8 @@ class CatalogWriter(CatalogReader):
         row = {**_of(key), "modality": modality, "create_time_us": record.create_time_us}
         try:
             await self._connection.execute(sa.insert(datasets).values(row))
-        except IntegrityError as problem:
-            raise AlreadyExists(f"There is a dataset {key.name} already.") from problem
+        except IntegrityError:
+            raise AlreadyExists(f"There is a dataset {key.name} already.") from None
         return record
 
     async def add_example(self, key: DatasetKey, record: ExampleRecord) -> ExampleRecord:

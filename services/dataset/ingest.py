@@ -70,7 +70,7 @@ def _limit() -> None:
 
 def _normalize(data: bytes) -> StoredPicture:
     image = decode(data)
-    lossless = data.startswith(b"\x89PNG") or data[12:16] == b"VP8L"
+    lossless = _lossless(data)
     buffer = io.BytesIO()
     image.info.clear()
     if lossless:
@@ -85,3 +85,14 @@ def _normalize(data: bytes) -> StoredPicture:
         width=image.width,
         height=image.height,
     )
+
+
+def _lossless(data: bytes) -> bool:
+    # PNG, and WebP whose first picture is in a VP8L chunk; metadata, alpha and frame headers may come before it.
+    position = 12
+    while data[8:12] == b"WEBP" and position + 8 <= len(data):
+        kind, size = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
+        if kind in {b"VP8 ", b"VP8L"}:
+            return kind == b"VP8L"
+        position += 24 if kind == b"ANMF" else 8 + size + size % 2
+    return data.startswith(b"\x89PNG")

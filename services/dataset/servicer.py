@@ -58,11 +58,10 @@ class DatasetServicer(dataset_pb2_grpc.DatasetServiceServicer):
         records, token = page.cut(found, lambda record: [record.create_time_us, record.key.dataset])
         return dataset_pb2.ListDatasetsResponse(datasets=map(dataset_message, records), next_page_token=token)
 
-    async def UploadExamples(
+    def UploadExamples(
         self, request_iterator: AsyncIterator[dataset_pb2.UploadExamplesRequest], context: Context
     ) -> AsyncIterator[dataset_pb2.UploadExamplesResponse]:
-        async for answer in self._uploads.run(request_iterator):
-            yield answer
+        return self._uploads.run(request_iterator)
 
     async def ListExamples(
         self, request: dataset_pb2.ListExamplesRequest, context: Context

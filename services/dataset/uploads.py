@@ -4,6 +4,7 @@ of steps ends the stream. It decodes several items at once and reads no further 
 
 import asyncio
 import hashlib
+import unicodedata
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from handful import names
 from handful.bundle.images import MAX_BYTES, BadImage
 from handful.bundle.manifest import blob_key
 from handful.errors import InvalidArgument, ResourceExhausted
-from handful.v1 import dataset_pb2
+from handful.v1 import bundle_pb2, dataset_pb2
 from services.dataset.catalog import Catalog
 from services.dataset.ingest import Decoders
 from services.dataset.messages import example_message
@@ -36,7 +37,7 @@ _HINTS = {
     "IMAGE_TOO_LARGE": "Scale it down; 1,000 pixels on the long side are plenty.",
     "FILE_TOO_LARGE": "Save it smaller; 1,000 pixels on the long side are plenty.",
     "CHECKSUM_MISMATCH": "The bytes changed on the way; send the file again.",
-    "INVALID_LABEL": "Give it a class name of 1 to 128 printable characters.",
+    "INVALID_LABEL": "Give it a class name of 1 to 128 characters.",
 }
 
 
@@ -84,13 +85,18 @@ class Uploads:
     ) -> AsyncGenerator[Answer, None]:
         key = await self._open(requests)
         waiting: asyncio.Queue[asyncio.Task[Answer] | None] = asyncio.Queue(AHEAD)
-        reader = asyncio.create_task(self._read(key, requests, waiting))
+        unanswered: set[asyncio.Task[Answer]] = set()
+        reader = asyncio.create_task(self._read(key, requests, waiting, unanswered))
         try:
             while (task := await waiting.get()) is not None:
-                yield await task
+                # Shielded: cancelling an item would cost the decoding process that is at it.
+                yield await asyncio.shield(task)
+                unanswered.discard(task)
             await reader
         finally:
+            # What was committed is finished, answered or not; nothing of a stream outlives it.
             reader.cancel()
+            await asyncio.gather(reader, *unanswered, return_exceptions=True)
 
     async def _open(self, requests: AsyncIterator[dataset_pb2.UploadExamplesRequest]) -> DatasetKey:
         first = await anext(requests, None)
@@ -106,12 +112,17 @@ class Uploads:
         key: DatasetKey,
         requests: AsyncIterator[dataset_pb2.UploadExamplesRequest],
         waiting: "asyncio.Queue[asyncio.Task[Answer] | None]",
+        unanswered: "set[asyncio.Task[Answer]]",
     ) -> None:
         try:
             async for item in _items(requests):
-                await waiting.put(asyncio.create_task(self._take(key, item)))
-        finally:
+                task = asyncio.create_task(self._take(key, item))
+                unanswered.add(task)
+                await waiting.put(task)
+        except Exception:
             await waiting.put(None)
+            raise
+        await waiting.put(None)
 
     async def _take(self, key: DatasetKey, item: Item) -> Answer:
         """Stores the item, or says why not."""
@@ -174,14 +185,17 @@ async def _items(requests: AsyncIterator[dataset_pb2.UploadExamplesRequest]) -> 
 def _checked(begin: dataset_pb2.UploadExamplesRequest.Begin) -> dataset_pb2.UploadExamplesRequest.Begin:
     if max(len(begin.client_ref), len(begin.filename)) > MAX_TEXT:
         raise _protocol(f"client_ref and filename have at most {MAX_TEXT} characters")
+    if begin.split not in bundle_pb2.Split.values():
+        raise _protocol(f"there is no split {begin.split}")
     return begin
 
 
 def _check_item(item: Item) -> str:
     """The SHA-256 of the bytes; BadImage where the item cannot be taken whatever its pixels are."""
     label = item.begin.label
-    if not (0 < len(label) <= MAX_LABEL and label.isprintable() and label.strip() == label):
-        raise BadImage("INVALID_LABEL", "The label is empty, too long, or has characters that cannot be shown.")
+    controls = any(unicodedata.category(letter) in {"Cc", "Cs", "Zl", "Zp"} for letter in label)
+    if not 0 < len(label) <= MAX_LABEL or controls or label.strip() != label:
+        raise BadImage("INVALID_LABEL", "The label is empty, too long, or has control characters or spaces around it.")
     if item.num_bytes > MAX_BYTES:
         raise BadImage("FILE_TOO_LARGE", f"The file has {item.num_bytes} bytes; at most {MAX_BYTES} are taken.")
     digest = hashlib.sha256(item.data).hexdigest()

@@ -10,11 +10,11 @@ import structlog
 from handful.bundle.heads import LinearHead
 from handful.bundle.manifest import bundle_key, from_bytes
 from handful.bundle.predictor import Backbone
-from handful.errors import DataLoss, FailedPrecondition
+from handful.errors import FailedPrecondition
 from handful.v1.bundle_pb2 import ImagePreprocessing, ModelManifest
 from services.inference.pointers import VersionRef
 from services.inference.pool import Pool
-from services.shared.objects import ObjectCorrupt, ObjectMissing, ObjectStore
+from services.shared.objects import ObjectStore
 
 log = structlog.get_logger()
 
@@ -92,9 +92,4 @@ class Loader:
         return LoadedBackbone(await asyncio.to_thread(Backbone, graph), GRAPH_IN_MEMORY * len(graph))
 
     async def _read(self, key: str, sha256: str) -> bytes:
-        try:
-            return await asyncio.to_thread(self._store.get, key, sha256)
-        except ObjectMissing as problem:
-            raise DataLoss("A file of the model is missing in the store.") from problem
-        except ObjectCorrupt as problem:
-            raise DataLoss("A file of the model is not what its hash says.") from problem
+        return await asyncio.to_thread(self._store.get, key, sha256)

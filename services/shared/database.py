@@ -23,6 +23,7 @@ from services.shared.identifiers import now_us
 from services.shared.settings import CannotStart
 
 _WRITES = "handful_writes"
+_MAX_REQUEST_ID = 64
 _KEPT_US = 24 * 3600 * 1_000_000
 
 Response = TypeVar("Response", bound=Message)
@@ -110,7 +111,7 @@ def requests_table(metadata: sa.MetaData) -> sa.Table:
         metadata,
         sa.Column("method", sa.String(64), primary_key=True),
         sa.Column("parent", sa.String(256), primary_key=True),
-        sa.Column("request_id", sa.String(64), primary_key=True),
+        sa.Column("request_id", sa.String(_MAX_REQUEST_ID), primary_key=True),
         sa.Column("request_sha256", sa.String(64), nullable=False),
         sa.Column("response", sa.LargeBinary, nullable=False),
         sa.Column("create_time_us", sa.BigInteger, nullable=False),
@@ -131,6 +132,8 @@ async def once(
     """
     if not request.request_id:
         return await effect()
+    if len(request.request_id) > _MAX_REQUEST_ID:
+        raise InvalidArgument.fields([("request_id", f"must be a UUID, or at most {_MAX_REQUEST_ID} characters")])
     method, digest = type(request).__name__, hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()
     key = {"method": method, "parent": request.parent, "request_id": request.request_id}
     await connection.execute(sa.delete(requests).where(requests.c.create_time_us < now_us() - _KEPT_US))

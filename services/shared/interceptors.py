@@ -7,10 +7,11 @@ escapes them is a fault of ours and reaches the caller as a bare INTERNAL with t
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 import structlog
@@ -19,7 +20,7 @@ from grpc import aio
 
 from handful import errors
 from services.shared.identifiers import new_id
-from services.shared.objects import StoreUnavailable
+from services.shared.objects import ObjectCorrupt, ObjectMissing, StoreUnavailable
 
 log = structlog.get_logger()
 
@@ -27,7 +28,6 @@ REQUEST_ID = "x-request-id"
 PUSHBACK = "grpc-retry-pushback-ms"
 # A unary call without a deadline of its own ends here.
 UNARY_CEILING_SECONDS = 30.0
-SLOW_READER_SECONDS = 30.0
 _MAX_REQUEST_ID = 128
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ class _Malformed:
 
 class Edge(aio.ServerInterceptor):
     """The interceptor that every server of ours has."""
+
+    def __init__(self, slow_reader_seconds: float) -> None:
+        self.slow_reader_seconds = slow_reader_seconds
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -58,7 +61,7 @@ class Edge(aio.ServerInterceptor):
                 else grpc.unary_stream_rpc_method_handler
             )
             behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
-            return make(_streaming(behaviour, method), parse, handler.response_serializer)
+            return make(_streaming(behaviour, method, self.slow_reader_seconds), parse, handler.response_serializer)
         if handler.request_streaming:
             raise NotImplementedError(f"{method} streams in and answers once; no such method is in the contract")
         return grpc.unary_unary_rpc_method_handler(
@@ -84,30 +87,39 @@ def _tolerant(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
 
 def _unary(behaviour: Any, method: str) -> Any:
     async def handle(request: Any, context: Context) -> Any:
-        async with _call(context, method):
+        async with _call(context, method) as call:
             _check(request)
             async with asyncio.timeout(min(context.time_remaining() or UNARY_CEILING_SECONDS, UNARY_CEILING_SECONDS)):
-                return await behaviour(request, context)
+                answer = await behaviour(request, context)
+            await call.begin()
+            return answer
 
     return handle
 
 
-def _streaming(behaviour: Any, method: str) -> Any:
+def _streaming(behaviour: Any, method: str, slow_reader_seconds: float) -> Any:
     async def handle(request: Any, context: Context) -> None:
-        async with _call(context, method):
+        async with _call(context, method) as call:
             incoming = _checked(request) if hasattr(request, "__aiter__") else request
             _check(incoming)
-            async with aclosing(behaviour(incoming, context)) as answers:
+            given = behaviour(incoming, context)
+            if inspect.isawaitable(given):  # gRPC's own health service writes its answers itself
+                await call.begin()
+                await given
+                return
+            async with aclosing(given) as answers:
                 async for answer in answers:
-                    await _write(context, answer)
+                    await call.begin()
+                    await _write(context, answer, slow_reader_seconds)
+            await call.begin()
 
     return handle
 
 
-async def _write(context: Context, answer: Any) -> None:
+async def _write(context: Context, answer: Any, slow_reader_seconds: float) -> None:
     # gRPC takes some megabytes for a reader that does not read; when it takes no more for this long, the reader goes.
     try:
-        async with asyncio.timeout(SLOW_READER_SECONDS):
+        async with asyncio.timeout(slow_reader_seconds):
             await context.write(answer)
     except TimeoutError:
         raise errors.Unavailable(
@@ -134,14 +146,23 @@ class _call:  # noqa: N801 - used as a statement, `async with _call(...)`
         self.method = method
         self.started = time.perf_counter()
         self.request_id = ""
+        self.begun = False
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Self:
         metadata = dict(self.context.invocation_metadata() or ())
         given = metadata.get(REQUEST_ID, "")
         usable = isinstance(given, str) and given.isprintable() and 0 < len(given) <= _MAX_REQUEST_ID
         self.request_id = str(given) if usable else new_id()
         structlog.contextvars.bind_contextvars(request_id=self.request_id)
-        await self.context.send_initial_metadata(((REQUEST_ID, self.request_id),))
+        return self
+
+    async def begin(self) -> None:
+        """Sends the request id ahead of the first answer: not before, since a call that has sent anything is never
+        tried again by its caller's channel.
+        """
+        if not self.begun:
+            self.begun = True
+            await self.context.send_initial_metadata(((REQUEST_ID, self.request_id),))
 
     async def __aexit__(self, kind: object, problem: BaseException | None, trace: object) -> None:
         if problem is None:
@@ -153,7 +174,8 @@ class _call:  # noqa: N801 - used as a statement, `async with _call(...)`
         error = _as_error(problem)
         self._log(error.code.name, error=error, problem=problem)
         trailers: list[tuple[str, str | bytes]] = [
-            (errors.DETAILS_KEY, errors.to_status(error, self.request_id).SerializeToString())
+            (REQUEST_ID, self.request_id),
+            (errors.DETAILS_KEY, errors.to_status(error, self.request_id).SerializeToString()),
         ]
         if "pushback_ms" in error.facts:
             trailers.append((PUSHBACK, error.facts["pushback_ms"]))
@@ -177,9 +199,14 @@ def _as_error(problem: BaseException) -> errors.HandfulError:
     if isinstance(problem, errors.HandfulError):
         return problem
     if isinstance(problem, StoreUnavailable):
-        error = errors.Unavailable("The object store cannot be reached. Try again.")
-        error.__cause__ = problem
-        return error
+        return _caused(errors.Unavailable("The object store cannot be reached. Try again."), problem)
+    if isinstance(problem, (ObjectMissing, ObjectCorrupt)):
+        return _caused(errors.DataLoss("A stored object is missing, or is not what it was."), problem)
     if isinstance(problem, TimeoutError):
         return errors.DeadlineExceeded("The call took longer than its deadline allows.")
     return errors.Internal("Something went wrong on our side. The log has it under the request id of this answer.")
+
+
+def _caused(error: errors.HandfulError, problem: BaseException) -> errors.HandfulError:
+    error.__cause__ = problem
+    return error

@@ -52,15 +52,20 @@ def _read(question: str, token: str, kinds: list[type]) -> list[Any] | None:
     foreign = InvalidArgument.fields([("page_token", "is not a token of ours")])
     try:
         asked, *parts = _list(json.loads(base64.urlsafe_b64decode(token)))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise foreign from None
     if asked != question:
         raise InvalidArgument(
             "page_token: belongs to another list; begin again without it", reason="PAGE_TOKEN_MISMATCH"
         )
-    if [type(part) for part in parts] != kinds:
+    if [type(part) for part in parts] != kinds or not all(map(_comparable, parts)):
         raise foreign
     return parts
+
+
+def _comparable(part: Any) -> bool:
+    # What every database can compare with: ids and counts.
+    return part.isascii() if isinstance(part, str) else 0 <= part < 1 << 63
 
 
 def _list(value: Any) -> list[Any]:

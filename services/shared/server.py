@@ -30,6 +30,7 @@ class Limits:
 
     message_bytes: int = 4 * MEBIBYTE
     drain_seconds: float = 20.0
+    slow_reader_seconds: float = 30.0
     reflection: bool = False
 
 
@@ -39,7 +40,9 @@ class Server:
     def __init__(self, limits: Limits = Limits()) -> None:
         self.limits = limits
         self.draining = asyncio.Event()
-        self._server = aio.server(interceptors=[Edge()], options=_options(limits.message_bytes))
+        self._server = aio.server(
+            interceptors=[Edge(limits.slow_reader_seconds)], options=_options(limits.message_bytes)
+        )
         self._health = health.aio.HealthServicer()
         self._names: list[str] = []
 

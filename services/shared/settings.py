@@ -64,7 +64,7 @@ def read(settings: type[Settings], environment: Mapping[str, str] | None = None)
 
 def home() -> Path:
     """Where everything lives unless a setting says otherwise: HANDFUL_HOME, or `~/.handful`."""
-    return Path(os.environ.get("HANDFUL_HOME") or Path.home() / ".handful")
+    return Path(os.environ.get("HANDFUL_HOME") or "~/.handful").expanduser()
 
 
 def child_environment(**overrides: str) -> dict[str, str]:
@@ -75,8 +75,6 @@ def child_environment(**overrides: str) -> dict[str, str]:
 def _parse(text: str, kind: type, limits: Mapping[str, Any]) -> Any:
     if kind is bool:
         return _parse_switch(text)
-    if kind is Path:
-        return Path(text).expanduser()
     if kind is str:
         if limits["choices"] and text not in limits["choices"]:
             raise ValueError(f"must be one of {', '.join(limits['choices'])}")

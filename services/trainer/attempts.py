@@ -84,12 +84,12 @@ async def report(
     """Takes events and renews the lease: up to where they are durable now, and the run."""
     committed = await _hold(connection, grip, lease_seconds)
     fresh = [one for one in reported if one.worker_sequence > committed]
-    for expected, one in enumerate(fresh, start=committed + 1):
-        if one.worker_sequence != expected:
+    for sequence, one in enumerate(fresh, start=committed + 1):
+        if one.worker_sequence != sequence:
             raise OutOfRange(
-                f"Events up to {expected - 1} are here; send {expected} next.",
+                f"Events up to {committed} are here; send on from {committed + 1}.",
                 reason="SEQUENCE_GAP",
-                facts={"expected": str(expected)},
+                facts={"expected": str(committed + 1)},
             )
         one.event.attempt = grip.attempt
     values: dict[str, object] = {"committed_worker_sequence": committed + len(fresh)}

@@ -6,11 +6,10 @@ from grpc import aio
 
 from handful import names
 from handful.bundle import manifest
-from handful.errors import DataLoss
 from handful.v1 import bundle_pb2, model_pb2, model_pb2_grpc
 from services.shared import pages
 from services.shared.database import Database
-from services.shared.objects import ObjectCorrupt, ObjectMissing, ObjectStore
+from services.shared.objects import ObjectStore
 from services.trainer import models
 from services.trainer.messages import model_message, model_version_message
 from services.trainer.pointers import Pointers
@@ -91,13 +90,10 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     def _bundle_files(self, version: ModelVersionRecord) -> dict[str, bytes]:
         """The evaluation and the plots of a version's bundle."""
         project, digest = version.key.project, version.manifest_sha256
-        try:
-            data = self._store.get(manifest.bundle_key(project, digest, "manifest.json"), digest)
-            model = manifest.from_bytes(bundle_pb2.ModelManifest, data)
-            return {
-                file.path: self._store.get(manifest.bundle_key(project, digest, file.path), file.sha256)
-                for file in model.files
-                if file.path == "evaluation.json" or file.path.startswith("plots/")
-            }
-        except (ObjectMissing, ObjectCorrupt) as problem:
-            raise DataLoss("A file of the model's bundle is missing or not what its hash says.") from problem
+        data = self._store.get(manifest.bundle_key(project, digest, "manifest.json"), digest)
+        model = manifest.from_bytes(bundle_pb2.ModelManifest, data)
+        return {
+            file.path: self._store.get(manifest.bundle_key(project, digest, file.path), file.sha256)
+            for file in model.files
+            if file.path == "evaluation.json" or file.path.startswith("plots/")
+        }

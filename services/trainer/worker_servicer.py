@@ -7,10 +7,10 @@ from grpc import aio
 
 from handful import names
 from handful.bundle import manifest
-from handful.errors import DataLoss, FailedPrecondition, InvalidArgument, Unavailable
+from handful.errors import FailedPrecondition, InvalidArgument, Unavailable
 from handful.v1 import bundle_pb2, trainer_pb2, worker_pb2, worker_pb2_grpc
 from services.shared.database import Database
-from services.shared.objects import ObjectCorrupt, ObjectMissing, ObjectStore
+from services.shared.objects import ObjectMissing, ObjectStore
 from services.trainer import attempts, models, runs
 from services.trainer.board import Board
 from services.trainer.fleet import Fleet
@@ -142,8 +142,6 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             return await asyncio.to_thread(self._store.get, key, sha256)
         except ObjectMissing:
             raise FailedPrecondition(f"There is no object {key}.", reason="OBJECT_MISSING") from None
-        except ObjectCorrupt:
-            raise DataLoss(f"The object {key} is not what its hash says.") from None
 
 
 def _grip(request: Request) -> Grip:

@@ -11,6 +11,8 @@ from services.shared.objects.errors import ObjectCorrupt, ObjectMissing, StoreUn
 
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _TEMPORARY = ".writing-"
+# No file there: nothing at all, a folder, or a file where a folder would have to be.
+_ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 class FilesystemStore:
@@ -41,8 +43,10 @@ class FilesystemStore:
         path = self._path(key)
         try:
             facts = path.stat()
+        except _ABSENT:
+            raise ObjectMissing(key) from None
         except OSError as problem:
-            raise ObjectMissing(key) from problem
+            raise StoreUnavailable(f"{key} cannot be read: {problem.strerror}") from problem
         # A replaced object is another file: its inode or its time differs.
         current = f"{facts.st_ino}-{facts.st_mtime_ns}-{facts.st_size}"
         return None if current == tag else (self._read(path, key), current)
@@ -53,13 +57,15 @@ class FilesystemStore:
     def keys(self, prefix: str) -> Iterator[str]:
         below = self.folder / prefix.rpartition("/")[0]
         files = (path for path in below.rglob("*") if path.is_file() and not path.name.startswith(_TEMPORARY))
-        found = [path for path in files if path.relative_to(self.folder).as_posix().startswith(prefix)]
-        for path in sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name)):
-            yield path.relative_to(self.folder).as_posix()
+        keys = {path: path.relative_to(self.folder).as_posix() for path in files}
+        dated = [(_time(path), key) for path, key in keys.items() if key.startswith(prefix)]
+        yield from (key for time, key in sorted(dated) if time)
 
     def delete(self, key: str) -> None:
         try:
-            self._path(key).unlink(missing_ok=True)
+            self._path(key).unlink()
+        except _ABSENT:
+            pass
         except OSError as problem:
             raise StoreUnavailable(f"{key} cannot be removed: {problem.strerror}") from problem
 
@@ -71,10 +77,18 @@ class FilesystemStore:
     def _read(self, path: Path, key: str) -> bytes:
         try:
             return path.read_bytes()
-        except FileNotFoundError:
+        except _ABSENT:
             raise ObjectMissing(key) from None
         except OSError as problem:
             raise StoreUnavailable(f"{key} cannot be read: {problem.strerror}") from problem
+
+
+def _time(path: Path) -> int:
+    # 0 where the object went while it was listed.
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _write_whole(path: Path, data: bytes) -> None:
