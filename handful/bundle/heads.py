@@ -39,16 +39,22 @@ class LinearHead:
 
     def to_bytes(self) -> bytes:
         """A safetensors file."""
-        return save({"bias": self.bias, "mean": self.mean, "weight": self.weight})
+        tensors = {"bias": self.bias, "mean": self.mean, "weight": self.weight}
+        # safetensors writes memory as it lies, and would write other numbers of a transposed array.
+        return save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
 
     @classmethod
     def from_bytes(cls, head: bundle_pb2.Head, data: bytes) -> "LinearHead":
         """ValueError where the file is none of ours."""
         try:
             tensors = load(data)
-            return cls(head.normalization, tensors["weight"], tensors["bias"], tensors["mean"])
+            weight, bias, mean = tensors["weight"], tensors["bias"], tensors["mean"]
         except Exception as problem:
             raise ValueError("not a head") from problem
+        fits = weight.ndim == 2 and (bias.shape, mean.shape) == (weight.shape[:1], weight.shape[1:])  # noqa: PLR2004
+        if not fits or any(tensor.dtype != np.float32 for tensor in (weight, bias, mean)):
+            raise ValueError("not a head")
+        return cls(head.normalization, weight, bias, mean)
 
 
 def normalize(features: Floats, mean: Floats, normalization: "bundle_pb2.Head.Normalization.ValueType") -> Floats:

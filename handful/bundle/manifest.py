@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 
 DATASET_FORMAT = "handful.dataset/1"
 MODEL_FORMAT = "handful.model/1"
+_FORMATS = {"DatasetManifest": DATASET_FORMAT, "ModelManifest": MODEL_FORMAT}
 
 Manifest = TypeVar("Manifest", bound=Message)
 
@@ -20,11 +21,20 @@ def to_bytes(message: Message) -> bytes:
 
 
 def from_bytes(kind: type[Manifest], data: bytes) -> Manifest:
-    """The message; ValueError where the bytes are no JSON of its kind. Fields that are not known are ignored."""
+    """The message; ValueError where the bytes are no JSON of its kind, or of another format than we know.
+
+    Fields that are not known are ignored.
+    """
+    if not data.lstrip().startswith(b"{"):  # the parser takes an empty list, or any text, for an empty message
+        raise ValueError("not a manifest")
     try:
-        return json_format.Parse(data, kind(), ignore_unknown_fields=True)
+        message = json_format.Parse(data, kind(), ignore_unknown_fields=True)
     except json_format.ParseError as problem:
         raise ValueError("not a manifest") from problem
+    expected = _FORMATS.get(message.DESCRIPTOR.name)
+    if expected and getattr(message, "format") != expected:  # noqa: B009 - not every manifest has one
+        raise ValueError(f"not of format {expected}")
+    return message
 
 
 def sha256(data: bytes) -> str:

@@ -10,7 +10,7 @@ import structlog
 from handful.bundle.heads import LinearHead
 from handful.bundle.manifest import bundle_key, from_bytes
 from handful.bundle.predictor import Backbone
-from handful.errors import FailedPrecondition
+from handful.errors import DataLoss, FailedPrecondition
 from handful.v1.bundle_pb2 import ImagePreprocessing, ModelManifest
 from services.inference.pointers import VersionRef
 from services.inference.pool import Pool
@@ -72,15 +72,24 @@ class Loader:
 
     async def _head(self, ref: VersionRef) -> LoadedHead:
         data = await self._read(bundle_key(ref.project, ref.manifest_sha256, "manifest.json"), ref.manifest_sha256)
-        manifest = from_bytes(ModelManifest, data)
+        try:
+            manifest = from_bytes(ModelManifest, data)
+        except ValueError as problem:
+            raise FailedPrecondition(
+                f"The bundle of {ref.name} is of a kind that this server does not know.", reason="BUNDLE_UNKNOWN"
+            ) from problem
         file = next((file for file in manifest.files if file.path == "head.safetensors"), None)
         if file is None:
             raise FailedPrecondition(f"The bundle of {ref.name} has no head.", reason="BUNDLE_INCOMPLETE")
         stored = await self._read(bundle_key(ref.project, ref.manifest_sha256, file.path), file.sha256)
+        try:
+            head = LinearHead.from_bytes(manifest.head, stored)
+        except ValueError as problem:
+            raise DataLoss(f"The head of {ref.name} cannot be read.") from problem
         log.info("model loaded", model_version=ref.name)
         return LoadedHead(
             labels=tuple(manifest.labels),
-            head=LinearHead.from_bytes(manifest.head, stored),
+            head=head,
             preprocessing=manifest.backbone.preprocessing,
             graph_key=manifest.backbone.graph_key,
             graph_sha256=manifest.backbone.graph_sha256,

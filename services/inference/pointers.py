@@ -9,7 +9,7 @@ import structlog
 
 from handful import names
 from handful.bundle.manifest import pointer_key
-from handful.errors import NotFound
+from handful.errors import DataLoss, NotFound
 from services.shared.objects import ObjectMissing, ObjectStore, StoreUnavailable
 
 log = structlog.get_logger()
@@ -74,7 +74,7 @@ class Pointers:
             for project in list(self._pointers):
                 try:
                     await self._refresh(project)
-                except StoreUnavailable as problem:
+                except (StoreUnavailable, DataLoss) as problem:
                     log.warning("pointer not read, the last one stays", project=project, problem=str(problem))
 
     async def _refresh(self, project: str) -> None:
@@ -86,11 +86,16 @@ class Pointers:
             return
         if found is None:
             return
-        table = json.loads(found[0])
-        if known and table["generation"] < known.generation:
-            log.warning("an older pointer is ignored", project=project, generation=table["generation"])
+        try:
+            table = json.loads(found[0])
+            pointer = _Pointer(found[1], int(table["generation"]), dict(table["models"]))
+        except (ValueError, TypeError, KeyError) as problem:
+            raise DataLoss("The list of the project's models cannot be read.", reason="POINTER_CORRUPT") from problem
+        known = self._pointers.get(project)  # another call's reading may have been faster than this one's
+        if known and pointer.generation < known.generation:
+            log.warning("an older pointer is ignored", project=project, generation=pointer.generation)
             return
-        self._pointers[project] = _Pointer(found[1], table["generation"], table["models"])
+        self._pointers[project] = pointer
 
     @staticmethod
     def _aliased(entry: dict[str, Any], alias: str, model: str) -> str:

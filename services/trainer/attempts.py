@@ -23,7 +23,7 @@ from handful.v1.trainer_pb2 import (
 from handful.v1.worker_pb2 import Checkpoint, WorkerEvent
 from services.shared.identifiers import now_us
 from services.trainer import events, runs
-from services.trainer.records import CLAIMED, WAITING, Grip, RunKey, RunRecord
+from services.trainer.records import CLAIMED, TERMINAL, WAITING, Grip, RunKey, RunRecord
 from services.trainer.tables import training_runs
 
 MAX_ATTEMPTS = 3
@@ -135,8 +135,9 @@ async def finish(
 
 async def is_finished(connection: AsyncConnection, grip: Grip) -> bool:
     """Whether this very attempt ended the run already: its answer was lost, and it asks again."""
-    run = await runs.get(connection, grip.key)
-    return run.attempt == grip.attempt and run.state not in CLAIMED + WAITING
+    mine = sa.and_(training_runs.c.attempt == grip.attempt, training_runs.c.token == grip.token)
+    query = sa.select(training_runs.c.state).where(runs.of(grip.key), mine)
+    return (await connection.execute(query)).scalar_one_or_none() in TERMINAL
 
 
 async def expire(connection: AsyncConnection) -> list[RunKey]:

@@ -71,7 +71,7 @@ async def change_state(
 ) -> None:
     """Puts the run into a state, with the event that says so; the lease ends where nobody holds the run any more."""
     if state not in (TrainingRun.STATE_RUNNING, TrainingRun.STATE_CANCELLING):
-        values |= {"token": None, "claim_id": None, "lease_expires_us": None}
+        values |= {"lease_expires_us": None}
     if state in (TrainingRun.STATE_SUCCEEDED, TrainingRun.STATE_FAILED, TrainingRun.STATE_CANCELLED):
         values |= {"finish_time_us": now_us()}
     await connection.execute(sa.update(training_runs).where(of(run.key)).values(state=state, **values))

@@ -1,6 +1,7 @@
 """A function in a process of its own, which ends with it and gives its memory back."""
 
 import multiprocessing
+import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
@@ -8,8 +9,12 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 
+class ChildLost(Exception):
+    """A child process ended without an answer."""
+
+
 def in_child(task: Callable[..., Result], *arguments: object) -> Result:
-    """What the task returns or raises. MemoryError where its process was killed, as the system does to the largest."""
+    """What the task returns or raises, with its cause. MemoryError where the system killed it; ChildLost otherwise."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(theirs, task, arguments), daemon=True)
@@ -19,10 +24,12 @@ def in_child(task: Callable[..., Result], *arguments: object) -> Result:
         succeeded, value = ours.recv()
     except EOFError:
         process.join()
-        raise MemoryError(f"the child process ended with exit code {process.exitcode}") from None
+        lost = f"the child process ended with exit code {process.exitcode}"
+        raise (MemoryError(lost) if process.exitcode == -signal.SIGKILL else ChildLost(lost)) from None
     process.join()
     if not succeeded:
-        raise value
+        problem, cause = value
+        raise problem from cause
     result: Result = value
     return result
 
@@ -31,4 +38,4 @@ def _run(answer: Connection, task: Callable[..., Any], arguments: tuple[object, 
     try:
         answer.send((True, task(*arguments)))
     except Exception as problem:  # noqa: BLE001 - it is raised where the answer is awaited
-        answer.send((False, problem))
+        answer.send((False, (problem, problem.__cause__)))

@@ -86,7 +86,9 @@ class Features:
 
 
 def _to_bytes(row: Floats) -> bytes:
-    return save({"features": row[None]}, metadata={"sha256": hashlib.sha256(row.tobytes()).hexdigest()})
+    return save(
+        {"features": np.ascontiguousarray(row[None])}, metadata={"sha256": hashlib.sha256(row.tobytes()).hexdigest()}
+    )
 
 
 def _from_bytes(data: bytes) -> Floats:

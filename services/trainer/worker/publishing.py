@@ -3,6 +3,7 @@ to the trainer. A model whose stored form answers otherwise than the trained net
 """
 
 import numpy as np
+import numpy.typing as npt
 from safetensors.numpy import save
 
 from handful.bundle import manifest
@@ -28,7 +29,9 @@ def publish(work: Work, trained: Trained, evaluation: Evaluation) -> str:
     files = {
         "head.safetensors": trained.head.to_bytes(),
         "evaluation.json": manifest.to_bytes(evaluation),
-        "golden.safetensors": save({"pixels": trained.golden_pixels, "probabilities": trained.golden_probabilities}),
+        "golden.safetensors": save(
+            _contiguous(pixels=trained.golden_pixels, probabilities=trained.golden_probabilities)
+        ),
     }
     files |= {f"plots/{name}.png": png for name, png in plots.draw(trained.examples.labels, evaluation).items()}
     parity = _check(work.store, trained, files["head.safetensors"])
@@ -39,6 +42,10 @@ def publish(work: Work, trained: Trained, evaluation: Evaluation) -> str:
     # The manifest last: where it is, all of the bundle is.
     work.store.put(manifest.bundle_key(work.project, digest, "manifest.json"), data)
     return digest
+
+
+def _contiguous(**arrays: npt.NDArray[np.generic]) -> dict[str, npt.NDArray[np.generic]]:
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
 def _check(store: ObjectStore, trained: Trained, stored_head: bytes) -> Parity:

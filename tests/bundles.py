@@ -1,0 +1,116 @@
+"""Models made by hand: bundles and pointers in a store, as the worker and the trainer write them, without torch.
+
+The features of a picture are its mean colour, so that a red picture is red.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx.parser
+
+from handful.bundle import manifest
+from handful.bundle.heads import Floats, LinearHead
+from handful.bundle.predictor import Backbone, Pixels
+from handful.v1.bundle_pb2 import Backbone as BackboneMessage
+from handful.v1.bundle_pb2 import BundleFile, Head, ImagePreprocessing, ModelManifest
+from services.inference.loading import LoadedBackbone, Loader, Model
+from services.inference.pointers import VersionRef
+from services.shared.objects import ObjectStore
+
+SIZE = 32
+FEATURE_WIDTH = 3
+COLOURS = {"red": (210, 50, 50), "green": (50, 210, 50), "blue": (50, 50, 210)}
+PREPROCESSING = ImagePreprocessing(fit=ImagePreprocessing.FIT_SQUASH, size=SIZE, filter="bilinear", draft=2 * SIZE)
+_GRAPH = """
+    <ir_version: 10, opset_import: ["" : 18]>
+    NAME (uint8[n,32,32,3] pixels) => (float[n,3] features, float[n,3,32,32] feature_map) {
+        numbers = Cast<to = 1>(pixels)
+        feature_map = Transpose<perm = [0, 3, 1, 2]>(numbers)
+        sides = Constant<value = int64[2] {2, 3}>()
+        features = ReduceMean<keepdims = 0>(feature_map, sides)
+    }
+"""
+
+
+class Gate(Backbone):
+    """A backbone that computes once it is opened, and remembers how many pictures each pass had."""
+
+    def __init__(self, graph: bytes) -> None:
+        super().__init__(graph)
+        self.entered = threading.Event()
+        self.opened = threading.Event()
+        self.passes: list[int] = []
+
+    def features(self, pixels: Pixels) -> Floats:
+        self.passes.append(len(pixels))
+        self.entered.set()
+        assert self.opened.wait(30)
+        return super().features(pixels)
+
+
+def mean_colour(name: str = "mean_colour") -> bytes:
+    """A graph; another name makes other bytes that compute the same."""
+    graph: bytes = onnx.parser.parse_model(_GRAPH.replace("NAME", name)).SerializeToString()
+    return graph
+
+
+class GatedLoader(Loader):
+    """Loads models, and has them all computed by one gated backbone."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        super().__init__(store, budget_bytes=2**20)
+        self.gate = Gate(mean_colour())
+
+    async def load(self, ref: VersionRef) -> Model:
+        return Model((await super().load(ref)).head, LoadedBackbone(self.gate, 0))
+
+
+def publish(
+    store: ObjectStore, labels: Sequence[str] = tuple(COLOURS), graph: bytes | None = None, project: str = "default"
+) -> str:
+    """Stores a bundle; the SHA-256 of its manifest. Labels beyond three are ever fainter red, green and blue."""
+    graph = graph or mean_colour()
+    strength = 0.02 / (1 + np.arange(len(labels)) // FEATURE_WIDTH)
+    weight = np.eye(FEATURE_WIDTH)[np.arange(len(labels)) % FEATURE_WIDTH] * strength[:, None]
+    bias, mean = np.zeros(len(labels), np.float32), np.zeros(FEATURE_WIDTH, np.float32)
+    head = LinearHead(Head.NORMALIZATION_NONE, weight.astype(np.float32), bias, mean).to_bytes()
+    graph_sha256 = manifest.sha256(graph)
+    bundle = ModelManifest(
+        format=manifest.MODEL_FORMAT,
+        labels=labels,
+        head=Head(normalization=Head.NORMALIZATION_NONE),
+        backbone=BackboneMessage(
+            preprocessing=PREPROCESSING, graph_key=f"backbones/b/{graph_sha256}.onnx", graph_sha256=graph_sha256
+        ),
+        files=[BundleFile(path="head.safetensors", sha256=manifest.sha256(head), size_bytes=len(head))],
+    )
+    data = manifest.to_bytes(bundle)
+    digest = manifest.sha256(data)
+    store.put(bundle.backbone.graph_key, graph)
+    store.put(manifest.bundle_key(project, digest, "head.safetensors"), head)
+    store.put(manifest.bundle_key(project, digest, "manifest.json"), data)
+    return digest
+
+
+def point(
+    store: ObjectStore,
+    models: Mapping[str, Sequence[str]],
+    *,
+    generation: int = 1,
+    project: str = "default",
+    aliases: Mapping[str, int] | None = None,
+) -> None:
+    """Writes a project's pointer: by model the manifests of its versions 1, 2, ...; aliases are the same for each."""
+    table = {
+        model: {
+            "versions": {str(number): digest for number, digest in enumerate(versions, 1)},
+            "aliases": dict(aliases or {"production": 1}),
+        }
+        for model, versions in models.items()
+    }
+    pointer = {"generation": generation, "models": table}
+    store.put(manifest.pointer_key(project), json.dumps(pointer).encode())

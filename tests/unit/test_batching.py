@@ -1,0 +1,208 @@
+"""From waiting pictures to answers: batches, strangers in them, callers that went away, and a queue that is full."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import numpy as np
+import pytest
+
+from handful.bundle.heads import Floats
+from handful.bundle.predictor import Backbone, Pixels, Predictor, to_pixels
+from handful.errors import InvalidArgument, ResourceExhausted
+from services.inference.batching import MAX_QUEUED_BYTES, Batcher
+from services.inference.loading import LoadedBackbone, Loader, Model
+from services.inference.pointers import VersionRef
+from services.shared.objects.filesystem import FilesystemStore
+from services.shared.server import MEBIBYTE
+from tests.bundles import PREPROCESSING, Gate, mean_colour, publish
+
+QUEUE, CAP = 8, 4
+
+
+class Broken(Backbone):
+    """A backbone that cannot compute."""
+
+    def features(self, pixels: Pixels) -> Floats:
+        raise MemoryError(len(pixels))
+
+
+@pytest.fixture
+async def batcher() -> AsyncIterator[Batcher]:
+    batcher = Batcher(threads=1, queue=QUEUE, cap=CAP)
+    yield batcher
+    batcher.close()
+
+
+@pytest.fixture
+async def model(store: FilesystemStore) -> Model:
+    return await load(store, publish(store))
+
+
+@pytest.fixture
+async def busy(batcher: Batcher, model: Model, picture: Callable[..., bytes]) -> AsyncIterator[Gate]:
+    """The batcher's only thread is held up with one picture; whatever is asked for next has to wait."""
+    gate = Gate(mean_colour("gate"))
+    held = ask(batcher, [picture()], Model(model.head, LoadedBackbone(gate, 0)))
+    assert await asyncio.to_thread(gate.entered.wait, 30)
+    yield gate
+    gate.opened.set()
+    await asyncio.gather(*held)
+
+
+async def load(store: FilesystemStore, digest: str) -> Model:
+    ref = VersionRef("default", "projects/default/models/m/versions/1", digest)
+    return await Loader(store, MEBIBYTE).load(ref)
+
+
+def ask(batcher: Batcher, pictures: list[bytes], model: Model) -> list["asyncio.Task[Floats]"]:
+    return [asyncio.create_task(batcher.probabilities(one, model)) for one in pictures]
+
+
+async def test_waiting_pictures_are_answered_together(
+    batcher: Batcher, model: Model, busy: Gate, picture: Callable[..., bytes]
+) -> None:
+    """What waits for one backbone goes through it in passes of at most the cap, the oldest first."""
+    gate = Gate(mean_colour())
+    gate.opened.set()
+    gated = Model(model.head, LoadedBackbone(gate, 0))
+    asking = ask(batcher, [picture(seed) for seed in range(6)], gated)
+    await asyncio.sleep(0)
+    busy.opened.set()
+    await asyncio.gather(*asking)
+    assert gate.passes == [CAP, 2]
+
+
+async def test_an_answer_does_not_depend_on_its_company(
+    batcher: Batcher, model: Model, busy: Gate, picture: Callable[..., bytes]
+) -> None:
+    """Answers given in one pass are bit for bit those given one by one, each caller's its own."""
+    pictures = [picture(seed, (30 * seed, 100, 250 - 30 * seed)) for seed in range(QUEUE)]
+    alone = Predictor(model.head.labels, PREPROCESSING, model.backbone.backbone, model.head.head)
+    expected = [alone.probabilities(to_pixels(one, PREPROCESSING)[None])[0] for one in pictures]
+    asking = ask(batcher, pictures, model)
+    await asyncio.sleep(0)
+    busy.opened.set()
+    for answer, one in zip(await asyncio.gather(*asking), expected, strict=True):
+        np.testing.assert_array_equal(answer, one)
+
+
+async def test_models_on_one_backbone_share_a_pass(
+    batcher: Batcher, model: Model, busy: Gate, store: FilesystemStore, picture: Callable[..., bytes]
+) -> None:
+    """Pictures for two models on the same graph go through it once, and each model's head answers its own."""
+    gate = Gate(mean_colour())
+    gate.opened.set()
+    other = await load(store, publish(store, ["warm", "leaf", "sky", "dim", "dusk"]))
+    first, second = (Model(one.head, LoadedBackbone(gate, 0)) for one in (model, other))
+    red = picture(1, (230, 30, 30))
+    asking = ask(batcher, [red], first) + ask(batcher, [red], second)
+    await asyncio.sleep(0)
+    busy.opened.set()
+    answers = await asyncio.gather(*asking)
+    assert gate.passes == [2]
+    assert [len(answer) for answer in answers] == [3, 5]
+    assert [answer.argmax() for answer in answers] == [0, 0]
+
+
+async def test_backbones_do_not_share_a_pass(
+    batcher: Batcher, model: Model, busy: Gate, store: FilesystemStore, picture: Callable[..., bytes]
+) -> None:
+    """Pictures for two graphs that wait in turn are computed by their own graph, each in one pass."""
+    gates = [Gate(mean_colour()), Gate(mean_colour("other"))]
+    models = [model, await load(store, publish(store, "abc", mean_colour("other")))]
+    asking: list[asyncio.Task[Floats]] = []
+    for seed in range(6):
+        gates[seed % 2].opened.set()
+        asking += ask(batcher, [picture(seed)], Model(models[seed % 2].head, LoadedBackbone(gates[seed % 2], 0)))
+    await asyncio.sleep(0)
+    busy.opened.set()
+    await asyncio.gather(*asking)
+    assert [gate.passes for gate in gates] == [[3], [3]]
+
+
+async def test_a_bad_picture_fails_alone(
+    batcher: Batcher, model: Model, busy: Gate, picture: Callable[..., bytes]
+) -> None:
+    """Of pictures that are answered together the broken ones fail, with their own reasons, and no other."""
+    good = picture(1)
+    asking = ask(batcher, [good, b"", good[:-500], good], model)
+    await asyncio.sleep(0)
+    busy.opened.set()
+    first, empty, cut, last = await asyncio.gather(*asking, return_exceptions=True)
+    assert isinstance(empty, InvalidArgument)
+    assert isinstance(cut, InvalidArgument)
+    assert (empty.reason, cut.reason) == ("CORRUPT_MEDIA", "CORRUPT_MEDIA")
+    np.testing.assert_array_equal(first, last)
+
+
+async def test_a_caller_that_went_away_is_not_computed_for(
+    batcher: Batcher, model: Model, busy: Gate, picture: Callable[..., bytes]
+) -> None:
+    """Cancelled calls take no part in a pass, and the others get their answers."""
+    gate = Gate(mean_colour())
+    gate.opened.set()
+    asking = ask(batcher, [picture(seed) for seed in range(4)], Model(model.head, LoadedBackbone(gate, 0)))
+    await asyncio.sleep(0)
+    asking[0].cancel()
+    asking[2].cancel()
+    await asyncio.sleep(0)
+    busy.opened.set()
+    answers = await asyncio.gather(*asking, return_exceptions=True)
+    assert [isinstance(answer, asyncio.CancelledError) for answer in answers] == [True, False, True, False]
+    assert gate.passes == [2]
+
+
+async def test_callers_that_went_away_make_room(
+    batcher: Batcher, model: Model, busy: Gate, picture: Callable[..., bytes]
+) -> None:
+    """A queue full of cancelled calls takes new ones."""
+    asking = ask(batcher, [picture()] * QUEUE, model)
+    await asyncio.sleep(0)
+    for one in asking:
+        one.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
+    late = ask(batcher, [picture()] * QUEUE, model)
+    await asyncio.sleep(0)
+    busy.opened.set()
+    assert not any(isinstance(answer, Exception) for answer in await asyncio.gather(*late, return_exceptions=True))
+
+
+async def test_a_full_queue_refuses_and_recovers(
+    batcher: Batcher, model: Model, busy: Gate, picture: Callable[..., bytes]
+) -> None:
+    """Beyond its length the queue refuses at once and says when to come back; those who wait are answered."""
+    asking = ask(batcher, [picture()] * QUEUE, model)
+    await asyncio.sleep(0)
+    for _ in range(3):
+        with pytest.raises(ResourceExhausted) as caught:
+            await batcher.probabilities(picture(), model)
+        assert caught.value.reason == "OVERLOADED"
+        assert 1 <= int(caught.value.facts["pushback_ms"]) < 10_000
+    busy.opened.set()
+    assert len(await asyncio.gather(*asking)) == QUEUE
+    assert (await batcher.probabilities(picture(), model)).shape == (3,)
+
+
+async def test_the_queue_is_bounded_in_bytes(
+    batcher: Batcher, model: Model, busy: Gate, picture: Callable[..., bytes]
+) -> None:
+    """A few large pictures fill the queue as many small ones do, and one large picture alone is always taken."""
+    large = bytes(MAX_QUEUED_BYTES - 1000)
+    asking = ask(batcher, [large], model)
+    await asyncio.sleep(0)
+    with pytest.raises(ResourceExhausted):
+        await batcher.probabilities(picture(size=(300, 200)), model)
+    busy.opened.set()
+    answers = await asyncio.gather(*asking, return_exceptions=True)
+    assert isinstance(answers[0], InvalidArgument)
+    assert (await batcher.probabilities(picture(), model)).shape == (3,)
+
+
+async def test_a_pass_that_fails_does_not_end_the_thread(
+    batcher: Batcher, model: Model, picture: Callable[..., bytes]
+) -> None:
+    """Whoever waits for a pass that fails hears of it, and the next pass is made."""
+    broken = Model(model.head, LoadedBackbone(Broken(mean_colour()), 0))
+    answers = await asyncio.gather(*ask(batcher, [picture()] * 3, broken), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [MemoryError] * 3
+    assert (await batcher.probabilities(picture(), model)).shape == (3,)

@@ -1,0 +1,115 @@
+"""Wake-ups within a trainer: nobody who waits is forgotten, and nobody is woken for another's run."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+
+from handful.v1.trainer_pb2 import Progress
+from services.trainer.board import Bell, Board
+from services.trainer.records import RunKey
+
+RUN = RunKey("default", "run-1")
+# Another run, and a run of the same id in another project.
+OTHERS = (RunKey("default", "run-2"), RunKey("elsewhere", "run-1"))
+HAPPENINGS: dict[str, Callable[[Board, RunKey], None]] = {
+    "changed": lambda board, key: board.changed(key),
+    "report": lambda board, key: board.report(key, Progress(completed=1)),
+    "forget": lambda board, key: board.forget(key),
+}
+happenings = pytest.mark.parametrize("happen", [pytest.param(call, id=name) for name, call in HAPPENINGS.items()])
+# Longer than any wake-up takes; and short, for what must not happen.
+LONG, SHORT = 5.0, 0.05
+
+
+async def rings(bell: Bell, seconds: float = LONG) -> bool:
+    """Whether the bell rings before the time is over."""
+    start = time.monotonic()
+    await bell.wait(seconds)
+    return time.monotonic() - start < seconds
+
+
+@happenings
+async def test_everyone_who_waits_for_a_run_wakes(happen: Callable[[Board, RunKey], None]) -> None:
+    """Whatever happens to a run wakes all who wait for it."""
+    board = Board()
+    with board.on(RUN) as one, board.on(RUN) as another:
+        waiting = asyncio.gather(rings(one), rings(another))
+        await asyncio.sleep(0)
+        happen(board, RUN)
+        assert all(await waiting)
+
+
+@happenings
+@pytest.mark.parametrize("other", OTHERS, ids=lambda key: key.name)
+async def test_nobody_wakes_for_another_run(happen: Callable[[Board, RunKey], None], other: RunKey) -> None:
+    """What happens to one run rings no bell of another, nor the queue's."""
+    board = Board()
+    with board.on(RUN) as bell, board.on_queue() as queue:
+        happen(board, other)
+        assert not any(await asyncio.gather(rings(bell, SHORT), rings(queue, SHORT)))
+
+
+async def test_a_queued_run_wakes_the_queue_alone() -> None:
+    """Those who wait for work wake when a run waits; watchers do not."""
+    board = Board()
+    with board.on_queue() as queue, board.on(RUN) as bell:
+        board.queued()
+        worker, watcher = await asyncio.gather(rings(queue, SHORT), rings(bell, SHORT))
+        assert worker
+        assert not watcher
+
+
+async def test_a_ring_between_two_waits_counts_once() -> None:
+    """What happened since the last wait ends the next one at once, and only that one."""
+    board = Board()
+    with board.on(RUN) as bell:
+        board.changed(RUN)
+        board.changed(RUN)
+        assert await rings(bell)
+        assert not await rings(bell, SHORT)
+        board.changed(RUN)
+        assert await rings(bell)
+
+
+async def test_what_happens_after_a_wait_timed_out_is_not_lost() -> None:
+    """A wait that ended in vain leaves the bell ready for the next."""
+    board = Board()
+    with board.on(RUN) as bell:
+        assert not await rings(bell, SHORT)
+        board.changed(RUN)
+        assert await rings(bell)
+
+
+async def test_one_who_leaves_takes_nobody_along() -> None:
+    """When one who waits is cancelled, the others are still woken; later ones too."""
+    board = Board()
+
+    async def wait() -> bool:
+        with board.on(RUN) as bell:
+            return await rings(bell)
+
+    leaving, staying = asyncio.create_task(wait()), asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    board.changed(RUN)
+    assert await staying
+    coming = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    board.changed(RUN)
+    assert await coming
+
+
+def test_the_latest_progress_is_kept_until_it_is_forgotten() -> None:
+    """A run's progress is the last one reported, its own, and gone when it has no work at hand."""
+    board = Board()
+    assert board.progress(RUN) is None
+    for completed in (1, 2):
+        board.report(RUN, Progress(phase="features", completed=completed, total=2))
+    assert board.progress(RUN) == Progress(phase="features", completed=2, total=2)
+    assert [board.progress(other) for other in OTHERS] == [None, None]
+    board.forget(RUN)
+    assert board.progress(RUN) is None
+    board.forget(RUN)

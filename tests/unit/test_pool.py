@@ -1,0 +1,126 @@
+"""The pool of loaded things: within its budget, each loaded once, failures forgotten."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import pytest
+
+from services.inference.pool import Pool
+
+
+@dataclass(frozen=True)
+class Thing:
+    num_bytes: int
+
+
+def loads(num_bytes: int) -> Callable[[], Awaitable[Thing]]:
+    async def load() -> Thing:
+        return Thing(num_bytes)
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("asked", "left"),
+    [
+        ("abc", "abc"),
+        ("abcd", "bcd"),
+        ("abcad", "cad"),
+        ("abcabcd", "bcd"),
+        ("abcdabcd", "bcd"),
+    ],
+)
+async def test_the_least_recently_used_goes_first(asked: str, left: str) -> None:
+    """Of four things with room for three the one that was asked for longest ago is dropped."""
+    pool: Pool[Thing] = Pool(30)
+    for key in asked:
+        await pool.get(key, loads(10))
+        assert pool.num_bytes <= 30
+    assert {key for key in "abcd" if key in pool} == set(left)
+
+
+async def test_as_many_go_as_the_new_one_needs() -> None:
+    """A large thing drives out several small ones, and one larger than the budget is held alone."""
+    pool: Pool[Thing] = Pool(30)
+    for key, num_bytes in (("a", 10), ("b", 10), ("c", 10), ("d", 20)):
+        await pool.get(key, loads(num_bytes))
+    assert [key for key in "abcd" if key in pool] == ["c", "d"]
+    assert (await pool.get("e", loads(99))).num_bytes == 99
+    assert [key for key in "abcde" if key in pool] == ["e"]
+    await pool.get("f", loads(1))
+    assert [key for key in "abcdef" if key in pool] == ["f"]
+
+
+async def test_a_thing_is_loaded_once_however_many_ask() -> None:
+    """A hundred callers at once, and one later, cause one load and get the same thing."""
+    pool: Pool[Thing] = Pool(30)
+    ready = asyncio.Event()
+    loaded: list[Thing] = []
+
+    async def load() -> Thing:
+        await ready.wait()
+        loaded.append(Thing(10))
+        return loaded[-1]
+
+    asking = [asyncio.create_task(pool.get("a", load)) for _ in range(100)]
+    await asyncio.sleep(0)
+    ready.set()
+    found = [*await asyncio.gather(*asking), await pool.get("a", load)]
+    assert len(loaded) == 1
+    assert all(one is loaded[0] for one in found)
+
+
+async def test_a_slow_load_holds_up_no_other() -> None:
+    """What is loaded already is had while something else is still loading."""
+    pool: Pool[Thing] = Pool(30)
+    ready = asyncio.Event()
+
+    async def load() -> Thing:
+        await ready.wait()
+        return Thing(10)
+
+    slow = asyncio.create_task(pool.get("slow", load))
+    await asyncio.sleep(0)
+    assert (await asyncio.wait_for(pool.get("a", loads(10)), 5)).num_bytes == 10
+    assert not slow.done()
+    ready.set()
+    await slow
+
+
+async def test_a_failure_is_told_to_all_and_forgotten() -> None:
+    """All who wait for a load hear that it failed, and the next one to ask has it tried again."""
+    pool: Pool[Thing] = Pool(30)
+    tries = []
+
+    async def fail() -> Thing:
+        tries.append(1)
+        await asyncio.sleep(0)
+        raise KeyError("away")
+
+    answers = await asyncio.gather(*(pool.get("a", fail) for _ in range(3)), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [KeyError] * 3
+    assert len(tries) == 1
+    assert "a" not in pool
+    assert (await pool.get("a", loads(10))).num_bytes == 10
+
+
+async def test_a_caller_that_goes_away_ends_no_load() -> None:
+    """The first caller is cancelled; the load goes on for the second, and once."""
+    pool: Pool[Thing] = Pool(30)
+    ready = asyncio.Event()
+    loaded: list[Thing] = []
+
+    async def load() -> Thing:
+        await ready.wait()
+        loaded.append(Thing(10))
+        return loaded[-1]
+
+    first, second = (asyncio.create_task(pool.get("a", load)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    ready.set()
+    assert await second is loaded[0]
+    assert len(loaded) == 1

@@ -1,0 +1,194 @@
+"""Recipes: every preset, field and limit of the catalogue; and recipes made from words."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from handful.errors import InvalidArgument
+from handful.recipe import as_dict, recipe
+from handful.v1 import trainer_pb2
+from handful.v1.bundle_pb2 import Freeze, Recipe, Weights
+from services.trainer import recipes
+from services.trainer.architectures import DEFAULT_ARCHITECTURE
+from services.trainer.recipes import PRESETS, Field, Preset
+
+NUMBERS = (trainer_pb2.RecipeField.TYPE_INTEGER, trainer_pb2.RecipeField.TYPE_NUMBER)
+presets = pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
+
+
+def resolve(asked: Recipe) -> Recipe:
+    return recipes.resolve(asked, DEFAULT_ARCHITECTURE)
+
+
+def refused(asked: Recipe) -> dict[str, str]:
+    """The fields that are refused, each with what is wrong and allowed."""
+    with pytest.raises(InvalidArgument) as caught:
+        resolve(asked)
+    return dict(caught.value.violations)
+
+
+def asking(preset: Preset, field: Field, value: float) -> Recipe:
+    """A recipe of a preset with one field set."""
+    made = Recipe(preset=preset.name)
+    setattr(made, field.name, value)
+    return made
+
+
+def each_number() -> list[Any]:
+    """Every field of every preset that is a number."""
+    return [
+        pytest.param(preset, field, id=f"{preset.name}-{field.name}")
+        for preset in PRESETS.values()
+        for field in preset.fields
+        if field.type in NUMBERS
+    ]
+
+
+@presets
+def test_a_preset_alone_resolves_to_every_field_it_has(preset: Preset) -> None:
+    """A resolved recipe has exactly the fields of its preset, and resolving it again changes nothing."""
+    resolved = resolve(Recipe(preset=preset.name))
+    assert {descriptor.name for descriptor, _ in resolved.ListFields()} == {
+        "preset",
+        *(field.name for field in preset.fields),
+    }
+    assert resolve(resolved) == resolved
+
+
+@presets
+def test_the_defaults_that_are_listed_are_those_that_are_used(preset: Preset) -> None:
+    """Whoever sends every default as it is written in the catalogue gets what the preset alone gives."""
+    listed = recipes.message(preset, DEFAULT_ARCHITECTURE)
+    written = recipe({"preset": preset.name, **{field.name: field.default_value for field in listed.fields}})
+    assert resolve(written) == resolve(Recipe(preset=preset.name))
+
+
+def test_the_baseline_is_the_recipe_of_the_textbook() -> None:
+    """The constants that published results were made with stay what they are."""
+    expected = {
+        "preset": "baseline",
+        "architecture": DEFAULT_ARCHITECTURE,
+        "weights": "PRETRAINED",
+        "seed": 0,
+        "num_epochs": 10,
+        "learning_rate": 1e-4,
+        "batch_size": 8,
+        "weight_decay": 1e-4,
+        "freeze": "BODY",
+        "frozen_mode": "EVAL",
+        "target_size": 50,
+        "horizontal_flip": 0.5,
+        "rotation_degrees": 15.0,
+        "brightness": 0.2,
+        "contrast": 0.2,
+        "saturation": 0.2,
+    }
+    assert as_dict(resolve(Recipe(preset="baseline"))) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, "fast"),
+        ({"seed": 1, "num_epochs": 3, "weights": "random"}, "fast"),
+        ({"regularization_c": 2}, "fast"),
+        ({"learning_rate": 1e-3}, "baseline"),
+        ({"freeze": "none"}, "baseline"),
+        ({"horizontal_flip": 0}, "baseline"),
+        ({"preset": "fast", "seed": 1}, "fast"),
+        ({"preset": "baseline", "num_epochs": 3}, "baseline"),
+    ],
+    ids=str,
+)
+def test_the_preset_follows_from_the_fields(asked: dict[str, object], expected: str) -> None:
+    """Where none is named it is `fast`, or `baseline` where a field is set that only gradient training has."""
+    assert resolve(recipe(asked)).preset == expected
+
+
+@pytest.mark.parametrize(("preset", "field"), each_number())
+def test_limits_belong_to_the_range(preset: Preset, field: Field) -> None:
+    """The smallest and the largest value that are listed are taken as they are."""
+    whole = field.type == trainer_pb2.RecipeField.TYPE_INTEGER
+    for limit in (field.minimum, field.maximum):
+        value = int(limit) if whole else limit
+        assert getattr(resolve(asking(preset, field, value)), field.name) == value
+
+
+@pytest.mark.parametrize(("preset", "field"), each_number())
+def test_what_is_out_of_range_is_refused(preset: Preset, field: Field) -> None:
+    """Values beyond the limits, and those that are no numbers, are refused with the limits."""
+    if field.type == trainer_pb2.RecipeField.TYPE_INTEGER:
+        wrong: list[float] = [int(field.minimum) - 1, int(field.maximum) + 1]
+    else:
+        below, above = math.nextafter(field.minimum, -math.inf), math.nextafter(field.maximum, math.inf)
+        wrong = [below, above, -1.0, math.nan, math.inf, -math.inf]
+    for value in wrong:
+        problems = refused(asking(preset, field, value))
+        assert list(problems) == [f"recipe.{field.name}"]
+        assert f"{field.minimum:g}" in problems[f"recipe.{field.name}"]
+        assert f"{field.maximum:g}" in problems[f"recipe.{field.name}"]
+
+
+def test_a_choice_that_this_server_does_not_know_is_refused() -> None:
+    """A number of an enumeration that is not in the catalogue is refused, naming what there is."""
+    asked = Recipe.FromString(Recipe(preset="baseline").SerializeToString() + b"\x50\x63")
+    assert int(asked.freeze) == 99
+    assert refused(asked) == {"recipe.freeze": "must be one of BODY, NONE, not 99"}
+
+
+def test_a_choice_that_is_not_set_takes_the_default() -> None:
+    """UNSPECIFIED is no choice of its own."""
+    asked = Recipe(preset="baseline", weights=Weights.WEIGHTS_UNSPECIFIED, freeze=Freeze.FREEZE_UNSPECIFIED)
+    assert (resolve(asked).weights, resolve(asked).freeze) == (Weights.WEIGHTS_PRETRAINED, Freeze.FREEZE_BODY)
+
+
+def test_every_wrong_field_is_named_at_once() -> None:
+    """Nobody has to mend a recipe one answer at a time."""
+    asked = recipe({"preset": "fast", "num_epochs": -1, "regularization_c": "nan", "learning_rate": 1, "seed": -1})
+    expected = {"recipe.num_epochs", "recipe.regularization_c", "recipe.learning_rate", "recipe.seed"}
+    assert set(refused(asked)) == expected
+
+
+def test_the_default_architecture_is_the_servers() -> None:
+    """A recipe that names no architecture takes the one that this server was told to take."""
+    assert recipes.resolve(Recipe(), "another").architecture == "another"
+    listed = recipes.message(PRESETS["fast"], "another").fields
+    assert [field.default_value for field in listed if field.name == "architecture"] == ["another"]
+
+
+def test_the_hyperparameter_file_is_taken_as_it_is() -> None:
+    """The four fields that hyperparameter files have are a recipe."""
+    file = json.loads('{"num_epochs": 12, "learning_rate": 0.001, "batch_size": 16, "weight_decay": 0}')
+    resolved = as_dict(resolve(recipe(file)))
+    assert resolved == {**as_dict(resolve(Recipe(preset="baseline"))), **file}
+
+
+@pytest.mark.parametrize(
+    ("asked", "field", "words"),
+    [
+        ({"epochs": 3}, "recipe.epochs", "num_epochs"),
+        ({"num_epochs": "ten"}, "recipe.num_epochs", "must be a whole number, not ten"),
+        ({"num_epochs": 1.5}, "recipe.num_epochs", "must be a whole number, not 1.5"),
+        ({"num_epochs": 2**40}, "recipe.num_epochs", ""),
+        ({"learning_rate": "fast"}, "recipe.learning_rate", "must be a number, not fast"),
+        ({"learning_rate": None}, "recipe.learning_rate", "must be a number, not None"),
+        ({"freeze": "head"}, "recipe.freeze", "must be one of BODY, NONE, not head"),
+        ({"weights": "unspecified"}, "recipe.weights", "must be one of PRETRAINED, RANDOM, not unspecified"),
+    ],
+    ids=str,
+)
+def test_words_that_are_no_recipe_are_refused(asked: dict[str, object], field: str, words: str) -> None:
+    """What cannot be read names the field and what is allowed."""
+    with pytest.raises(InvalidArgument) as caught:
+        recipe(asked)
+    ((named, problem),) = caught.value.violations
+    assert named == field
+    assert words in problem
+
+
+def test_words_come_back_as_they_went_in() -> None:
+    """A recipe made from names and values gives them back, choices as words."""
+    fields = {"preset": "baseline", "weights": "RANDOM", "seed": 0, "learning_rate": 0.5, "freeze": "NONE"}
+    assert as_dict(recipe(fields)) == fields
