@@ -30,6 +30,8 @@ check: $(STAMP) ## everything that is checked without running: style, types, imp
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/buf lint
+	@released=$$(git describe --tags --abbrev=0 2>/dev/null); if [ -n "$$released" ]; \
+		then $(BIN)/buf breaking --against ".git#tag=$$released"; else echo "No release yet: no contract to break."; fi
 	@$(BIN)/python -m pytest -q tests/unit/test_house.py
 
 fmt: $(STAMP) ## format the code

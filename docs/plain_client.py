@@ -15,9 +15,15 @@ folder, picture, parent, name = (
     "projects/default",
     "projects/default/datasets/plain",
 )
-datasets = dataset_pb2_grpc.DatasetServiceStub(grpc.insecure_channel(os.environ["HANDFUL_DATASET"]))
-trainer = trainer_pb2_grpc.TrainerServiceStub(grpc.insecure_channel(os.environ["HANDFUL_TRAINER"]))
-inference = inference_pb2_grpc.InferenceServiceStub(grpc.insecure_channel(os.environ["HANDFUL_INFERENCE"]))
+datasets = dataset_pb2_grpc.DatasetServiceStub(
+    grpc.insecure_channel(os.environ.get("HANDFUL_DATASET", "127.0.0.1:7101"))
+)
+trainer = trainer_pb2_grpc.TrainerServiceStub(
+    grpc.insecure_channel(os.environ.get("HANDFUL_TRAINER", "127.0.0.1:7102"))
+)
+inference = inference_pb2_grpc.InferenceServiceStub(
+    grpc.insecure_channel(os.environ.get("HANDFUL_INFERENCE", "127.0.0.1:7103"))
+)
 
 
 def upload() -> Iterator[dataset_pb2.UploadExamplesRequest]:
@@ -29,7 +35,7 @@ def upload() -> Iterator[dataset_pb2.UploadExamplesRequest]:
         yield step(commit=step.Commit())
 
 
-datasets.CreateDataset(dataset_pb2.CreateDatasetRequest(parent=parent, dataset_id="plain"))
+datasets.CreateDataset(dataset_pb2.CreateDatasetRequest(parent=parent, dataset_id="plain", request_id="plain"))
 print([verdict.WhichOneof("verdict") for verdict in datasets.UploadExamples(upload())])
 datasets.CreateDatasetVersion(dataset_pb2.CreateDatasetVersionRequest(parent=name))
 run = trainer.CreateTrainingRun(trainer_pb2.CreateTrainingRunRequest(parent=parent, dataset=name)).training_run

@@ -47,16 +47,18 @@ def project_from_env() -> str:
     return os.environ.get("HANDFUL_PROJECT") or "default"
 
 
+OPTIONS: list[tuple[str, int | str]] = [
+    ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    # gRPC waits up to two minutes between attempts to connect, which outlasts every lease and every watcher's patience.
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.service_config", json.dumps(_RETRY)),
+]
+
+
 def connect(address: str) -> grpc.Channel:
     """A channel to a service; it connects on first use and again whenever it has to."""
-    return grpc.insecure_channel(
-        address,
-        options=[
-            ("grpc.max_receive_message_length", MESSAGE_BYTES),
-            ("grpc.max_send_message_length", MESSAGE_BYTES),
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
-            ("grpc.http2.ping_timeout_ms", 10_000),
-            ("grpc.service_config", json.dumps(_RETRY)),
-        ],
-    )
+    return grpc.insecure_channel(address, options=OPTIONS)

@@ -6,6 +6,7 @@ Every method raises the errors of `handful.errors`.
 import hashlib
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -30,6 +31,14 @@ CHUNK_BYTES = 256 * 1024
 PAGE_SIZE = 200
 
 Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What became of a folder: the sealed version, and the verdicts on files that were refused and are not in it."""
+
+    version: dataset_pb2.DatasetVersion
+    rejected: list[UploadExamplesResponse]
 
 
 class Client:
@@ -85,26 +94,34 @@ class Client:
         )
 
     def upload(self, dataset: str, files: Iterable[LabelledFile]) -> Iterator[UploadExamplesResponse]:
-        """Sends files; yields a verdict for each, in order, whose client_ref is the file's path."""
-        steps = _steps(self._dataset_name(dataset), files)
+        """Sends files; yields a verdict for each, in order, whose client_ref is the file's path.
+
+        OSError where a file cannot be read, after the verdicts on those before it.
+        """
+        unreadable: list[OSError] = []
+        steps = _steps(self._dataset_name(dataset), files, unreadable)
         try:
             yield from self._datasets.UploadExamples(steps)
         except grpc.RpcError as problem:
             raise from_rpc_error(problem) from None
+        if unreadable:
+            raise unreadable[0]
 
     def push(
         self, dataset: str, folder: Path | str, on_verdict: Callable[[UploadExamplesResponse], None] | None = None
-    ) -> dataset_pb2.DatasetVersion:
+    ) -> Pushed:
         """Creates the dataset where it is new, sends a folder of class folders, and seals a version.
 
-        Files that are there already are not stored twice. `on_verdict` hears of every file, refused ones included.
+        Files that are there already are not stored twice. `on_verdict` hears of every file as it is answered.
         """
-        files = find(Path(folder))
+        files, rejected = find(Path(folder)), []
         self.create_dataset(dataset)
         for verdict in self.upload(dataset, files):
             if on_verdict:
                 on_verdict(verdict)
-        return self.seal(dataset)
+            if verdict.HasField("rejected"):
+                rejected.append(verdict)
+        return Pushed(self.seal(dataset), rejected)
 
     def seal(self, dataset: str) -> dataset_pb2.DatasetVersion:
         """A version of what the dataset holds now; the same one again where nothing changed."""
@@ -205,10 +222,14 @@ def _pages(method: Any, request: Any, rows: Callable[[Any], Iterable[Row]]) -> I
         request.page_token = page.next_page_token
 
 
-def _steps(dataset: str, files: Iterable[LabelledFile]) -> Iterator[UploadExamplesRequest]:
+def _steps(dataset: str, files: Iterable[LabelledFile], unreadable: list[OSError]) -> Iterator[UploadExamplesRequest]:
     yield UploadExamplesRequest(open=UploadExamplesRequest.Open(dataset=dataset))
     for file in files:
-        data = file.path.read_bytes()
+        try:
+            data = file.path.read_bytes()
+        except OSError as problem:  # gRPC would end the stream with words that do not name the file
+            unreadable.append(problem)
+            return
         yield UploadExamplesRequest(
             begin=UploadExamplesRequest.Begin(
                 client_ref=str(file.path)[-256:],

@@ -33,6 +33,8 @@ DOMAIN = "handful"
 DETAILS_KEY = "grpc-status-details-bin"
 # Trailers are cut off at random between 8 and 16 KiB, so a status never lists more than this many fields.
 MAX_VIOLATIONS = 20
+MAX_VIOLATION = 240
+MAX_MESSAGE = 1000
 
 
 class HandfulError(Exception):
@@ -54,9 +56,11 @@ class HandfulError(Exception):
         facts: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.message = message
+        self.message = _short(message, MAX_MESSAGE)
         self.reason = reason or self.default_reason
-        self.violations = tuple(violations[:MAX_VIOLATIONS])
+        self.violations = tuple(
+            (field, _short(problem, MAX_VIOLATION)) for field, problem in violations[:MAX_VIOLATIONS]
+        )
         self.facts = dict(facts or {})
 
 
@@ -170,6 +174,11 @@ def from_rpc_error(error: grpc.RpcError) -> HandfulError:
         violations=[(violation.field, violation.description) for violation in bad.field_violations],
         facts=dict(info.metadata),
     )
+
+
+def _short(text: str, length: int) -> str:
+    # A caller's own words stand in messages, and may be long.
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _details(

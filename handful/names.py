@@ -13,13 +13,12 @@ _RUN = re.compile(r"[0-9a-z]([0-9a-z-]{0,62})?")
 PROJECT = "projects/{project}"
 DATASET = "projects/{project}/datasets/{dataset}"
 DATASET_VERSION = "projects/{project}/datasets/{dataset}/versions/{number}"
-EXAMPLE = "projects/{project}/datasets/{dataset}/examples/{example}"
 TRAINING_RUN = "projects/{project}/trainingRuns/{run}"
 MODEL = "projects/{project}/models/{model}"
 MODEL_VERSION = "projects/{project}/models/{model}/versions/{number}"
 MODEL_ALIAS = "projects/{project}/models/{model}@{alias}"
 
-_PARTS = {"number": _NUMBER, "run": _RUN, "example": _RUN}
+_PARTS = {"number": _NUMBER, "run": _RUN}
 
 
 def match(patterns: str | Sequence[str], name: str, field: str) -> dict[str, str]:

@@ -26,8 +26,6 @@ _TURNS: dict[object, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Pillow's own limit only warns, and catching warnings is not safe in threads; `_check_size` is the limit.
-Image.MAX_IMAGE_PIXELS = None
 _BROKEN = "The file is broken or cut off."
 _SRGB = ImageCms.createProfile("sRGB")
 
@@ -82,6 +80,8 @@ def fit(image: Image.Image, preprocessing: ImagePreprocessing) -> Image.Image:
 def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as problem:
+        raise _too_large() from problem
     except UnidentifiedImageError as problem:
         raise _unidentified(data) from problem
     except Exception as problem:
@@ -136,8 +136,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         image = _to_eight_bits(image.convert("I"), image.info.get("transparency"))
     if image.has_transparency_data:
-        canvas = Image.new("RGBA", image.size, (*BACKGROUND, 255))
-        return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
+        canvas = Image.new("RGB", image.size, BACKGROUND)
+        layered = image if image.mode == "RGBA" else image.convert("RGBA")
+        canvas.paste(layered, mask=layered.getchannel("A"))
+        return canvas
     if profile and image.mode in {"RGB", "CMYK", "L"}:
         image = _to_srgb(image, profile)
     return image.convert("RGB")

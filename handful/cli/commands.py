@@ -15,11 +15,9 @@ from handful import Client, Run
 from handful.channel import Addresses
 from handful.cli.live import follow
 from handful.cli.stack import Stack
+from handful.client import Pushed
 from handful.errors import InvalidArgument, NotFound
 from handful.folders import find
-from handful.recipe import as_dict
-from handful.v1 import dataset_pb2
-from handful.v1.dataset_pb2 import UploadExamplesResponse
 from handful.v1.trainer_pb2 import RecipeField, TrainingRun
 
 console = Console(highlight=False)
@@ -32,7 +30,7 @@ def up(given: argparse.Namespace) -> int:
         console.print(f"[bold]Handful is up.[/bold] Data in {home}. Ctrl-C stops it.")
         for service, address in vars(stack.addresses).items():
             console.print(f"  {service:10} {address}")
-        console.print("Next, in another terminal: handful push flowers ./photos --dataset flowers")
+        console.print("Next, in another terminal: handful push ./photos --dataset flowers")
         try:
             ended = stack.wait()
         except KeyboardInterrupt:
@@ -45,31 +43,26 @@ def up(given: argparse.Namespace) -> int:
 def push(given: argparse.Namespace) -> int:
     dataset = given.dataset or given.folder.resolve().name.lower().replace("_", "-").replace(" ", "-")
     with Client.from_env() as client:
-        version = push_with_progress(client, dataset, given.folder)
-    show_version(version)
+        pushed = push_with_progress(client, dataset, given.folder)
+    show(pushed)
     console.print(f"Next: handful train {dataset}")
     return 0
 
 
-def push_with_progress(client: Client, dataset: str, folder: Path) -> dataset_pb2.DatasetVersion:
-    """Pushes a folder under a progress bar; names every file that was refused."""
-    refused: list[UploadExamplesResponse] = []
+def push_with_progress(client: Client, dataset: str, folder: Path) -> Pushed:
+    """Pushes a folder under a progress bar."""
     columns = (TextColumn("pushing"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=len(find(folder)))
 
-        def hear(verdict: UploadExamplesResponse) -> None:
-            bar.advance(task)
-            if verdict.HasField("rejected"):
-                refused.append(verdict)
+        return client.push(dataset, folder, lambda _: bar.advance(task))
 
-        version = client.push(dataset, folder, hear)
-    for one in refused:
+
+def show(pushed: Pushed) -> None:
+    """What a version holds, and what is odd about it."""
+    for one in pushed.rejected:
         console.print(f"[yellow]refused[/yellow] {one.client_ref}: {one.rejected.message} {one.rejected.hint}")
-    return version
-
-
-def show_version(version: dataset_pb2.DatasetVersion) -> None:
+    version = pushed.version
     train = sum(one.num_train for one in version.classes)
     val = sum(one.num_val for one in version.classes)
     console.print(f"{version.name}: {len(version.classes)} classes, {train} examples to train, {val} to validate")
@@ -232,8 +225,3 @@ def _table(*columns: str) -> Table:
 
 def _print_table(table: Table, empty: str) -> None:
     console.print(table if table.rows else empty)
-
-
-def describe(run: TrainingRun) -> str:
-    """A run's recipe in a line."""
-    return ", ".join(f"{name}={value}" for name, value in as_dict(run.recipe).items())

@@ -61,8 +61,8 @@ def _line(
     client: Client, data: Path, files: list[LabelledFile], seconds: dict[str, float], console: Console, plots: Path
 ) -> dict[str, object]:
     with _timed(seconds, "push"):
-        version = commands.push_with_progress(client, DATASET, data)
-    commands.show_version(version)
+        pushed = commands.push_with_progress(client, DATASET, data)
+    commands.show(pushed)
     with _timed(seconds, "train"):
         ended = follow(client.train(DATASET), console)
     if ended.state != TrainingRun.STATE_SUCCEEDED:
@@ -74,7 +74,7 @@ def _line(
     with _timed(seconds, "predict"):
         _predict(client, files, console)
     figures = {metric.name: metric.value for metric in evaluation.evaluation.metrics}
-    return _report(version, ended, figures, seconds, plots)
+    return _report(pushed.version, ended, figures, seconds, plots)
 
 
 def _predict(client: Client, files: list[LabelledFile], console: Console) -> None:
@@ -96,7 +96,7 @@ def _report(
         "classes": [one.label for one in version.classes],
         "train_examples": sum(one.num_train for one in version.classes),
         "val_examples": sum(one.num_val for one in version.classes),
-        "val_accuracy": round(figures["val/accuracy"], 4),
+        "val_accuracy": round(figures.get("val/accuracy", 0.0), 4),
         "seconds": {phase: round(spent, 2) for phase, spent in seconds.items()},
         "plots": {plot.stem: str(plot) for plot in sorted(plots.glob("*.png"))},
     }

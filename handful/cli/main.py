@@ -16,7 +16,7 @@ EXIT_CANNOT = 2
 _EPILOGUE = """\
 five minutes:
   handful up                                    starts everything, with its data in ~/.handful
-  handful push flowers ./photos                 photos/daisy/1.jpg, photos/rose/1.jpg, ... become a dataset
+  handful push ./photos --dataset flowers       photos/daisy/1.jpg, photos/rose/1.jpg, ... become a dataset
   handful train flowers                         trains while you watch; seconds on a laptop
   handful predict flowers some.jpg              what is it?
   handful train flowers preset=baseline num_epochs=10 learning_rate=1e-3

@@ -14,7 +14,7 @@ from typing import IO, Self
 import grpc
 
 from handful.channel import Addresses
-from handful.errors import Unavailable
+from handful.errors import InvalidArgument, Unavailable
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
@@ -33,6 +33,7 @@ class Stack:
     addresses: Addresses = field(default_factory=Addresses)
     worker_address: str = "127.0.0.1:7112"
     log_folder: Path | None = None
+    environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
     _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _logs: list[IO[bytes]] = field(default_factory=list)
 
@@ -40,7 +41,9 @@ class Stack:
     def on_free_ports(cls, home: Path) -> "Stack":
         """Beside anything else that runs on this machine; services log into `home/logs`."""
         dataset, trainer, inference, worker = (f"127.0.0.1:{port}" for port in _free_ports(4))
-        return cls(home, Addresses(dataset, trainer, inference), worker, home / "logs")
+        # Whatever this machine's own installation is set to is not meant for this one.
+        bare = {name: value for name, value in os.environ.items() if not name.startswith("HANDFUL_")}
+        return cls(home, Addresses(dataset, trainer, inference), worker, home / "logs", bare)
 
     def __enter__(self) -> Self:
         self.start()
@@ -99,7 +102,7 @@ class Stack:
 
     def _start(self, service: str) -> None:
         environment = {
-            **os.environ,
+            **self.environment,
             "HANDFUL_HOME": str(self.home),
             "HANDFUL_DATASET": self.addresses.dataset,
             "HANDFUL_DATASET_ADDRESS": self.addresses.dataset,
@@ -142,6 +145,8 @@ class Stack:
 def _check_free(service: str, address: str) -> None:
     # Asked first: otherwise another Handful on the same ports would answer for a service that is about to fail.
     host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise InvalidArgument(f"HANDFUL_{service.upper()}={address}: must be host:port.")
     with socket.socket() as probe:
         if probe.connect_ex((host, int(port))) == 0:
             raise Unavailable(

@@ -28,7 +28,7 @@ class _Modality:
 class _ModalityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Modality.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     MODALITY_UNSPECIFIED: _Modality.ValueType  # 0
-    """Not set; refused wherever a modality is asked for."""
+    """Not set: IMAGE, where one is asked for."""
     MODALITY_IMAGE: _Modality.ValueType  # 1
     """Still pictures: JPEG, PNG or WebP."""
 
@@ -36,7 +36,7 @@ class Modality(_Modality, metaclass=_ModalityEnumTypeWrapper):
     """Modality says what kind of media a dataset holds and a model understands."""
 
 MODALITY_UNSPECIFIED: Modality.ValueType  # 0
-"""Not set; refused wherever a modality is asked for."""
+"""Not set: IMAGE, where one is asked for."""
 MODALITY_IMAGE: Modality.ValueType  # 1
 """Still pictures: JPEG, PNG or WebP."""
 Global___Modality: _TypeAlias = Modality  # noqa: Y015
@@ -790,24 +790,18 @@ class ConfusionRow(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     COUNTS_FIELD_NUMBER: _builtins.int
-    SHARES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Examples taken for each class, in the order of the labels."""
-
-    @_builtins.property
-    def shares(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """The same as shares of the row, each in [0, 1], summing to 1; all 0 in a class without validation examples."""
+        """Examples taken for each class, in the order of the labels. Divided by their sum they are the normalised matrix."""
 
     def __init__(
         self,
         *,
         counts: _abc.Iterable[_builtins.int] | None = ...,
-        shares: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "shares", b"shares"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -840,3 +834,124 @@ class EpochMetrics(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EpochMetrics: _TypeAlias = EpochMetrics  # noqa: Y015
+
+@_typing.final
+class ProjectPointer(_message.Message):
+    """ProjectPointer is what inference is told about a project: the object `projects/{project}/aliases.json`, written by the
+    trainer alone. Of two, the one with the higher generation is the newer.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ModelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___ModelPointer: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___ModelPointer | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    """How often the project's models changed."""
+    @_builtins.property
+    def models(self) -> _containers.MessageMap[_builtins.str, Global___ModelPointer]:
+        """The models, by id."""
+
+    def __init__(
+        self,
+        *,
+        generation: _builtins.int = ...,
+        models: _abc.Mapping[_builtins.str, Global___ModelPointer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "models", b"models"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProjectPointer: _TypeAlias = ProjectPointer  # noqa: Y015
+
+@_typing.final
+class ModelPointer(_message.Message):
+    """ModelPointer is one model's versions and aliases."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class VersionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class AliasesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def versions(self) -> _containers.ScalarMap[_builtins.int, _builtins.str]:
+        """SHA-256 of the model manifest, lower-case hex, by version number."""
+
+    @_builtins.property
+    def aliases(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Version number, by alias."""
+
+    def __init__(
+        self,
+        *,
+        versions: _abc.Mapping[_builtins.int, _builtins.str] | None = ...,
+        aliases: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelPointer: _TypeAlias = ModelPointer  # noqa: Y015

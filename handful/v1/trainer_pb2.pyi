@@ -40,7 +40,7 @@ class TrainingRun(_message.Message):
         STATE_RUNNING: TrainingRun._State.ValueType  # 2
         """A worker is on it."""
         STATE_RECOVERING: TrainingRun._State.ValueType  # 3
-        """Its worker was lost; another one continues from the last checkpoint."""
+        """Its worker was lost or had to go; another one continues from the last checkpoint."""
         STATE_CANCELLING: TrainingRun._State.ValueType  # 4
         """Asked to stop; its worker has not yet."""
         STATE_SUCCEEDED: TrainingRun._State.ValueType  # 5
@@ -60,7 +60,7 @@ class TrainingRun(_message.Message):
     STATE_RUNNING: TrainingRun.State.ValueType  # 2
     """A worker is on it."""
     STATE_RECOVERING: TrainingRun.State.ValueType  # 3
-    """Its worker was lost; another one continues from the last checkpoint."""
+    """Its worker was lost or had to go; another one continues from the last checkpoint."""
     STATE_CANCELLING: TrainingRun.State.ValueType  # 4
     """Asked to stop; its worker has not yet."""
     STATE_SUCCEEDED: TrainingRun.State.ValueType  # 5
@@ -100,7 +100,7 @@ class TrainingRun(_message.Message):
     state: Global___TrainingRun.State.ValueType
     """Where the run stands."""
     num_ahead: _builtins.int
-    """Runs ahead of it in the queue; only in QUEUED."""
+    """Runs ahead of it in the queue; only in QUEUED and RECOVERING."""
     attempt: _builtins.int
     """Attempts begun, from 1; 0 before the first."""
     epoch: _builtins.int
@@ -349,7 +349,7 @@ class AttemptStarted(_message.Message):
     worker_id: _builtins.str
     """The worker."""
     device: _builtins.str
-    """What it computes on: `cpu` or the accelerator's name."""
+    """What it can train on by gradient: `cpu` or `cuda`."""
     def __init__(
         self,
         *,
@@ -1047,7 +1047,7 @@ class RecipeField(_message.Message):
         TYPE_NUMBER: RecipeField._Type.ValueType  # 2
         """A number."""
         TYPE_CHOICE: RecipeField._Type.ValueType  # 3
-        """One of `choices`."""
+        """One of `choices`: an enum value without its prefix (BODY is FREEZE_BODY), or a string."""
 
     class Type(_Type, metaclass=_TypeEnumTypeWrapper):
         """Type says how the field is written."""
@@ -1059,7 +1059,7 @@ class RecipeField(_message.Message):
     TYPE_NUMBER: RecipeField.Type.ValueType  # 2
     """A number."""
     TYPE_CHOICE: RecipeField.Type.ValueType  # 3
-    """One of `choices`."""
+    """One of `choices`: an enum value without its prefix (BODY is FREEZE_BODY), or a string."""
 
     NAME_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int

@@ -31,9 +31,9 @@ class Capabilities(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     PRETRAINED_FIELD_NUMBER: _builtins.int
     device: _builtins.str
-    """What it computes on: `cpu` or the accelerator's name."""
+    """What it can train on by gradient: `cpu` or `cuda`."""
     memory_bytes: _builtins.int
-    """Memory of the accelerator, or of the machine where there is none, in bytes."""
+    """Memory of the machine, in bytes."""
     @_builtins.property
     def pretrained(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Architectures whose pretrained weights the worker has."""
@@ -412,12 +412,28 @@ class FinishTrainingRunRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class Released(_message.Message):
+        """Released says that the worker has to go and the run is another's to continue; it does not count as lost."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        def __init__(
+            self,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     SUCCEEDED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
+    RELEASED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/trainingRuns/{run}`."""
     attempt: _builtins.int
@@ -436,6 +452,10 @@ class FinishTrainingRunRequest(_message.Message):
     def cancelled(self) -> Global___FinishTrainingRunRequest.Cancelled:
         """As it was told to."""
 
+    @_builtins.property
+    def released(self) -> Global___FinishTrainingRunRequest.Released:
+        """Not ended: handed back."""
+
     def __init__(
         self,
         *,
@@ -445,12 +465,13 @@ class FinishTrainingRunRequest(_message.Message):
         succeeded: Global___FinishTrainingRunRequest.Succeeded | None = ...,
         failed: _trainer_pb2.Failure | None = ...,
         cancelled: Global___FinishTrainingRunRequest.Cancelled | None = ...,
+        released: Global___FinishTrainingRunRequest.Released | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "failed", b"failed", "outcome", b"outcome", "succeeded", b"succeeded"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "failed", b"failed", "outcome", b"outcome", "released", b"released", "succeeded", b"succeeded"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancelled", b"cancelled", "failed", b"failed", "name", b"name", "outcome", b"outcome", "succeeded", b"succeeded", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancelled", b"cancelled", "failed", b"failed", "name", b"name", "outcome", b"outcome", "released", b"released", "succeeded", b"succeeded", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["succeeded", "failed", "cancelled"]  # noqa: Y015
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["succeeded", "failed", "cancelled", "released"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 

@@ -93,7 +93,7 @@ class WorkerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FinishTrainingRun(self, request, context):
-        """Ends a run: publishes its model version, or says why there is none. Safe to repeat.
+        """Ends a run: publishes its model version, says why there is none, or hands the run back. Safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -49,7 +49,7 @@ class WorkerServiceStub:
     CommitCheckpoint: _grpc.UnaryUnaryMultiCallable[_worker_pb2.CommitCheckpointRequest, _worker_pb2.CommitCheckpointResponse]
     """Makes an uploaded checkpoint count, and renews the lease. An older epoch never replaces a newer one."""
     FinishTrainingRun: _grpc.UnaryUnaryMultiCallable[_worker_pb2.FinishTrainingRunRequest, _worker_pb2.FinishTrainingRunResponse]
-    """Ends a run: publishes its model version, or says why there is none. Safe to repeat."""
+    """Ends a run: publishes its model version, says why there is none, or hands the run back. Safe to repeat."""
 
 @_typing.type_check_only
 class WorkerServiceAsyncStub(WorkerServiceStub):
@@ -72,7 +72,7 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     CommitCheckpoint: _aio.UnaryUnaryMultiCallable[_worker_pb2.CommitCheckpointRequest, _worker_pb2.CommitCheckpointResponse]  # type: ignore[assignment]
     """Makes an uploaded checkpoint count, and renews the lease. An older epoch never replaces a newer one."""
     FinishTrainingRun: _aio.UnaryUnaryMultiCallable[_worker_pb2.FinishTrainingRunRequest, _worker_pb2.FinishTrainingRunResponse]  # type: ignore[assignment]
-    """Ends a run: publishes its model version, or says why there is none. Safe to repeat."""
+    """Ends a run: publishes its model version, says why there is none, or hands the run back. Safe to repeat."""
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     """WorkerService hands runs to workers and takes their reports.
@@ -116,6 +116,6 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.FinishTrainingRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.FinishTrainingRunResponse, _abc.Awaitable[_worker_pb2.FinishTrainingRunResponse]]:
-        """Ends a run: publishes its model version, or says why there is none. Safe to repeat."""
+        """Ends a run: publishes its model version, says why there is none, or hands the run back. Safe to repeat."""
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

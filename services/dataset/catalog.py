@@ -13,9 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from handful.errors import AlreadyExists, NotFound
 from handful.v1 import bundle_pb2
-from services.dataset.records import ClassCount, DatasetKey, DatasetRecord, ExampleRecord, Finding, VersionRecord
+from services.dataset.records import ClassCount, DatasetKey, DatasetRecord, ExampleRecord, Notice, VersionRecord
 from services.dataset.tables import datasets, examples, requests, versions
-from services.shared.database import Database, once, open_database
+from services.shared.database import Database, kept, newest_first, once, open_database
 from services.shared.identifiers import now_us
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -37,14 +37,14 @@ class CatalogReader:
     async def datasets(self, project: str, limit: int, before: Sequence[Any] | None) -> list[DatasetRecord]:
         query = sa.select(datasets).filter_by(project=project)
         order = (datasets.c.create_time_us, datasets.c.dataset)
-        return await self._with_labels(await self._rows(_page(query, order, limit, before)))
+        return await self._with_labels(await self._rows(newest_first(query, order, limit, before)))
 
     async def examples(
         self, key: DatasetKey, limit: int | None = None, before: Sequence[Any] | None = None
     ) -> list[ExampleRecord]:
         query = sa.select(examples).filter_by(**_of(key))
         order = (examples.c.create_time_us, examples.c.example)
-        return [_example(row) for row in await self._rows(_page(query, order, limit, before))]
+        return [_example(row) for row in await self._rows(newest_first(query, order, limit, before))]
 
     async def example_by_upload(self, key: DatasetKey, label: str, upload_sha256: str) -> ExampleRecord | None:
         """The example that these very bytes became before."""
@@ -59,7 +59,7 @@ class CatalogReader:
 
     async def versions(self, key: DatasetKey, limit: int, before: Sequence[Any] | None) -> list[VersionRecord]:
         query = sa.select(versions).filter_by(**_of(key))
-        return [_version(row) for row in await self._rows(_page(query, (versions.c.number,), limit, before))]
+        return [_version(row) for row in await self._rows(newest_first(query, (versions.c.number,), limit, before))]
 
     async def _with_labels(self, rows: Sequence[Any]) -> list[DatasetRecord]:
         records = []
@@ -109,7 +109,7 @@ class CatalogWriter(CatalogReader):
             "manifest_sha256": record.manifest_sha256,
             "modality": record.modality,
             "classes": [dataclasses.asdict(one) for one in record.classes],
-            "notices": [dataclasses.asdict(one) for one in record.findings],
+            "notices": [dataclasses.asdict(one) for one in record.notices],
             "create_time_us": record.create_time_us,
         }
         await self._connection.execute(sa.insert(versions).values(**_of(key), **row))
@@ -137,6 +137,11 @@ class Catalog:
             writer = CatalogWriter(connection)
             return await once(connection, requests, request, response, lambda: effect(writer))
 
+    async def kept(self, request: Any, response: type[Response]) -> Response | None:
+        """The answer that an equal request got before, if any."""
+        async with self._database.read() as connection:
+            return await kept(connection, requests, request, response)
+
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[CatalogWriter]:
         """One transaction."""
@@ -154,13 +159,6 @@ def _of(key: DatasetKey) -> dict[str, str]:
     return {"project": key.project, "dataset": key.dataset}
 
 
-def _page(query: Any, order: Sequence[Any], limit: int | None, before: Sequence[Any] | None) -> Any:
-    # Newest first; a page begins before the last row of the page before it.
-    if before is not None:
-        query = query.where(sa.tuple_(*order) < sa.tuple_(*before))
-    return query.order_by(*(column.desc() for column in order)).limit(limit)
-
-
 def _example(row: Any) -> ExampleRecord:
     return ExampleRecord(**{field.name: getattr(row, field.name) for field in dataclasses.fields(ExampleRecord)})
 
@@ -171,6 +169,6 @@ def _version(row: Any) -> VersionRecord:
         manifest_sha256=row.manifest_sha256,
         modality=row.modality,
         classes=tuple(ClassCount(**one) for one in row.classes),
-        findings=tuple(Finding(**one) for one in row.notices),
+        notices=tuple(Notice(**one) for one in row.notices),
         create_time_us=row.create_time_us,
     )

@@ -38,6 +38,6 @@ def version_message(key: DatasetKey, record: VersionRecord) -> dataset_pb2.Datas
             dataset_pb2.ClassCount(label=one.label, num_train=one.num_train, num_val=one.num_val)
             for one in record.classes
         ],
-        notices=[bundle_pb2.Notice(reason=one.reason, message=one.message) for one in record.findings],
+        notices=[bundle_pb2.Notice(reason=one.reason, message=one.message) for one in record.notices],
         create_time=timestamp(record.create_time_us),
     )

@@ -49,7 +49,7 @@ class ClassCount:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Notice:
     """Something odd about the data, in plain words."""
 
     reason: str
@@ -62,5 +62,5 @@ class VersionRecord:
     manifest_sha256: str
     modality: "bundle_pb2.Modality.ValueType"
     classes: tuple[ClassCount, ...]
-    findings: tuple[Finding, ...]
+    notices: tuple[Notice, ...]
     create_time_us: int

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from handful.errors import FailedPrecondition
 from handful.v1 import bundle_pb2
-from services.dataset.records import ClassCount, ExampleRecord, Finding
+from services.dataset.records import ClassCount, ExampleRecord, Notice
 
 MIN_CLASSES = 2
 MIN_EXAMPLES = 2
@@ -46,7 +46,7 @@ def check(classes: Sequence[ClassCount]) -> None:
         )
 
 
-def findings(examples: Sequence[ExampleRecord], classes: Sequence[ClassCount]) -> tuple[Finding, ...]:
+def notices(examples: Sequence[ExampleRecord], classes: Sequence[ClassCount]) -> tuple[Notice, ...]:
     """What its owner should know about the data."""
     return tuple(
         found
@@ -55,7 +55,7 @@ def findings(examples: Sequence[ExampleRecord], classes: Sequence[ClassCount]) -
     )
 
 
-def _contradictions(examples: Sequence[ExampleRecord]) -> Finding | None:
+def _contradictions(examples: Sequence[ExampleRecord]) -> Notice | None:
     files: dict[str, list[ExampleRecord]] = defaultdict(list)
     for example in examples:
         files[example.content_sha256].append(example)
@@ -63,34 +63,35 @@ def _contradictions(examples: Sequence[ExampleRecord]) -> Finding | None:
     if not twice:
         return None
     shown = [" and ".join(f"{member.label}/{member.filename}" for member in members) for members in twice]
-    return Finding(
-        "CONTRADICTING_LABELS", f"The same picture stands under several labels: {_listed(shown)}. Keep the right one."
+    return Notice(
+        "CONTRADICTING_LABELS",
+        f"The same picture stands under several labels: {_listed(shown)}. Upload each under one label only.",
     )
 
 
-def _few(classes: Sequence[ClassCount]) -> Finding | None:
+def _few(classes: Sequence[ClassCount]) -> Notice | None:
     few = [f"{one.label} ({one.num_train})" for one in classes if one.num_train < ADVISED_EXAMPLES]
     if not few:
         return None
-    return Finding(
+    return Notice(
         "FEW_EXAMPLES", f"Fewer than {ADVISED_EXAMPLES} training examples: {_listed(few)}. More of them usually help."
     )
 
 
-def _imbalance(classes: Sequence[ClassCount]) -> Finding | None:
+def _imbalance(classes: Sequence[ClassCount]) -> Notice | None:
     most, least = max(classes, key=lambda one: one.num_train), min(classes, key=lambda one: one.num_train)
     if most.num_train < IMBALANCE * least.num_train:
         return None
-    return Finding(
+    return Notice(
         "IMBALANCE", f"{most.label} has {most.num_train} training examples, {least.label} only {least.num_train}."
     )
 
 
-def _unmeasured(classes: Sequence[ClassCount]) -> Finding | None:
+def _unmeasured(classes: Sequence[ClassCount]) -> Notice | None:
     unmeasured = [one.label for one in classes if not one.num_val]
     if not unmeasured:
         return None
-    return Finding("UNMEASURED_CLASSES", f"No validation examples, so nothing is known about: {_listed(unmeasured)}.")
+    return Notice("UNMEASURED_CLASSES", f"No validation examples, so nothing is known about: {_listed(unmeasured)}.")
 
 
 def _listed(items: Sequence[str]) -> str:

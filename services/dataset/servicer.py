@@ -80,9 +80,13 @@ class DatasetServicer(dataset_pb2_grpc.DatasetServiceServicer):
         self, request: dataset_pb2.CreateDatasetVersionRequest, context: Context
     ) -> dataset_pb2.CreateDatasetVersionResponse:
         key = DatasetKey(**names.match(names.DATASET, request.parent, "parent"))
+        known = await self._catalog.kept(request, dataset_pb2.CreateDatasetVersionResponse)
+        if known is not None:
+            return known
+        sealed = await seal(self._catalog, self._store, key)
 
         async def create(catalog: CatalogWriter) -> dataset_pb2.CreateDatasetVersionResponse:
-            record = await seal(catalog, self._store, key)
+            record = await catalog.add_version(key, sealed.record())
             return dataset_pb2.CreateDatasetVersionResponse(dataset_version=version_message(key, record))
 
         return await self._catalog.once(request, dataset_pb2.CreateDatasetVersionResponse, create)
@@ -116,14 +120,16 @@ class DatasetServicer(dataset_pb2_grpc.DatasetServiceServicer):
         async with self._catalog.reading() as catalog:
             version = await catalog.version(key, number)
         stored = manifest.dataset_manifest_key(key.project, version.manifest_sha256)
-        data = await asyncio.to_thread(self._store.get, stored, version.manifest_sha256)
-        sealed = manifest.from_bytes(bundle_pb2.DatasetManifest, data)
+        sealed = await asyncio.to_thread(self._manifest, stored, version.manifest_sha256)
         start = page.before[0] if page.before else 0
         rows = list(enumerate(sealed.examples, start=1))[start : start + page.limit]
         numbered, token = page.cut(rows, lambda row: [row[0]])
         return dataset_pb2.ListDatasetVersionExamplesResponse(
             examples=[example for _, example in numbered], next_page_token=token
         )
+
+    def _manifest(self, key: str, sha256: str) -> bundle_pb2.DatasetManifest:
+        return manifest.from_bytes(bundle_pb2.DatasetManifest, self._store.get(key, sha256))
 
 
 def _version_key(name: str, field: str) -> tuple[DatasetKey, int]:

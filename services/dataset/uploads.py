@@ -13,7 +13,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from handful import names
 from handful.bundle.images import MAX_BYTES, BadImage
 from handful.bundle.manifest import blob_key
-from handful.errors import InvalidArgument, ResourceExhausted
+from handful.errors import InvalidArgument, ResourceExhausted, Unavailable
 from handful.v1 import bundle_pb2, dataset_pb2
 from services.dataset.catalog import Catalog
 from services.dataset.ingest import Decoders
@@ -26,6 +26,7 @@ from services.shared.objects import ObjectStore
 AHEAD = 4
 # Each holds some items of up to 32 MiB in memory.
 MAX_STREAMS = 16
+IDLE_SECONDS = 60.0
 MAX_CHUNK = 1024 * 1024
 MAX_TEXT = 256
 MAX_LABEL = 128
@@ -83,10 +84,11 @@ class Uploads:
     async def _verdicts(
         self, requests: AsyncIterator[dataset_pb2.UploadExamplesRequest]
     ) -> AsyncGenerator[Answer, None]:
-        key = await self._open(requests)
+        incoming = _in_time(requests)
+        key = await self._open(incoming)
         waiting: asyncio.Queue[asyncio.Task[Answer] | None] = asyncio.Queue(AHEAD)
         unanswered: set[asyncio.Task[Answer]] = set()
-        reader = asyncio.create_task(self._read(key, requests, waiting, unanswered))
+        reader = asyncio.create_task(self._read(key, incoming, waiting, unanswered))
         try:
             while (task := await waiting.get()) is not None:
                 # Shielded: cancelling an item would cost the decoding process that is at it.
@@ -161,6 +163,21 @@ class Uploads:
         async with self._catalog.writing() as catalog:
             stored = await catalog.add_example(key, record)
         return stored, stored.example != record.example
+
+
+async def _in_time(
+    requests: AsyncIterator[dataset_pb2.UploadExamplesRequest],
+) -> AsyncIterator[dataset_pb2.UploadExamplesRequest]:
+    while True:
+        try:
+            async with asyncio.timeout(IDLE_SECONDS):
+                request = await anext(requests, None)
+        except TimeoutError:
+            message = f"Nothing came for {IDLE_SECONDS:.0f} s. Send what was not answered again."
+            raise Unavailable(message, reason="UPLOAD_IDLE") from None
+        if request is None:
+            return
+        yield request
 
 
 async def _items(requests: AsyncIterator[dataset_pb2.UploadExamplesRequest]) -> AsyncIterator[Item]:

@@ -1,15 +1,14 @@
 """What models a project has, as the trainer's pointer object says: read on first use, then followed every second."""
 
 import asyncio
-import json
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 
 from handful import names
-from handful.bundle.manifest import pointer_key
+from handful.bundle.manifest import from_bytes, pointer_key
 from handful.errors import DataLoss, NotFound
+from handful.v1.bundle_pb2 import ModelPointer, ProjectPointer
 from services.shared.objects import ObjectMissing, ObjectStore, StoreUnavailable
 
 log = structlog.get_logger()
@@ -28,19 +27,13 @@ class VersionRef:
     manifest_sha256: str
 
 
-@dataclass(frozen=True)
-class _Pointer:
-    tag: str | None
-    generation: int
-    models: dict[str, Any]
-
-
 class Pointers:
     """The pointers of the projects in use."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
-        self._pointers: dict[str, _Pointer] = {}
+        self._pointers: dict[str, ProjectPointer] = {}
+        self._tags: dict[str, str] = {}
 
     async def resolve(self, model: str) -> VersionRef:
         """The version that a model's, an alias's or a version's name means. NotFound says what there is instead."""
@@ -53,19 +46,17 @@ class Pointers:
             return self._find(parts, model)
 
     def _find(self, parts: dict[str, str], model: str) -> VersionRef:
-        project = parts["project"]
-        known_pointer = self._pointers.get(project)
-        models = known_pointer.models if known_pointer else {}
-        entry = models.get(parts["model"])
-        if entry is None:
+        project, models = parts["project"], self._pointers.get(parts["project"], ProjectPointer()).models
+        if parts["model"] not in models:
             known = ", ".join(sorted(models)[:_SHOWN]) or "none yet"
             raise NotFound(f"There is no model {parts['model']} in projects/{project}. Models there: {known}.")
-        number = parts.get("number") or self._aliased(entry, parts.get("alias") or PRODUCTION, model)
-        if number not in entry["versions"]:
-            known = ", ".join(sorted(entry["versions"], key=int)[-_SHOWN:])
+        entry = models[parts["model"]]
+        number = int(parts.get("number") or _aliased(entry, parts.get("alias") or PRODUCTION, model))
+        if number not in entry.versions:
+            known = ", ".join(map(str, sorted(entry.versions)[-_SHOWN:]))
             raise NotFound(f"Model {parts['model']} has no version {number}. Versions: {known}.")
         name = f"projects/{project}/models/{parts['model']}/versions/{number}"
-        return VersionRef(project, name, entry["versions"][number])
+        return VersionRef(project, name, entry.versions[number])
 
     async def follow(self) -> None:
         """For ever: sees changed pointers within a second."""
@@ -78,28 +69,25 @@ class Pointers:
                     log.warning("pointer not read, the last one stays", project=project, problem=str(problem))
 
     async def _refresh(self, project: str) -> None:
-        known = self._pointers.get(project)
         try:
-            tag = known.tag if known else None
-            found = await asyncio.to_thread(self._store.get_if_changed, pointer_key(project), tag)
+            found = await asyncio.to_thread(self._store.get_if_changed, pointer_key(project), self._tags.get(project))
         except ObjectMissing:
             return
         if found is None:
             return
         try:
-            table = json.loads(found[0])
-            pointer = _Pointer(found[1], int(table["generation"]), dict(table["models"]))
-        except (ValueError, TypeError, KeyError) as problem:
+            pointer = from_bytes(ProjectPointer, found[0])
+        except ValueError as problem:
             raise DataLoss("The list of the project's models cannot be read.", reason="POINTER_CORRUPT") from problem
         known = self._pointers.get(project)  # another call's reading may have been faster than this one's
         if known and pointer.generation < known.generation:
             log.warning("an older pointer is ignored", project=project, generation=pointer.generation)
             return
-        self._pointers[project] = pointer
+        self._pointers[project], self._tags[project] = pointer, found[1]
 
-    @staticmethod
-    def _aliased(entry: dict[str, Any], alias: str, model: str) -> str:
-        if alias not in entry["aliases"]:
-            known = ", ".join(sorted(entry["aliases"])[:_SHOWN]) or "none"
-            raise NotFound(f"{model} has no alias {alias}. Aliases: {known}.")
-        return str(entry["aliases"][alias])
+
+def _aliased(entry: ModelPointer, alias: str, model: str) -> int:
+    if alias not in entry.aliases:
+        known = ", ".join(sorted(entry.aliases)[:_SHOWN]) or "none"
+        raise NotFound(f"{model} has no alias {alias}. Aliases: {known}.")
+    return entry.aliases[alias]

@@ -7,7 +7,7 @@ acknowledged survives a power cut.
 import asyncio
 import fcntl
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -63,7 +63,7 @@ class Database:
 async def _reachable() -> AsyncIterator[None]:
     try:
         yield
-    except sa.exc.OperationalError as problem:
+    except (sa.exc.OperationalError, sa.exc.TimeoutError) as problem:
         raise Unavailable("The database cannot be reached. Try again.") from problem
 
 
@@ -86,8 +86,9 @@ async def open_database(file: Path, migrations: Path) -> Database:
 def migrate(url: str, migrations: Path) -> None:
     """Brings the tables to the newest revision of an Alembic folder."""
     config = Config()
-    config.set_main_option("script_location", str(migrations))
-    config.set_main_option("sqlalchemy.url", url)
+    # ConfigParser takes % for the start of a reference.
+    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
+    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     command.upgrade(config, "head")
 
@@ -118,6 +119,25 @@ def requests_table(metadata: sa.MetaData) -> sa.Table:
     )
 
 
+async def kept(
+    connection: AsyncConnection, requests: sa.Table, request: Any, response: type[Response]
+) -> Response | None:
+    """The answer that an equal request got within a day; None where there was none.
+
+    InvalidArgument REQUEST_ID_REUSED where the id came with another body.
+    """
+    if not request.request_id:
+        return None
+    if len(request.request_id) > _MAX_REQUEST_ID:
+        raise InvalidArgument.fields([("request_id", f"must be a UUID, or at most {_MAX_REQUEST_ID} characters")])
+    found = (await connection.execute(sa.select(requests).filter_by(**_key(request)))).one_or_none()
+    if found is None:
+        return None
+    if found.request_sha256 != _digest(request):
+        raise InvalidArgument("request_id: was used for another request; make a new one", reason="REQUEST_ID_REUSED")
+    return response.FromString(found.response)
+
+
 async def once(
     connection: AsyncConnection,
     requests: sa.Table,
@@ -127,22 +147,29 @@ async def once(
 ) -> Response:
     """The effect's answer, kept under the request's `request_id`: a repeat within a day gets it again.
 
-    In the transaction of the effect, so that both happen or neither. InvalidArgument REQUEST_ID_REUSED where the id
-    came with another body before.
+    In the transaction of the effect, so that both happen or neither.
     """
-    if not request.request_id:
-        return await effect()
-    if len(request.request_id) > _MAX_REQUEST_ID:
-        raise InvalidArgument.fields([("request_id", f"must be a UUID, or at most {_MAX_REQUEST_ID} characters")])
-    method, digest = type(request).__name__, hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()
-    key = {"method": method, "parent": request.parent, "request_id": request.request_id}
-    await connection.execute(sa.delete(requests).where(requests.c.create_time_us < now_us() - _KEPT_US))
-    kept = (await connection.execute(sa.select(requests).filter_by(**key))).one_or_none()
-    if kept is None:
-        answer = await effect()
-        row = {"request_sha256": digest, "response": answer.SerializeToString(), "create_time_us": now_us()}
-        await connection.execute(sa.insert(requests).values(**key, **row))
-        return answer
-    if kept.request_sha256 != digest:
-        raise InvalidArgument("request_id: was used for another request; make a new one", reason="REQUEST_ID_REUSED")
-    return response.FromString(kept.response)
+    known = await kept(connection, requests, request, response)
+    if known is not None:
+        return known
+    answer = await effect()
+    if request.request_id:
+        await connection.execute(sa.delete(requests).where(requests.c.create_time_us < now_us() - _KEPT_US))
+        row = {"request_sha256": _digest(request), "response": answer.SerializeToString(), "create_time_us": now_us()}
+        await connection.execute(sa.insert(requests).values(**_key(request), **row))
+    return answer
+
+
+def _key(request: Any) -> dict[str, str]:
+    return {"method": type(request).__name__, "parent": request.parent, "request_id": request.request_id}
+
+
+def _digest(request: Any) -> str:
+    return hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()
+
+
+def newest_first(query: Any, order: Sequence[Any], limit: int | None, before: Sequence[Any] | None) -> Any:
+    """A page of a query: newest first by the sort columns, beginning before the row that a page token names."""
+    if before is not None:
+        query = query.where(sa.tuple_(*order) < sa.tuple_(*before))
+    return query.order_by(*(column.desc() for column in order)).limit(limit)

@@ -3,7 +3,6 @@
 import secrets
 import time
 import uuid
-from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -27,8 +26,3 @@ def timestamp(microseconds: int | None) -> Timestamp | None:
     message = Timestamp()
     message.FromMicroseconds(microseconds)
     return message
-
-
-def utc(microseconds: int) -> datetime:
-    """A row's time for people."""
-    return datetime.fromtimestamp(microseconds / 1e6, UTC)

@@ -168,6 +168,9 @@ class _call:  # noqa: N801 - used as a statement, `async with _call(...)`
         if problem is None:
             self._log("OK")
             return
+        if isinstance(problem, aio.AbortError):  # gRPC's own health service ends its calls itself
+            self._log("ABORTED")
+            return
         if isinstance(problem, (asyncio.CancelledError, GeneratorExit)):
             self._log("CANCELLED")
             return

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from grpc import aio
 
+from handful.channel import OPTIONS
 from handful.errors import InvalidArgument
 from handful.v1 import model_pb2_grpc, trainer_pb2_grpc, worker_pb2_grpc
 from services.shared import start
@@ -36,7 +37,7 @@ async def serve(settings: TrainerSettings) -> None:
     database = await open_database(Path(settings.database_file), MIGRATIONS)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(database.close)
-        channel = await stack.enter_async_context(aio.insecure_channel(settings.dataset))
+        channel = await stack.enter_async_context(aio.insecure_channel(settings.dataset, options=OPTIONS))
         await _serve(settings, store, database, Datasets(channel))
 
 

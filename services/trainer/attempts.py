@@ -5,14 +5,14 @@ alone, on the trainer's own clock: a worker that outlived an outage of the train
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from handful.errors import Aborted, OutOfRange
 from handful.history import History
-from handful.v1.bundle_pb2 import EpochMetrics
+from handful.v1.bundle_pb2 import EpochMetrics, Recipe
 from handful.v1.trainer_pb2 import (
     AttemptStarted,
     CheckpointSaved,
@@ -26,20 +26,27 @@ from services.trainer import events, runs
 from services.trainer.records import CLAIMED, TERMINAL, WAITING, Grip, RunKey, RunRecord
 from services.trainer.tables import training_runs
 
-MAX_ATTEMPTS = 3
+# A run whose workers were lost this often is given up.
+MAX_LOST = 3
 
 
 async def claim(
-    connection: AsyncConnection, worker_id: str, claim_id: str, device: str, lease_seconds: float
+    connection: AsyncConnection,
+    worker_id: str,
+    claim_id: str,
+    device: str,
+    lease_seconds: float,
+    suits: Callable[[Recipe], bool],
 ) -> RunRecord | None:
-    """The run of this claim: the one it got before, or the oldest that waits; None where none waits."""
+    """The run of this claim: the one it got before, or the oldest that waits and suits; None where there is none."""
     mine = sa.and_(training_runs.c.worker_id == worker_id, training_runs.c.claim_id == claim_id)
     held = await _first(connection, sa.select(training_runs).where(mine, training_runs.c.state.in_(CLAIMED)))
     if held is not None:
         return held
     order = (training_runs.c.create_time_us, training_runs.c.run)
-    oldest = sa.select(training_runs).where(training_runs.c.state.in_(WAITING)).order_by(*order).limit(1)
-    run = await _first(connection, oldest)
+    waiting = sa.select(training_runs).where(training_runs.c.state.in_(WAITING)).order_by(*order)
+    candidates = (runs.record(row) for row in await connection.execute(waiting))
+    run = next((one for one in candidates if suits(one.recipe)), None)
     if run is None:
         return None
     return await _start(connection, run, worker_id, claim_id, device, lease_seconds)
@@ -82,7 +89,7 @@ async def report(
     connection: AsyncConnection, grip: Grip, reported: Sequence[WorkerEvent], lease_seconds: float
 ) -> tuple[int, RunRecord]:
     """Takes events and renews the lease: up to where they are durable now, and the run."""
-    committed = await _hold(connection, grip, lease_seconds)
+    committed = await hold(connection, grip, lease_seconds)
     fresh = [one for one in reported if one.worker_sequence > committed]
     for sequence, one in enumerate(fresh, start=committed + 1):
         if one.worker_sequence != sequence:
@@ -106,7 +113,7 @@ async def commit_checkpoint(
     connection: AsyncConnection, grip: Grip, checkpoint: Checkpoint, lease_seconds: float
 ) -> None:
     """Makes the checkpoint the one to continue from, unless a newer one is."""
-    await _hold(connection, grip, lease_seconds)
+    await hold(connection, grip, lease_seconds)
     newer = sa.func.coalesce(training_runs.c.checkpoint_epoch, 0) < checkpoint.epoch
     changed = await connection.execute(
         sa.update(training_runs)
@@ -127,10 +134,19 @@ async def finish(
     failure: Failure | None = None,
 ) -> None:
     """Ends the run that the worker holds."""
-    await _hold(connection, grip, 0)
+    await hold(connection, grip, 0)
     run = await runs.get(connection, grip.key)
     encoded = failure.SerializeToString() if failure is not None else None
     await runs.change_state(connection, run, state, version=version, failure=encoded)
+
+
+async def release(connection: AsyncConnection, grip: Grip) -> None:
+    """Hands the run that the worker holds back: it waits again, at once, and the attempt does not count as lost."""
+    await hold(connection, grip, 0)
+    run = await runs.get(connection, grip.key)
+    cancelling = run.state == TrainingRun.STATE_CANCELLING
+    state = TrainingRun.STATE_CANCELLED if cancelling else TrainingRun.STATE_RECOVERING
+    await runs.change_state(connection, run, state)
 
 
 async def is_finished(connection: AsyncConnection, grip: Grip) -> bool:
@@ -146,14 +162,19 @@ async def expire(connection: AsyncConnection) -> list[RunKey]:
     rows = await connection.execute(sa.select(training_runs).where(training_runs.c.state.in_(CLAIMED), lost))
     expired = [runs.record(row) for row in rows]
     for run in expired:
+        lost_now = {"token": None, "num_lost": run.num_lost + 1}
         if run.state == TrainingRun.STATE_CANCELLING:
-            await runs.change_state(connection, run, TrainingRun.STATE_CANCELLED)
-        elif run.attempt >= MAX_ATTEMPTS:
-            message = f"{run.attempt} workers took this run and were lost. Their logs, or the node's, should say why."
+            await runs.change_state(connection, run, TrainingRun.STATE_CANCELLED, **lost_now)
+        elif run.num_lost + 1 >= MAX_LOST:
+            message = (
+                f"{run.num_lost + 1} workers took this run and were lost. Their logs, or the node's, should say why."
+            )
             failure = Failure(reason=Failure.REASON_WORKER_LOST, message=message)
-            await runs.change_state(connection, run, TrainingRun.STATE_FAILED, failure=failure.SerializeToString())
+            await runs.change_state(
+                connection, run, TrainingRun.STATE_FAILED, failure=failure.SerializeToString(), **lost_now
+            )
         else:
-            await runs.change_state(connection, run, TrainingRun.STATE_RECOVERING)
+            await runs.change_state(connection, run, TrainingRun.STATE_RECOVERING, **lost_now)
     return [run.key for run in expired]
 
 
@@ -163,7 +184,7 @@ async def num_leased(connection: AsyncConnection) -> int:
     return int((await connection.execute(query)).scalar_one())
 
 
-async def _hold(connection: AsyncConnection, grip: Grip, lease_seconds: float) -> int:
+async def hold(connection: AsyncConnection, grip: Grip, lease_seconds: float) -> int:
     """Renews the lease; Aborted where the worker does not hold the run any more. What it has committed."""
     held = await connection.execute(
         sa.update(training_runs)

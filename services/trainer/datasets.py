@@ -4,7 +4,7 @@ import grpc
 from grpc import aio
 
 from handful import names
-from handful.errors import FailedPrecondition, HandfulError, Unavailable, from_rpc_error
+from handful.errors import FailedPrecondition, HandfulError, NotFound, Unavailable, from_rpc_error
 from handful.v1 import dataset_pb2, dataset_pb2_grpc
 from services.shared.interceptors import REQUEST_ID, request_id
 
@@ -21,7 +21,7 @@ class Datasets:
         """The named version, or the latest of the named dataset, which must be the project's."""
         names.match((names.DATASET_VERSION, names.DATASET), name, "dataset")
         if not name.startswith(f"projects/{project}/"):
-            raise FailedPrecondition("dataset: is not of the project in parent", reason="OTHER_PROJECT")
+            raise NotFound(f"There is no {name} in projects/{project}.")
         try:
             if "/versions/" in name:
                 return await self._get(name)

@@ -7,9 +7,11 @@ that starts anew therefore counts the runs that are held before it adds workers.
 import asyncio
 import subprocess
 import sys
+import time
 
 import structlog
 
+from handful.errors import Unavailable
 from services.shared.database import Database
 from services.shared.settings import child_environment
 from services.trainer import attempts
@@ -19,6 +21,8 @@ log = structlog.get_logger()
 CHECK_SECONDS = 0.5
 STOP_SECONDS = 10.0
 MAX_PAUSE_SECONDS = 30.0
+# A worker that has lived this long has started well.
+SETTLED_SECONDS = 30.0
 
 
 class LocalWorkers:
@@ -28,32 +32,41 @@ class LocalWorkers:
         self._database = database
         self._wanted = wanted
         self._address = address
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: dict[subprocess.Popen[bytes], float] = {}
         self._pause = CHECK_SECONDS
 
     async def run(self) -> None:
         """For ever; ends its workers when it is cancelled."""
         try:
-            async with self._database.read() as connection:
-                orphans = await attempts.num_leased(connection)
+            orphans = await self._num_leased(self._wanted)
             while True:
-                if orphans:
-                    async with self._database.read() as connection:
-                        orphans = min(orphans, await attempts.num_leased(connection))
+                orphans = min(orphans, await self._num_leased(orphans)) if orphans else 0
                 self._replace_dead()
                 while len(self._processes) < self._wanted - orphans:
-                    self._processes.append(self._start())
+                    self._processes[self._start()] = time.monotonic()
                 await asyncio.sleep(self._pause)
         finally:
             await asyncio.to_thread(self._stop)
 
+    async def _num_leased(self, otherwise: int) -> int:
+        try:
+            async with self._database.read() as connection:
+                return await attempts.num_leased(connection)
+        except Unavailable as problem:
+            log.warning("runs not counted, will be", problem=problem.message)
+            return otherwise
+
     def _replace_dead(self) -> None:
         dead = [process for process in self._processes if process.poll() is not None]
         for process in dead:
-            self._processes.remove(process)
             log.warning("worker ended", pid=process.pid, exit_code=process.returncode)
-        # A worker that cannot start shall not be started fifty times a second.
-        self._pause = min(self._pause * 2, MAX_PAUSE_SECONDS) if dead else CHECK_SECONDS
+        # A worker that cannot start shall not be started again and again without a pause.
+        quick = any(time.monotonic() - self._processes.pop(process) < SETTLED_SECONDS for process in dead)
+        settled = all(time.monotonic() - started > SETTLED_SECONDS for started in self._processes.values())
+        if quick:
+            self._pause = min(self._pause * 2, MAX_PAUSE_SECONDS)
+        elif settled:
+            self._pause = CHECK_SECONDS
 
     def _start(self) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(

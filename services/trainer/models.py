@@ -1,6 +1,5 @@
 """Models, their versions and aliases in SQL, and the pointer object that tells inference about them."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +7,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from handful.errors import NotFound
-from handful.v1.bundle_pb2 import Recipe
+from handful.v1.bundle_pb2 import ProjectPointer, Recipe
+from services.shared.database import newest_first
 from services.shared.identifiers import now_us
 from services.trainer.records import ModelKey, ModelRecord, ModelVersionRecord, RunRecord
 from services.trainer.tables import aliases, generations, model_versions, models
@@ -69,9 +69,7 @@ async def page(
     """The newest models, or the newest before a (create_time_us, model)."""
     query = sa.select(models).where(models.c.project == project)
     order = (models.c.create_time_us, models.c.model)
-    if before is not None:
-        query = query.where(sa.tuple_(*order) < sa.tuple_(*before))
-    return await _records(connection, query.order_by(*(column.desc() for column in order)).limit(limit))
+    return await _records(connection, newest_first(query, order, limit, before))
 
 
 async def version(connection: AsyncConnection, key: ModelKey, number: int) -> ModelVersionRecord:
@@ -96,9 +94,7 @@ async def version_page(
 ) -> list[ModelVersionRecord]:
     """The newest versions, or the newest before a (number,)."""
     query = sa.select(model_versions).where(_of(model_versions, key))
-    if before is not None:
-        query = query.where(model_versions.c.number < before[0])
-    rows = await connection.execute(query.order_by(model_versions.c.number.desc()).limit(limit))
+    rows = await connection.execute(newest_first(query, (model_versions.c.number,), limit, before))
     return [_version(row) for row in rows]
 
 
@@ -108,16 +104,14 @@ async def projects(connection: AsyncConnection) -> dict[str, int]:
     return {row.project: row.generation for row in rows}
 
 
-async def pointer(connection: AsyncConnection, project: str) -> bytes:
-    """What inference is told: generation, and per model its versions' manifests and its aliases."""
-    table: dict[str, dict[str, dict[str, Any]]] = {}
+async def pointer(connection: AsyncConnection, project: str) -> ProjectPointer:
+    """What inference is told about a project."""
+    made = ProjectPointer(generation=(await projects(connection)).get(project, 0))
     for row in await connection.execute(sa.select(model_versions).where(model_versions.c.project == project)):
-        entry = table.setdefault(row.model, {"versions": {}, "aliases": {}})
-        entry["versions"][str(row.number)] = row.manifest_sha256
+        made.models[row.model].versions[row.number] = row.manifest_sha256
     for row in await connection.execute(sa.select(aliases).where(aliases.c.project == project)):
-        table[row.model]["aliases"][row.alias] = row.version
-    generation = (await projects(connection)).get(project, 0)
-    return json.dumps({"generation": generation, "models": table}, sort_keys=True, separators=(",", ":")).encode()
+        made.models[row.model].aliases[row.alias] = row.version
+    return made
 
 
 async def _point(connection: AsyncConnection, key: ModelKey, alias: str, number: int) -> None:

@@ -7,7 +7,8 @@ from collections import defaultdict
 
 import structlog
 
-from handful.bundle.manifest import pointer_key
+from handful.bundle.manifest import pointer_key, to_bytes
+from handful.errors import Unavailable
 from services.shared.database import Database
 from services.shared.objects import ObjectStore, StoreUnavailable
 from services.trainer import models
@@ -30,14 +31,13 @@ class Pointers:
         """Writes the project's pointer as SQL has it now; where the store is away, `reconcile` does it later."""
         async with self._locks[project]:
             async with self._database.read() as connection:
-                generation = (await models.projects(connection)).get(project, 0)
-                data = await models.pointer(connection, project)
+                pointer = await models.pointer(connection, project)
             try:
-                await asyncio.to_thread(self._store.put, pointer_key(project), data)
+                await asyncio.to_thread(self._store.put, pointer_key(project), to_bytes(pointer))
             except StoreUnavailable as problem:
                 log.warning("pointer not written, will be", project=project, problem=str(problem))
                 return
-            self._written[project] = generation
+            self._written[project] = pointer.generation
 
     async def ensure(self, project: str) -> None:
         """Writes the project's pointer where this process has not written what SQL has now."""
@@ -49,8 +49,11 @@ class Pointers:
     async def reconcile(self) -> None:
         """Writes every pointer once, then for ever those that are behind."""
         while True:
-            async with self._database.read() as connection:
-                projects = await models.projects(connection)
-            for project in projects:
-                await self.ensure(project)
+            try:
+                async with self._database.read() as connection:
+                    projects = await models.projects(connection)
+                for project in projects:
+                    await self.ensure(project)
+            except Unavailable as problem:
+                log.warning("pointers not looked at, will be", problem=problem.message)
             await asyncio.sleep(RECONCILE_SECONDS)

@@ -58,6 +58,7 @@ class RunRecord:
     start_time_us: int | None
     finish_time_us: int | None
     attempt: int
+    num_lost: int
     token: str | None
     worker_id: str | None
     checkpoint: Checkpoint | None

@@ -10,6 +10,7 @@ from handful.errors import NotFound
 from handful.v1.bundle_pb2 import Recipe
 from handful.v1.trainer_pb2 import Failure, StateChanged, TrainingRun, TrainingRunEvent
 from handful.v1.worker_pb2 import Checkpoint
+from services.shared.database import newest_first
 from services.shared.identifiers import now_us
 from services.trainer import events
 from services.trainer.records import WAITING, NewRun, RunKey, RunRecord
@@ -33,6 +34,7 @@ async def add(connection: AsyncConnection, new: NewRun) -> RunRecord:
         "metrics": [],
         "latest_sequence": 0,
         "attempt": 0,
+        "num_lost": 0,
         "committed_worker_sequence": 0,
     }
     await connection.execute(sa.insert(training_runs).values(row))
@@ -51,9 +53,7 @@ async def page(connection: AsyncConnection, project: str, limit: int, before: Se
     """The newest runs, or the newest before a (create_time_us, run)."""
     query = sa.select(training_runs).where(training_runs.c.project == project)
     order = (training_runs.c.create_time_us, training_runs.c.run)
-    if before is not None:
-        query = query.where(sa.tuple_(*order) < sa.tuple_(*before))
-    return await _records(connection, query.order_by(*(column.desc() for column in order)).limit(limit))
+    return await _records(connection, newest_first(query, order, limit, before))
 
 
 async def cancel(connection: AsyncConnection, key: RunKey) -> RunRecord:
@@ -124,6 +124,7 @@ def record(row: Any, num_ahead: int = 0) -> RunRecord:
         start_time_us=row.start_time_us,
         finish_time_us=row.finish_time_us,
         attempt=row.attempt,
+        num_lost=row.num_lost,
         token=row.token,
         worker_id=row.worker_id,
         checkpoint=checkpoint,

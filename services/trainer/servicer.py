@@ -7,7 +7,7 @@ from grpc import aio
 from handful import names
 from handful.v1 import trainer_pb2, trainer_pb2_grpc
 from services.shared import pages
-from services.shared.database import Database, once
+from services.shared.database import Database, kept, once
 from services.shared.identifiers import new_id
 from services.shared.interceptors import request_id
 from services.trainer import architectures, recipes, runs
@@ -42,13 +42,17 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def CreateTrainingRun(
         self, request: trainer_pb2.CreateTrainingRunRequest, context: Context
     ) -> trainer_pb2.CreateTrainingRunResponse:
+        response = trainer_pb2.CreateTrainingRunResponse
+        async with self._database.read() as connection:
+            known = await kept(connection, requests, request, response)
+        if known is not None:  # before anything is checked that may have changed since
+            return known
         new = await self._new_run(request)
         async with self._database.write() as connection:
 
             async def create() -> trainer_pb2.CreateTrainingRunResponse:
                 return trainer_pb2.CreateTrainingRunResponse(training_run=run_message(await runs.add(connection, new)))
 
-            response = trainer_pb2.CreateTrainingRunResponse
             answer = await once(connection, requests, request, response, create)
         self._board.queued()
         return answer

@@ -29,6 +29,7 @@ training_runs = sa.Table(
     sa.Column("finish_time_us", sa.BigInteger),
     # Who is on it: every write of a worker is fenced by attempt and token.
     sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("num_lost", sa.Integer, nullable=False),
     sa.Column("token", sa.String(64)),
     sa.Column("claim_id", sa.String(64)),
     sa.Column("worker_id", sa.String(128)),

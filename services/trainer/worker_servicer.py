@@ -1,6 +1,7 @@
 """WorkerService: hands runs to workers and takes their reports. On its own port; products never see it."""
 
 import asyncio
+import re
 import time
 
 from grpc import aio
@@ -13,7 +14,7 @@ from services.shared.database import Database
 from services.shared.objects import ObjectMissing, ObjectStore
 from services.trainer import attempts, models, runs
 from services.trainer.board import Board
-from services.trainer.fleet import Fleet
+from services.trainer.fleet import Fleet, suits
 from services.trainer.messages import claim_message
 from services.trainer.pointers import Pointers
 from services.trainer.records import Grip, RunKey, RunRecord
@@ -23,6 +24,8 @@ LONG_POLL_SECONDS = 10.0
 # A run that another replica queued is found this late at most.
 POLL_SECONDS = 1.0
 MAX_EVENTS = 100
+SHA256 = re.compile(r"[0-9a-f]{64}")
+CHECKPOINT = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*)(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 
 Context = aio.ServicerContext[object, object]
 Request = worker_pb2.ReportTrainingRunRequest | worker_pb2.CommitCheckpointRequest | worker_pb2.FinishTrainingRunRequest
@@ -50,7 +53,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     ) -> worker_pb2.ClaimTrainingRunResponse:
         if not request.worker_id or not request.claim_id:
             raise InvalidArgument.fields([("claim_id", "worker_id and claim_id must be set")])
-        self._fleet.heard(request.worker_id, request.capabilities)
+        self._fleet.asked(request.worker_id, request.capabilities)
         ends = time.monotonic() + LONG_POLL_SECONDS
         with self._board.on_queue() as bell:
             while not self._draining.is_set():
@@ -63,7 +66,12 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     async def _try_claim(self, request: worker_pb2.ClaimTrainingRunRequest) -> worker_pb2.Claim | None:
         async with self._database.write() as connection:
             run = await attempts.claim(
-                connection, request.worker_id, request.claim_id, request.capabilities.device, LEASE_SECONDS
+                connection,
+                request.worker_id,
+                request.claim_id,
+                request.capabilities.device,
+                LEASE_SECONDS,
+                lambda recipe: suits(recipe, request.capabilities),
             )
             if run is None:
                 return None
@@ -79,6 +87,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         grip = _grip(request)
         async with self._database.write() as connection:
             committed, run = await attempts.report(connection, grip, request.events, LEASE_SECONDS)
+        self._fleet.reported(run.worker_id)
         if request.HasField("progress"):
             self._board.report(grip.key, request.progress)
         elif request.events:
@@ -90,7 +99,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     ) -> worker_pb2.CommitCheckpointResponse:
         grip, checkpoint = _grip(request), request.checkpoint
         prefix = f"projects/{grip.key.project}/runs/{grip.key.run}/attempts/{grip.attempt}/"
-        if not checkpoint.key.startswith(prefix) or checkpoint.epoch < 1:
+        if not CHECKPOINT.fullmatch(checkpoint.key.removeprefix(prefix)) or checkpoint.epoch < 1:
             raise InvalidArgument.fields([("checkpoint", f"needs a key below {prefix} and an epoch from 1")])
         await self._read(checkpoint.key, checkpoint.sha256)
         async with self._database.write() as connection:
@@ -105,8 +114,12 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         async with self._database.read() as connection:
             finished = await attempts.is_finished(connection, grip)
         if not finished:
+            # Renews the lease first: what follows may wait for the store, and be asked again.
+            async with self._database.write() as connection:
+                await attempts.hold(connection, grip, LEASE_SECONDS)
             await self._finish(grip, request)
             self._board.forget(grip.key)
+            self._board.queued()
         return worker_pb2.FinishTrainingRunResponse()
 
     async def _finish(self, grip: Grip, request: worker_pb2.FinishTrainingRunRequest) -> None:
@@ -116,6 +129,10 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             return
         if outcome is None:
             raise InvalidArgument.fields([("outcome", "must be set")])
+        if outcome == "released":
+            async with self._database.write() as connection:
+                await attempts.release(connection, grip)
+            return
         failed = outcome == "failed"
         state = trainer_pb2.TrainingRun.STATE_FAILED if failed else trainer_pb2.TrainingRun.STATE_CANCELLED
         async with self._database.write() as connection:
@@ -123,6 +140,8 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
 
     async def _publish(self, grip: Grip, sha256: str) -> None:
         project = grip.key.project
+        if not SHA256.fullmatch(sha256):
+            raise InvalidArgument.fields([("succeeded.model_manifest_sha256", "must be lower-case hex")])
         data = await self._read(manifest.bundle_key(project, sha256, "manifest.json"), sha256)
         model = manifest.from_bytes(bundle_pb2.ModelManifest, data)
         proof = next((file for file in model.files if file.path == "evaluation.json"), None)

@@ -37,7 +37,7 @@ def train(client: Client, dataset: str) -> tuple[TrainingRun, FeaturesReady]:
 def test_a_folder_becomes_a_model_that_predicts(stack: Stack, folder: Path, picture: Callable[..., bytes]) -> None:
     """Pictures pushed and trained on are told apart; what was computed once is not computed again."""
     with Client(stack.addresses) as client:
-        version = client.push("colours", folder)
+        version = client.push("colours", folder).version
         assert [(one.label, one.num_train, one.num_val) for one in version.classes] == [("blue", 10, 2), ("red", 10, 2)]
 
         run, ready = train(client, "colours")

@@ -65,6 +65,25 @@ def test_imports_go_one_way() -> None:
     ).prepare()
 
 
+def test_sql_has_its_places() -> None:
+    """Nobody else speaks SQL."""
+    graph = grimp.build_graph("handful", "services", include_external_packages=True)
+    assert graph.find_modules_that_directly_import("sqlalchemy") == {
+        "services.dataset.catalog",
+        "services.dataset.migrations.env",
+        "services.dataset.migrations.versions.0001_datasets",
+        "services.dataset.tables",
+        "services.shared.database",
+        "services.trainer.attempts",
+        "services.trainer.events",
+        "services.trainer.migrations.env",
+        "services.trainer.migrations.versions.0001_training_runs",
+        "services.trainer.models",
+        "services.trainer.runs",
+        "services.trainer.tables",
+    }
+
+
 @pytest.mark.parametrize("pattern", [r"https?://", r"--(extra-)?index-url", r"--find-links"])
 def test_the_lock_names_no_registry(pattern: str) -> None:
     """Where packages come from is the business of whoever installs."""

@@ -25,9 +25,6 @@ class ObjectStore(Protocol):
     def get_if_changed(self, key: str, tag: str | None) -> tuple[bytes, str] | None:
         """The bytes and their tag, or None where the tag is still the given one. ObjectMissing."""
 
-    def exists(self, key: str) -> bool:
-        """Whether there is such an object."""
-
     def keys(self, prefix: str) -> Iterator[str]:
         """The keys that begin with the prefix, oldest object first."""
 

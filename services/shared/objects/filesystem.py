@@ -51,9 +51,6 @@ class FilesystemStore:
         current = f"{facts.st_ino}-{facts.st_mtime_ns}-{facts.st_size}"
         return None if current == tag else (self._read(path, key), current)
 
-    def exists(self, key: str) -> bool:
-        return self._path(key).is_file()
-
     def keys(self, prefix: str) -> Iterator[str]:
         below = self.folder / prefix.rpartition("/")[0]
         files = (path for path in below.rglob("*") if path.is_file() and not path.name.startswith(_TEMPORARY))

@@ -28,8 +28,8 @@ log = structlog.get_logger()
 _building = threading.Lock()
 
 
-def find(store: ObjectStore, recipe: Recipe, preprocessing: ImagePreprocessing) -> tuple[Backbone, bytes]:
-    """The shared backbone that a recipe names, with its graph."""
+def find(store: ObjectStore, recipe: Recipe, preprocessing: ImagePreprocessing, project: str) -> tuple[Backbone, bytes]:
+    """The backbone that a recipe names, with its graph: shared by all projects, or the project's where it is random."""
     row = ARCHITECTURES[recipe.architecture]
     with _building:
         if recipe.weights == WEIGHTS_PRETRAINED:
@@ -37,19 +37,23 @@ def find(store: ObjectStore, recipe: Recipe, preprocessing: ImagePreprocessing) 
             stored = _first_stored(store, backbone) or _copied(store, row, backbone)
             if stored is not None:
                 return stored
-        return in_child(_build, store, recipe, preprocessing)
+        return in_child(_build, store, recipe, preprocessing, project)
 
 
-def _build(store: ObjectStore, recipe: Recipe, preprocessing: ImagePreprocessing) -> tuple[Backbone, bytes]:
-    row = ARCHITECTURES[recipe.architecture]
-    return store_body(store, build_body(recipe), row, preprocessing, project=None, origin=_origin(recipe))
+def _build(
+    store: ObjectStore, recipe: Recipe, preprocessing: ImagePreprocessing, project: str
+) -> tuple[Backbone, bytes]:
+    row, body = ARCHITECTURES[recipe.architecture], build_body(recipe)
+    if recipe.weights == WEIGHTS_PRETRAINED:
+        return store_body(store, body, row, preprocessing, project=None, origin="pretrained")
+    return store_body(store, body, row, preprocessing, project=project, origin="random")
 
 
 def prepare(store: ObjectStore, architecture: str) -> None:
     """Has the default backbone ready before the first run asks for it; a run that finds it missing builds it itself."""
     recipe = Recipe(architecture=architecture, weights=WEIGHTS_PRETRAINED)
     try:
-        find(store, recipe, ARCHITECTURES[architecture].preprocessing)
+        find(store, recipe, ARCHITECTURES[architecture].preprocessing, project="")
     except (WeightsUnavailable, GraphDisagrees, StoreUnavailable) as problem:
         log.warning("backbone not prepared", architecture=architecture, problem=str(problem))
 
@@ -103,10 +107,6 @@ def _copied(store: ObjectStore, row: ArchitectureRow, backbone: Backbone) -> tup
     known, graph = catalogued
     store.put(f"backbones/{backbone.backbone_id}/{known.graph_sha256}.onnx", graph)
     return _first_stored(store, backbone)
-
-
-def _origin(recipe: Recipe) -> str:
-    return "pretrained" if recipe.weights == WEIGHTS_PRETRAINED else "random"
 
 
 def _describe(row: ArchitectureRow, preprocessing: ImagePreprocessing, weights_sha256: str, origin: str) -> Backbone:

@@ -1,7 +1,9 @@
 """A function in a process of its own, which ends with it and gives its memory back."""
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
@@ -35,7 +37,15 @@ def in_child(task: Callable[..., Result], *arguments: object) -> Result:
 
 
 def _run(answer: Connection, task: Callable[..., Any], arguments: tuple[object, ...]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         answer.send((True, task(*arguments)))
     except Exception as problem:  # noqa: BLE001 - it is raised where the answer is awaited
         answer.send((False, (problem, problem.__cause__)))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

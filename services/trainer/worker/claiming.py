@@ -6,17 +6,21 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import grpc
 import structlog
 
+from handful.channel import connect
 from handful.errors import from_rpc_error
-from handful.v1.worker_pb2 import Capabilities, Claim, ClaimTrainingRunRequest
+from handful.v1.worker_pb2 import Capabilities, Claim, ClaimTrainingRunRequest, FinishTrainingRunRequest
 from handful.v1.worker_pb2_grpc import WorkerServiceStub
 from services.shared import start
 from services.shared.identifiers import new_id
 from services.shared.objects import open_store
+from services.shared.objects.retrying import RetryingStore
 from services.trainer.architectures import ARCHITECTURES
 from services.trainer.worker import backbones, session
 from services.trainer.worker.settings import WorkerSettings
@@ -25,31 +29,51 @@ log = structlog.get_logger()
 
 CLAIM_TIMEOUT_SECONDS = 20.0
 RETRY_SECONDS = 1.0
+RELEASE_SECONDS = 2.0
+# A store that is away for longer than this fails the run.
+STORE_SECONDS = 60.0
 
 
 def work(settings: WorkerSettings) -> None:
-    """Until SIGTERM, which ends the process at once, or the end of the parent's pipe, after which the run at hand is
-    finished first.
+    """Until SIGTERM, which hands the run at hand back and ends the process, or the end of the parent's pipe, after
+    which the run at hand is finished first.
     """
-    store = open_store(settings.store_url)
+    store = RetryingStore(open_store(settings.store_url), STORE_SECONDS)
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # a run at hand is taken up from its checkpoint
     if settings.worker_parent_pipe:
         threading.Thread(target=_watch_pipe, args=(stop,), daemon=True).start()
     architecture = settings.default_architecture
     threading.Thread(target=backbones.prepare, args=(store, architecture), daemon=True).start()
     worker_id = f"{platform.node()}-{os.getpid()}-{new_id()[-6:]}"
     structlog.contextvars.bind_contextvars(worker_id=worker_id)
-    with grpc.insecure_channel(settings.worker_trainer) as channel:
+    with connect(settings.worker_trainer) as channel:
         stub = WorkerServiceStub(channel)
+        at_hand: list[Claim] = []
+        signal.signal(signal.SIGTERM, lambda *_: _go(stub, at_hand))
         log.info("worker ready", trainer=settings.worker_trainer, threads=settings.threads)
         while not stop.is_set():
             claim = _claim(stub, worker_id, stop)
             if claim is not None:
                 structlog.contextvars.bind_contextvars(request_id=claim.request_id)
+                at_hand.append(claim)
                 session.run(stub, claim, store, settings.threads)
+                at_hand.clear()
                 structlog.contextvars.unbind_contextvars("request_id")
     log.info("worker ends")
+
+
+def _go(stub: WorkerServiceStub, at_hand: list[Claim]) -> NoReturn:
+    """Ends the process at once. The run at hand is handed back, to be continued from its last checkpoint."""
+    for claim in at_hand:
+        request = FinishTrainingRunRequest(
+            name=claim.training_run,
+            attempt=claim.attempt,
+            token=claim.token,
+            released=FinishTrainingRunRequest.Released(),
+        )
+        with suppress(grpc.RpcError):  # the trainer's sweeper finds out by itself
+            stub.FinishTrainingRun(request, timeout=RELEASE_SECONDS)
+    os._exit(0)
 
 
 def _claim(stub: WorkerServiceStub, worker_id: str, stop: threading.Event) -> Claim | None:

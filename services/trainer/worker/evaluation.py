@@ -49,9 +49,7 @@ def evaluate(
             ClassEvaluation(label=name, precision=p, recall=r, f1=f, num_examples=int(n))
             for name, p, r, f, n in zip(names, *per_class, strict=True)
         ],
-        confusion_matrix=[
-            ConfusionRow(counts=row.tolist(), shares=(row / max(row.sum(), 1)).tolist()) for row in matrix
-        ],
+        confusion_matrix=[ConfusionRow(counts=row.tolist()) for row in matrix],
         history=history,
     )
 

@@ -97,7 +97,7 @@ def train(work: Work, examples: Examples) -> Trained:
     """Features of every example, the head, and its answers on the validation examples."""
     recipe = work.recipe
     preprocessing = ARCHITECTURES[recipe.architecture].preprocessing
-    backbone, graph = work.wait("graph", lambda: backbones.find(work.store, recipe, preprocessing))
+    backbone, graph = work.wait("graph", lambda: backbones.find(work.store, recipe, preprocessing, work.project))
     features = Features(work.store, examples, backbone, graph, work.threads)
     train_rows, val_rows = _features(work, examples, features)
     train_labels, val_labels = targets(examples.train), targets(examples.val)

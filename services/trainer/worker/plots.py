@@ -21,7 +21,7 @@ _COLOURS = {"train": "#7a7a7a", "val": "#1f6feb"}
 def draw(names: Sequence[str], evaluation: Evaluation) -> dict[str, bytes]:
     """The plots by name."""
     counts = np.array([row.counts for row in evaluation.confusion_matrix])
-    shares = np.array([row.shares for row in evaluation.confusion_matrix])
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     return {
         "loss": _curves(evaluation.history),
         "confusion_matrix": _matrix(names, counts, "{:d}"),

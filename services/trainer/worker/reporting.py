@@ -8,6 +8,7 @@ training thread.
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 import grpc
 import structlog
@@ -48,8 +49,9 @@ class LeaseLost(Exception):
 class Reporter:
     """Reports on one claimed run until it is closed."""
 
-    def __init__(self, stub: WorkerServiceStub, claim: Claim) -> None:
+    def __init__(self, stub: WorkerServiceStub, claim: Claim, on_committed: Callable[[Checkpoint], None]) -> None:
         self._stub = stub
+        self._on_committed = on_committed
         self._claim = claim
         self._pending: deque[WorkerEvent | Checkpoint] = deque()
         self._sequence = 0
@@ -92,13 +94,17 @@ class Reporter:
             raise RunCancelled(self._claim.training_run)
 
     def close(self) -> None:
-        """Sends what is pending and ends. LeaseLost where the run is lost, or the trainer away for too long."""
+        """Sends what is pending and ends. LeaseLost where the run is lost or the trainer away for too long, and the
+        error of a report that was refused.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         self._thread.join()
         if self._lost:
             raise LeaseLost(self._claim.training_run)
+        if self._refused:
+            raise self._refused
 
     def finish(self, request: FinishTrainingRunRequest) -> None:
         """After `close`: ends the run, trying until the trainer answers. Raises what trying again cannot mend."""
@@ -153,6 +159,7 @@ class Reporter:
             self._stub.CommitCheckpoint(commit, timeout=TIMEOUT_SECONDS)
             with self._changed:
                 self._pending.popleft()
+            self._on_committed(first)
             return
         report = ReportTrainingRunRequest(name=name, attempt=attempt, token=token, events=events, progress=progress)
         answer = self._stub.ReportTrainingRun(report, timeout=TIMEOUT_SECONDS)

@@ -1,6 +1,5 @@
 """One claimed run from start to finish: trains, publishes, and says how it ended, whatever happens."""
 
-import errno
 from collections.abc import Callable
 
 import structlog
@@ -12,6 +11,7 @@ from handful.v1.worker_pb2_grpc import WorkerServiceStub
 from services.shared.objects import ObjectCorrupt, ObjectMissing, ObjectStore, StoreUnavailable
 from services.trainer.recipes import BASELINE, FAST
 from services.trainer.worker import linear_probe
+from services.trainer.worker.checkpoints import Checkpoints
 from services.trainer.worker.evaluation import evaluate
 from services.trainer.worker.examples import Examples, targets
 from services.trainer.worker.publishing import ParityFailed, publish
@@ -23,18 +23,20 @@ log = structlog.get_logger()
 
 def run(stub: WorkerServiceStub, claim: Claim, store: ObjectStore, threads: int) -> None:
     """Trains the claimed run and reports its end. Where the run is lost to another worker it is dropped."""
-    reporter = Reporter(stub, claim)
+    reporter = Reporter(stub, claim, Checkpoints(store).committed)
     work = Work(claim, store, reporter, threads)
     log.info("run started", training_run=claim.training_run, attempt=claim.attempt, preset=claim.recipe.preset)
     try:
         finish = _outcome(work)
-        reporter.close()
         try:
+            reporter.close()
             reporter.finish(finish)
         except HandfulError as refused:
             finish = FinishTrainingRunRequest(failed=_failure(refused))
             reporter.finish(finish)
         log.info("run ended", outcome=finish.WhichOneof("outcome"))
+    except HandfulError:
+        log.exception("the run's end was refused; its lease will end", training_run=claim.training_run)
     except LeaseLost:
         log.warning("run lost", training_run=claim.training_run)
 
@@ -78,18 +80,13 @@ def _failure(problem: Exception) -> Failure:
     """What the user is told: messages that were written for them as they are, anything else in our words."""
     if type(problem) in _TOLD:
         return Failure(reason=_TOLD[type(problem)], message=str(problem))
-    if isinstance(problem, (StoreUnavailable, OSError)) and _errno(problem) == errno.ENOSPC:
+    if isinstance(problem, StoreUnavailable) and problem.is_full:
         return Failure(reason=Failure.REASON_DISK_FULL, message="The disk is full. Make room and start the run again.")
     for kinds, reason, message in _OURS:
         if isinstance(problem, kinds) or (type(problem).__name__ in _OUT_OF_MEMORY and MemoryError in kinds):
             return Failure(reason=reason, message=message)
     message = "Something went wrong on our side; the worker's log says what."
     return Failure(reason=Failure.REASON_INTERNAL, message=message)
-
-
-def _errno(problem: Exception) -> int | None:
-    cause = problem if isinstance(problem, OSError) else problem.__cause__
-    return cause.errno if isinstance(cause, OSError) else None
 
 
 _TOLD: dict[type[Exception], "Failure.Reason.ValueType"] = {
@@ -111,7 +108,7 @@ _OURS: tuple[tuple[tuple[type[Exception], ...], "Failure.Reason.ValueType", str]
         "A stored object that the run needs is missing or not what its hash says.",
     ),
     (
-        (StoreUnavailable, OSError),
+        (StoreUnavailable,),
         Failure.REASON_STORE_UNAVAILABLE,
         "The object store cannot be reached. Start the run again later.",
     ),

@@ -28,6 +28,7 @@ def upgrade() -> None:
         sa.Column("start_time_us", sa.BigInteger),
         sa.Column("finish_time_us", sa.BigInteger),
         sa.Column("attempt", sa.Integer, nullable=False),
+        sa.Column("num_lost", sa.Integer, nullable=False),
         sa.Column("token", sa.String(64)),
         sa.Column("claim_id", sa.String(64)),
         sa.Column("worker_id", sa.String(128)),
