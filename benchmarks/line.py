@@ -38,7 +38,7 @@ def measure(client: Client, dataset: str, name: str, **fields: Any) -> float:
     figures = {one.name: one.value for one in version.metrics}
     print(
         f"{name:34} val/accuracy {figures['val/accuracy']:.3f}  val/loss {figures['val/loss']:.3f}  {seconds:6.1f} s  "
-        f"worker peak {memory / 1e6:5.0f} MB  {len(lags) - 1:3d} epochs, latest {max(lags):.2f} s after its end  {features}"
+        f"worker peak {memory / 1e6:5.0f} MB  {len(lags) - 1:3d} epochs, latest after {max(lags):.2f} s  {features}"
     )
     return seconds
 

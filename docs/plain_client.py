@@ -15,15 +15,10 @@ folder, picture, parent, name = (
     "projects/default",
     "projects/default/datasets/plain",
 )
-datasets = dataset_pb2_grpc.DatasetServiceStub(
-    grpc.insecure_channel(os.environ.get("HANDFUL_DATASET", "127.0.0.1:7101"))
-)
-trainer = trainer_pb2_grpc.TrainerServiceStub(
-    grpc.insecure_channel(os.environ.get("HANDFUL_TRAINER", "127.0.0.1:7102"))
-)
-inference = inference_pb2_grpc.InferenceServiceStub(
-    grpc.insecure_channel(os.environ.get("HANDFUL_INFERENCE", "127.0.0.1:7103"))
-)
+at = os.environ.get
+datasets = dataset_pb2_grpc.DatasetServiceStub(grpc.insecure_channel(at("HANDFUL_DATASET", "127.0.0.1:7101")))
+trainer = trainer_pb2_grpc.TrainerServiceStub(grpc.insecure_channel(at("HANDFUL_TRAINER", "127.0.0.1:7102")))
+inference = inference_pb2_grpc.InferenceServiceStub(grpc.insecure_channel(at("HANDFUL_INFERENCE", "127.0.0.1:7103")))
 
 
 def upload() -> Iterator[dataset_pb2.UploadExamplesRequest]:

@@ -149,11 +149,12 @@ async def release(connection: AsyncConnection, grip: Grip) -> None:
     await runs.change_state(connection, run, state)
 
 
-async def is_finished(connection: AsyncConnection, grip: Grip) -> bool:
-    """Whether this very attempt ended the run already: its answer was lost, and it asks again."""
+async def is_over(connection: AsyncConnection, grip: Grip, *, released: bool) -> bool:
+    """Whether this very attempt ended the run already, or handed it back: its answer was lost, and it asks again."""
+    over = (*WAITING, TrainingRun.STATE_CANCELLED) if released else TERMINAL
     mine = sa.and_(training_runs.c.attempt == grip.attempt, training_runs.c.token == grip.token)
     query = sa.select(training_runs.c.state).where(runs.of(grip.key), mine)
-    return (await connection.execute(query)).scalar_one_or_none() in TERMINAL
+    return (await connection.execute(query)).scalar_one_or_none() in over
 
 
 async def expire(connection: AsyncConnection) -> list[RunKey]:

@@ -60,7 +60,7 @@ async def cancel(connection: AsyncConnection, key: RunKey) -> RunRecord:
     """Cancels a run that waits, and asks the worker of one that runs to stop."""
     run = await get(connection, key)
     if run.state in WAITING:
-        await change_state(connection, run, TrainingRun.STATE_CANCELLED)
+        await change_state(connection, run, TrainingRun.STATE_CANCELLED, token=None)
     elif run.state == TrainingRun.STATE_RUNNING:
         await change_state(connection, run, TrainingRun.STATE_CANCELLING)
     return await get(connection, key)

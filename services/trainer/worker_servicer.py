@@ -8,7 +8,7 @@ from grpc import aio
 
 from handful import names
 from handful.bundle import manifest
-from handful.errors import FailedPrecondition, InvalidArgument, Unavailable
+from handful.errors import Aborted, FailedPrecondition, InvalidArgument, Unavailable
 from handful.v1 import bundle_pb2, trainer_pb2, worker_pb2, worker_pb2_grpc
 from services.shared.database import Database
 from services.shared.objects import ObjectMissing, ObjectStore
@@ -99,7 +99,8 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     ) -> worker_pb2.CommitCheckpointResponse:
         grip, checkpoint = _grip(request), request.checkpoint
         prefix = f"projects/{grip.key.project}/runs/{grip.key.run}/attempts/{grip.attempt}/"
-        if not CHECKPOINT.fullmatch(checkpoint.key.removeprefix(prefix)) or checkpoint.epoch < 1:
+        below = checkpoint.key[len(prefix) :] if checkpoint.key.startswith(prefix) else ""
+        if not CHECKPOINT.fullmatch(below) or checkpoint.epoch < 1:
             raise InvalidArgument.fields([("checkpoint", f"needs a key below {prefix} and an epoch from 1")])
         await self._read(checkpoint.key, checkpoint.sha256)
         async with self._database.write() as connection:
@@ -110,16 +111,18 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     async def FinishTrainingRun(
         self, request: worker_pb2.FinishTrainingRunRequest, context: Context
     ) -> worker_pb2.FinishTrainingRunResponse:
-        grip = _grip(request)
-        async with self._database.read() as connection:
-            finished = await attempts.is_finished(connection, grip)
-        if not finished:
+        grip, released = _grip(request), request.HasField("released")
+        try:
             # Renews the lease first: what follows may wait for the store, and be asked again.
             async with self._database.write() as connection:
                 await attempts.hold(connection, grip, LEASE_SECONDS)
             await self._finish(grip, request)
-            self._board.forget(grip.key)
-            self._board.queued()
+        except Aborted:
+            async with self._database.read() as connection:
+                if not await attempts.is_over(connection, grip, released=released):
+                    raise
+        self._board.forget(grip.key)
+        self._board.queued()
         return worker_pb2.FinishTrainingRunResponse()
 
     async def _finish(self, grip: Grip, request: worker_pb2.FinishTrainingRunRequest) -> None:
@@ -142,19 +145,28 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         project = grip.key.project
         if not SHA256.fullmatch(sha256):
             raise InvalidArgument.fields([("succeeded.model_manifest_sha256", "must be lower-case hex")])
-        data = await self._read(manifest.bundle_key(project, sha256, "manifest.json"), sha256)
-        model = manifest.from_bytes(bundle_pb2.ModelManifest, data)
-        proof = next((file for file in model.files if file.path == "evaluation.json"), None)
-        if proof is None:
-            raise FailedPrecondition("The bundle has no evaluation.", reason="BUNDLE_INCOMPLETE")
-        evaluated = await self._read(manifest.bundle_key(project, sha256, proof.path), proof.sha256)
-        evaluation = manifest.from_bytes(bundle_pb2.Evaluation, evaluated)
+        model, evaluation = await self._bundle(project, sha256)
         metrics = [(metric.name, metric.value) for metric in evaluation.metrics]
         async with self._database.write() as connection:
             run = await runs.get(connection, grip.key)
             number = await models.publish(connection, run, sha256, model.labels, metrics)
             await attempts.finish(connection, grip, trainer_pb2.TrainingRun.STATE_SUCCEEDED, version=number)
         await self._pointers.write(project)
+
+    async def _bundle(self, project: str, sha256: str) -> tuple[bundle_pb2.ModelManifest, bundle_pb2.Evaluation]:
+        """A bundle's manifest and evaluation, after every file of it was found to be what the manifest says."""
+        data = await self._read(manifest.bundle_key(project, sha256, "manifest.json"), sha256)
+        try:
+            model = manifest.from_bytes(bundle_pb2.ModelManifest, data)
+            files = {
+                file.path: await self._read(manifest.bundle_key(project, sha256, file.path), file.sha256)
+                for file in model.files
+            }
+            return model, manifest.from_bytes(bundle_pb2.Evaluation, files["evaluation.json"])
+        except (ValueError, KeyError):
+            raise FailedPrecondition(
+                "The bundle is not one, or has no evaluation.", reason="BUNDLE_INCOMPLETE"
+            ) from None
 
     async def _read(self, key: str, sha256: str) -> bytes:
         try:

@@ -87,7 +87,6 @@ def test_an_evaluation_has_every_class_and_every_count() -> None:
     assert [one.recall for one in evaluation.classes] == pytest.approx([1 / 2, 1, 1 / 2])
     assert [one.f1 for one in evaluation.classes] == pytest.approx([2 / 3, 1 / 2, 2 / 3])
     assert [list(one.counts) for one in evaluation.confusion_matrix] == [[1, 1, 0], [0, 1, 0], [0, 1, 1]]
-    assert [list(one.shares) for one in evaluation.confusion_matrix] == [[0.5, 0.5, 0], [0, 1, 0], [0, 0.5, 0.5]]
     assert list(evaluation.history) == history
     assert {one.name: one.value for one in evaluation.metrics} == scores(LABELS, PROBABILITIES)
 
@@ -116,8 +115,6 @@ def test_a_class_without_examples_has_zeros(
     assert [list(one.counts) for one in evaluation.confusion_matrix] == counts
     weighted = sum(p * sum(row) for p, row in zip(precision, counts, strict=True)) / len(labels)
     assert {one.name: one.value for one in evaluation.metrics}["val/precision_weighted"] == pytest.approx(weighted)
-    sums = [sum(one.shares) for one in evaluation.confusion_matrix]
-    assert sums == pytest.approx([float(sum(one) > 0) for one in counts])
 
 
 def test_the_weighted_figures_are_those_of_the_classes() -> None:
@@ -140,5 +137,4 @@ def test_a_model_without_validation_examples_has_an_evaluation() -> None:
     assert not evaluation.metrics
     assert [(one.label, one.num_examples, one.recall) for one in evaluation.classes] == [(name, 0, 0) for name in NAMES]
     assert [list(one.counts) for one in evaluation.confusion_matrix] == [[0, 0, 0]] * 3
-    assert [list(one.shares) for one in evaluation.confusion_matrix] == [[0.0, 0.0, 0.0]] * 3
     assert Evaluation.FromString(evaluation.SerializeToString()) == evaluation

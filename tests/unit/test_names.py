@@ -35,11 +35,6 @@ def test_ids_that_are_refused(value: str) -> None:
     [
         (names.PROJECT, "projects/p", {"project": "p"}),
         (names.DATASET_VERSION, "projects/p/datasets/d/versions/12", {"project": "p", "dataset": "d", "number": "12"}),
-        (
-            names.EXAMPLE,
-            "projects/p/datasets/d/examples/0190-7c",
-            {"project": "p", "dataset": "d", "example": "0190-7c"},
-        ),
         (names.TRAINING_RUN, "projects/p/trainingRuns/0190-7c", {"project": "p", "run": "0190-7c"}),
         (names.MODEL, "projects/p/models/m", {"project": "p", "model": "m"}),
         (names.MODEL_VERSION, "projects/p/models/m/versions/999999999", {"number": "999999999"}),

@@ -5,7 +5,7 @@ import pytest
 from handful.errors import FailedPrecondition
 from handful.v1.bundle_pb2 import SPLIT_TRAIN, SPLIT_UNSPECIFIED, SPLIT_VAL
 from services.dataset.records import ClassCount, ExampleRecord
-from services.dataset.report import check, count, findings
+from services.dataset.report import check, count, notices
 
 GOOD = (ClassCount("a", 20, 5), ClassCount("b", 20, 5))
 
@@ -58,7 +58,7 @@ def test_the_least_that_can_be_learnt_from_is_taken() -> None:
 )
 def test_oddities_are_found(classes: tuple[ClassCount, ...], reasons: list[str], said: str) -> None:
     """Few examples, imbalance and unmeasured classes are each told once, with names and numbers; else nothing is."""
-    found = findings([], classes)
+    found = notices([], classes)
     assert [one.reason for one in found] == reasons
     assert said in " ".join(one.message for one in found)
 
@@ -66,7 +66,7 @@ def test_oddities_are_found(classes: tuple[ClassCount, ...], reasons: list[str],
 def test_contradictions_are_found_with_their_files() -> None:
     """A picture under several labels is told with the files to look at, and a picture under one label is not."""
     given = [example("cat", "1", "tom.jpg"), example("dog", "1", "rex.jpg"), example("dog", "2", "fido.jpg")]
-    (found,) = findings(given, GOOD)
+    (found,) = notices(given, GOOD)
     assert found.reason == "CONTRADICTING_LABELS"
     assert "cat/tom.jpg and dog/rex.jpg" in found.message
     assert "fido" not in found.message
