@@ -11,7 +11,7 @@ from handful import Client
 from handful.cli.stack import Stack
 from handful.v1.trainer_pb2 import FeaturesReady, TrainingRun, TrainingRunEvent
 
-RED, BLUE = (200, 60, 60), (60, 60, 200)
+RED, BLUE = (210, 50, 50), (50, 50, 210)
 
 
 @pytest.fixture(scope="module")
