@@ -23,12 +23,19 @@ from services.inference.batching import Batcher
 from services.inference.loading import Loader
 from services.inference.pointers import Pointers as InferencePointers
 from services.inference.servicer import InferenceServicer
+from services.shared.logs import configure
 from services.shared.objects.filesystem import FilesystemStore
 from services.shared.server import MEBIBYTE, Limits, Server
 from tests.servers import DatasetService, TrainerService, running_trainer
 
 SHARED = Path(__file__).parents[2] / "shared"
 MIGRATIONS = Path(__file__).parents[1] / "services" / "trainer" / "migrations"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def logs() -> None:
+    """Warnings only, and tracebacks without the variables, which take seconds to render."""
+    configure("tests", "warning")
 
 
 @pytest.fixture(scope="session")

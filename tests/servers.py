@@ -73,19 +73,24 @@ async def running_trainer(folder: Path, store: ObjectStore, dataset_address: str
         register = partial(worker_pb2_grpc.add_WorkerServiceServicer_to_server, worker)
         worker_port = await worker_server.start("127.0.0.1:0", {"handful.v1.WorkerService": register})
         address = f"127.0.0.1:{port}"
-        async with aio.insecure_channel(address) as channel, aio.insecure_channel(f"127.0.0.1:{worker_port}") as work:
-            yield TrainerService(
-                trainer_pb2_grpc.TrainerServiceStub(channel),
-                model_pb2_grpc.ModelServiceStub(channel),
-                worker_pb2_grpc.WorkerServiceStub(work),
-                address,
-                database,
-                board,
-                server,
-            )
-        await server.stop()
-        await worker_server.stop()
-    await database.close()
+        try:
+            async with (
+                aio.insecure_channel(address) as channel,
+                aio.insecure_channel(f"127.0.0.1:{worker_port}") as work,
+            ):
+                yield TrainerService(
+                    trainer_pb2_grpc.TrainerServiceStub(channel),
+                    model_pb2_grpc.ModelServiceStub(channel),
+                    worker_pb2_grpc.WorkerServiceStub(work),
+                    address,
+                    database,
+                    board,
+                    server,
+                )
+        finally:
+            await server.stop()
+            await worker_server.stop()
+            await database.close()
 
 
 def reason(error: grpc.RpcError) -> str:

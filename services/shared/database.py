@@ -130,7 +130,8 @@ async def kept(
         return None
     if len(request.request_id) > _MAX_REQUEST_ID:
         raise InvalidArgument.fields([("request_id", f"must be a UUID, or at most {_MAX_REQUEST_ID} characters")])
-    found = (await connection.execute(sa.select(requests).filter_by(**_key(request)))).one_or_none()
+    query = sa.select(requests).filter_by(**_key(request)).where(requests.c.create_time_us >= now_us() - _KEPT_US)
+    found = (await connection.execute(query)).one_or_none()
     if found is None:
         return None
     if found.request_sha256 != _digest(request):

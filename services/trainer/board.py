@@ -67,11 +67,12 @@ class Bell:
         if not self._waiting[self._key]:
             del self._waiting[self._key]
 
-    async def wait(self, seconds: float) -> None:
-        """Until something happens, or the time is over."""
+    async def wait(self, seconds: float) -> bool:
+        """Until something happens, or the time is over: whether something happened."""
         try:
             async with asyncio.timeout(seconds):
                 await self._event.wait()
         except TimeoutError:
-            return
+            return False
         self._event.clear()
+        return True

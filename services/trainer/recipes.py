@@ -175,7 +175,16 @@ def _value(asked: Recipe, field: Field) -> tuple[Any, str]:
         shown = getattr(shown, "name", shown or value)
         return value, "" if value in allowed else f"must be one of {', '.join(field.choices)}, not {shown}"
     in_range = math.isfinite(value) and field.minimum <= value <= field.maximum
-    return value, "" if in_range else f"must be between {field.minimum:g} and {field.maximum:g}, not {value:g}"
+    return (
+        value,
+        ""
+        if in_range
+        else f"must be between {_number(field.minimum)} and {_number(field.maximum)}, not {_number(value)}",
+    )
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _from_text(descriptor: FieldDescriptor, value: Any) -> Any:

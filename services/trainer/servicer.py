@@ -1,10 +1,12 @@
 """TrainerService: decodes requests, asks runs and catalogues, encodes answers."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from grpc import aio
 
 from handful import names
+from handful.errors import InvalidArgument
 from handful.v1 import trainer_pb2, trainer_pb2_grpc
 from services.shared import pages
 from services.shared.database import Database, kept, once
@@ -106,8 +108,11 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     ) -> AsyncIterator[trainer_pb2.WatchTrainingRunResponse]:
         key = RunKey(**names.match(names.TRAINING_RUN, request.name, "name"))
         after = request.after_sequence if request.HasField("after_sequence") else None
-        async for message in self._watches.follow(key, after):
-            yield message
+        if after is not None and after < 0:
+            raise InvalidArgument.fields([("after_sequence", "must not be negative")])
+        async with aclosing(self._watches.follow(key, after)) as messages:
+            async for message in messages:
+                yield message
 
     async def ListArchitectures(
         self, request: trainer_pb2.ListArchitecturesRequest, context: Context

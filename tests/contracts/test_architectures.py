@@ -179,7 +179,10 @@ def test_a_stored_backbone_is_found_again(stored: Stored) -> None:
     assert stored.backbone.graph_key == key
     assert list(stored.store.keys("backbones/")) == [key]
     assert stored.store.get(key, stored.backbone.graph_sha256) == stored.graph
-    assert backbones.find(stored.store, stored.recipe(), stored.row.preprocessing) == (stored.backbone, stored.graph)
+    assert backbones.find(stored.store, stored.recipe(), stored.row.preprocessing, "any") == (
+        stored.backbone,
+        stored.graph,
+    )
     assert list(stored.store.keys("backbones/")) == [key]
 
 
@@ -189,7 +192,7 @@ def test_other_preprocessing_is_another_backbone(stored: Stored, store: Filesyst
     squash = ImagePreprocessing(
         fit=ImagePreprocessing.FIT_SQUASH, size=stored.row.preprocessing.size, filter=stored.row.preprocessing.filter
     )
-    other, graph = backbones.find(store, stored.recipe(), squash)
+    other, graph = backbones.find(store, stored.recipe(), squash, "any")
     assert graph == stored.graph
     assert other.preprocessing == squash
     assert other.backbone_id != stored.backbone.backbone_id

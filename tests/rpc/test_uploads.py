@@ -182,7 +182,7 @@ async def test_uploads_go_to_datasets_of_the_project(dataset_service: DatasetSer
     assert (type(error), [field for field, _ in error.violations]) == expected
 
 
-LABELS = ["a", "x" * 128, "Löwe 🦁", "وردة", "a/b", "'; DROP TABLE examples; --", "=1+1"]
+LABELS = ["a", "x" * 128, "می‌خواهم", "👩‍🔬", "Löwe 🦁", "وردة", "a/b", "'; DROP TABLE examples; --", "=1+1"]
 UNSHOWABLE = ["", " ", " a", "a\n", "x" * 129, "x" * 1_000_000, "a\0b", "\x1b[31m", "a\u202eb"]
 FILENAMES = {"a.jpg": "a.jpg", "../../etc/b.jpg": "b.jpg", "C:\\me\\c.jpg": "c.jpg", "d\n\0.jpg": "d.jpg", "": ""}
 
