@@ -1,10 +1,12 @@
 """A training run in a caller's hands: watched, waited for, cancelled. The watch reconnects by itself."""
 
+import math
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import grpc
 
@@ -118,24 +120,43 @@ class Run:
     def _stream(self, after_sequence: int) -> Iterator[WatchTrainingRunResponse]:
         request = WatchTrainingRunRequest(name=self.name, after_sequence=after_sequence)
         call = self._stub.WatchTrainingRun(request)
-        silence = FIRST_SILENCE_SECONDS
-        watchdog = _watchdog(call, silence)
-        try:
+        with _Watchdog(call, FIRST_SILENCE_SECONDS) as watchdog:
             for message in call:
-                watchdog.cancel()
                 if message.HasField("started"):
-                    silence = SILENT_INTERVALS * message.started.heartbeat_interval_seconds
+                    watchdog.patience = SILENT_INTERVALS * message.started.heartbeat_interval_seconds
                     self.training_run = message.started.training_run
+                watchdog.rest()
                 yield message
-                watchdog = _watchdog(call, silence)
-        finally:
-            watchdog.cancel()
-            call.cancel()
+                watchdog.watch()
 
 
-def _watchdog(call: grpc.Call, seconds: float) -> threading.Timer:
-    # A peer that froze sends no error; cancelling the call turns its silence into one.
-    timer = threading.Timer(seconds, call.cancel)
-    timer.daemon = True
-    timer.start()
-    return timer
+class _Watchdog:
+    """Cancels a call that is silent for too long: a peer that froze sends no error. It rests while the caller is busy
+    with a message.
+    """
+
+    def __init__(self, call: grpc.Call, patience: float) -> None:
+        self.patience = patience
+        self._call = call
+        self._deadline = time.monotonic() + patience
+        self._closed = threading.Event()
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._run, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        self._call.cancel()
+
+    def rest(self) -> None:
+        self._deadline = math.inf
+
+    def watch(self) -> None:
+        self._deadline = time.monotonic() + self.patience
+
+    def _run(self) -> None:
+        while not self._closed.wait(max(0.05, min(self._deadline - time.monotonic(), self.patience))):
+            if time.monotonic() >= self._deadline:
+                self._call.cancel()
+                return
