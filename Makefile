@@ -19,7 +19,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(STAMP) ## pictures become a working classifier, here and now; DATA=./my_photos for your own
-	@$(BIN)/handful demo $(if $(DATA),--data $(DATA))
+	@$(BIN)/handful demo $(if $(DATA),--data "$(DATA)")
 
 test: $(STAMP) ## run the tests, with real services and real pictures
 	@$(BIN)/python -m pytest $(ARGS)

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import grpc
 
@@ -26,11 +27,12 @@ def upload() -> Iterator[dataset_pb2.UploadExamplesRequest]:
     yield step(open=step.Open(dataset=name))
     for file in sorted(folder.glob("*/*")):
         yield step(begin=step.Begin(client_ref=str(file), label=file.parent.name))
-        yield step(chunk=step.Chunk(data=file.read_bytes()))  # at most 1 MiB; larger files take several
+        for start in range(0, file.stat().st_size, 2**20):  # at most 1 MiB at a time
+            yield step(chunk=step.Chunk(data=file.read_bytes()[start : start + 2**20]))
         yield step(commit=step.Commit())
 
 
-datasets.CreateDataset(dataset_pb2.CreateDatasetRequest(parent=parent, dataset_id="plain", request_id="plain"))
+datasets.CreateDataset(dataset_pb2.CreateDatasetRequest(parent=parent, dataset_id="plain", request_id=str(UUID(int=1))))
 print([verdict.WhichOneof("verdict") for verdict in datasets.UploadExamples(upload())])
 datasets.CreateDatasetVersion(dataset_pb2.CreateDatasetVersionRequest(parent=name))
 run = trainer.CreateTrainingRun(trainer_pb2.CreateTrainingRunRequest(parent=parent, dataset=name)).training_run

@@ -1,6 +1,7 @@
 """Recipes from names and values: `recipe({"num_epochs": 10, "learning_rate": "1e-3"})`."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -17,8 +18,10 @@ def recipe(fields: Mapping[str, object]) -> Recipe:
     for name, value in fields.items():
         descriptor = Recipe.DESCRIPTOR.fields_by_name.get(name)
         if descriptor is None:
-            known = ", ".join(Recipe.DESCRIPTOR.fields_by_name)
-            problems.append((f"recipe.{name}", f"there is no such field; there are: {known}"))
+            known = list(Recipe.DESCRIPTOR.fields_by_name)
+            near = get_close_matches(name, known, 1)
+            meant = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+            problems.append((f"recipe.{name}", f"there is no such field; {meant}"))
             continue
         try:
             setattr(made, name, _value(descriptor, value))

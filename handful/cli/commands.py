@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,19 +15,26 @@ from rich.table import Table
 from handful import Client, Run
 from handful.channel import Addresses
 from handful.cli.live import follow
-from handful.cli.stack import Stack
+from handful.cli.stack import DEFAULT_WORKER_ADDRESS, Stack
 from handful.client import Pushed
 from handful.errors import InvalidArgument, NotFound
 from handful.folders import find
+from handful.v1.dataset_pb2 import DatasetVersion, UploadExamplesResponse
 from handful.v1.trainer_pb2 import RecipeField, TrainingRun
 
-console = Console(highlight=False)
+SHOWN_CLASSES = 20
+# A pipe has no width; lines there are not broken.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 240)
 
 
 def up(given: argparse.Namespace) -> int:
     home = given.home or Path(os.environ.get("HANDFUL_HOME") or Path.home() / ".handful")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # drains as Ctrl-C does
-    with Stack(home, Addresses.from_env()) as stack:
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell starts what runs in the background without SIGINT
+        signal.signal(number, signal.default_int_handler)
+    stack = Stack(home, Addresses.from_env(), os.environ.get("HANDFUL_WORKER_ADDRESS") or DEFAULT_WORKER_ADDRESS)
+    # A line per call is for logs, not for people.
+    stack.environment.setdefault("HANDFUL_LOG_LEVEL", "warning")
+    with stack:
         console.print(f"[bold]Handful is up.[/bold] Data in {home}. Ctrl-C stops it.")
         for service, address in vars(stack.addresses).items():
             console.print(f"  {service:10} {address}")
@@ -34,7 +42,9 @@ def up(given: argparse.Namespace) -> int:
         try:
             ended = stack.wait()
         except KeyboardInterrupt:
-            console.print("draining ...")
+            console.print("Draining ...")
+            stack.stop()
+            console.print(f"Stopped. Data stays in {home}.")
             return 0
     console.print(f"The {ended} service ended; its log says why.")
     return 1
@@ -44,7 +54,7 @@ def push(given: argparse.Namespace) -> int:
     dataset = given.dataset or given.folder.resolve().name.lower().replace("_", "-").replace(" ", "-")
     with Client.from_env() as client:
         pushed = push_with_progress(client, dataset, given.folder)
-    show(pushed)
+    show(pushed.version)
     console.print(f"Next: handful train {dataset}")
     return 0
 
@@ -55,17 +65,24 @@ def push_with_progress(client: Client, dataset: str, folder: Path) -> Pushed:
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=len(find(folder)))
 
-        return client.push(dataset, folder, lambda _: bar.advance(task))
+        def hear(verdict: UploadExamplesResponse) -> None:
+            bar.advance(task)
+            if verdict.HasField("rejected"):
+                why = verdict.rejected
+                bar.console.print(f"[yellow]refused[/yellow] {verdict.client_ref}: {why.message} {why.hint}")
+
+        return client.push(dataset, folder, hear)
 
 
-def show(pushed: Pushed) -> None:
+def show(version: DatasetVersion) -> None:
     """What a version holds, and what is odd about it."""
-    for one in pushed.rejected:
-        console.print(f"[yellow]refused[/yellow] {one.client_ref}: {one.rejected.message} {one.rejected.hint}")
-    version = pushed.version
     train = sum(one.num_train for one in version.classes)
     val = sum(one.num_val for one in version.classes)
     console.print(f"{version.name}: {len(version.classes)} classes, {train} examples to train, {val} to validate")
+    for one in version.classes[:SHOWN_CLASSES]:
+        console.print(f"  {one.label}: {one.num_train} + {one.num_val}")
+    if len(version.classes) > SHOWN_CLASSES:
+        console.print(f"  and {len(version.classes) - SHOWN_CLASSES} more")
     for notice in version.notices:
         console.print(f"[yellow]note[/yellow] {notice.message}")
 
@@ -75,8 +92,10 @@ def train(given: argparse.Namespace) -> int:
     with Client.from_env() as client:
         client.seal(given.dataset)
         run = client.train(given.dataset, model=given.model, promote=given.promote, **fields)
+        recipe = run.training_run.recipe
+        console.print(f"preset {recipe.preset} on {recipe.architecture}")
         if given.detach:
-            console.print(f"{run.name} is queued. Watch it: handful watch {run.name.rpartition('/')[2]}")
+            console.print(f"{run.name} is queued. Watch it: handful watch {_id(run)}")
             return 0
         return _follow(client, run)
 
@@ -94,7 +113,7 @@ def cancel(given: argparse.Namespace) -> int:
 
 
 def runs(_: argparse.Namespace) -> int:
-    table = _table("run", "model", "preset", "state", "epoch", "val/accuracy", "asked for")
+    table = _table("run", "model", "preset", "state", "epoch", "val/accuracy", "created")
     with Client.from_env() as client:
         for run in client.runs():
             figures = {metric.name: metric.value for metric in run.metrics}
@@ -113,7 +132,7 @@ def runs(_: argparse.Namespace) -> int:
 
 
 def models(_: argparse.Namespace) -> int:
-    table = _table("model", "version", "aliases", "val/accuracy", "preset", "classes", "made")
+    table = _table("model", "version", "aliases", "val/accuracy", "preset", "classes", "created")
     with Client.from_env() as client:
         for model in client.models():
             name = model.name.rpartition("/")[2]
@@ -152,12 +171,13 @@ def predict(given: argparse.Namespace) -> int:
         for file in given.files:
             try:
                 answer = client.predict(given.model, file, given.top)
-            except InvalidArgument as bad:
+            except (InvalidArgument, OSError) as bad:
                 failed += 1
-                console.print(f"{file}: [yellow]{bad.message}[/yellow]")
+                why = bad.message if isinstance(bad, InvalidArgument) else bad.strerror
+                console.print(f"{file}: [yellow]{why}[/yellow]")
                 continue
             shown = "  ".join(f"{one.label} {one.score:.3f}" for one in answer.predictions)
-            console.print(f"{file}: {shown}")
+            console.print(f"{file}: {shown}  [dim]({short(answer.model_version)})[/dim]")
     return 1 if failed else 0
 
 
@@ -165,17 +185,45 @@ def _follow(client: Client, run: Run) -> int:
     try:
         ended = follow(run, console)
     except KeyboardInterrupt:
-        console.print(f"The run goes on. Watch it: handful watch {run.name.rpartition('/')[2]}")
+        console.print(f"The run goes on. Watch it: handful watch {_id(run)}   Stop it: handful cancel {_id(run)}")
         return 130
     if ended.state == TrainingRun.STATE_SUCCEEDED:
-        model = ended.model.rpartition("/")[2]
-        figures = {metric.name: metric.value for metric in client.evaluation(ended.model_version).evaluation.metrics}
-        accuracy = f", {figures['val/accuracy']:.1%} right on validation" if figures else ""
+        evaluation = client.evaluation(ended.model_version).evaluation
+        figures = {metric.name: metric.value for metric in evaluation.metrics}
+        num_val = sum(one.num_examples for one in evaluation.classes)
+        accuracy = f", {figures['val/accuracy']:.1%} of {num_val} validation examples right" if figures else ""
         console.print(f"[green]{ended.model_version}[/green]{accuracy}")
-        console.print(f"Next: handful predict {model} some.jpg")
+        console.print(_next(client, ended))
         return 0
     console.print(f"[red]{_state(ended)}[/red] {ended.failure.message}")
     return 1
+
+
+def _next(client: Client, ended: TrainingRun) -> str:
+    """What to do with a new version: predict with it, or have the alias point at it first."""
+    name, number = ended.model.rpartition("/")[2], int(ended.model_version.rpartition("/")[2])
+    model = next(one for one in client.models() if one.name == ended.model)
+    serving = {one.alias: one.version for one in model.aliases}.get("production")
+    if serving == number:
+        return f"It is {name}@production now. Next: handful predict {name} some.jpg"
+    return f"{name}@production is still version {serving}. To serve this one: handful promote {name} {number}"
+
+
+def promote(given: argparse.Namespace) -> int:
+    with Client.from_env() as client:
+        client.set_alias(given.model, given.alias, given.version)
+    console.print(f"{given.model}@{given.alias} is version {given.version} now.")
+    return 0
+
+
+def short(model_version: str) -> str:
+    """`flowers version 3` of a version's full name."""
+    parts = model_version.split("/")
+    return f"{parts[3]} version {parts[5]}"
+
+
+def _id(run: Run) -> str:
+    return run.name.rpartition("/")[2]
 
 
 def _find_run(client: Client, named: str | None) -> Run:
@@ -218,8 +266,8 @@ def _state(run: TrainingRun) -> str:
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for position, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=position == 0)
     return table
 
 

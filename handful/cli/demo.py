@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -32,13 +32,15 @@ DIGIT_PIXELS, PAPER_PIXELS = 160, 224
 def run(given: argparse.Namespace) -> int:
     """Everything from start to report; with `--json`, the report is the last line on standard output."""
     # With --json standard output is for programs; people read standard error.
-    console = commands.console = Console(stderr=given.json, highlight=False)
+    width = None if (sys.stderr if given.json else sys.stdout).isatty() else 240
+    console = commands.console = Console(stderr=given.json, highlight=False, width=width)
     seconds: dict[str, float] = {}
     folder = Path(tempfile.mkdtemp(prefix="handful-demo-"))
     home = folder / "home"
     try:
         data = given.data or _digits(folder / "digits", console)
         files = find(data)
+        console.print("Starting the services in a temporary home ...")
         with _timed(seconds, "start"):
             stack = Stack.on_free_ports(home)
             stack.start()
@@ -50,6 +52,8 @@ def run(given: argparse.Namespace) -> int:
     finally:
         shutil.rmtree(home, ignore_errors=True)
         shutil.rmtree(folder / "digits", ignore_errors=True)
+        with suppress(OSError):  # it has plots in it where all went well
+            folder.rmdir()
     _show(report, console)
     if given.json:
         print(json.dumps(report))
@@ -62,7 +66,7 @@ def _line(
 ) -> dict[str, object]:
     with _timed(seconds, "push"):
         pushed = commands.push_with_progress(client, DATASET, data)
-    commands.show(pushed)
+    commands.show(pushed.version)
     with _timed(seconds, "train"):
         ended = follow(client.train(DATASET), console)
     if ended.state != TrainingRun.STATE_SUCCEEDED:
@@ -113,6 +117,9 @@ def _show(report: dict[str, object], console: Console) -> None:
         console.print("seconds: " + ", ".join(f"{phase} {spent:.1f}" for phase, spent in seconds.items()))
         for name, path in plots.items():
             console.print(f"plot: {name:28} {path}", soft_wrap=True)
+    console.print(
+        "The home is gone again. To keep what you train: handful up, then handful push; handful --help says more."
+    )
 
 
 @contextmanager

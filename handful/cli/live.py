@@ -22,7 +22,7 @@ _BLOCKS = " ▁▂▃▄▅▆▇█"
 _COLUMNS = ("train/loss", "val/loss", "val/accuracy", "val/f1_weighted")
 _PHASES = {
     "loading": "loading pictures",
-    "graph": "preparing the network (once per backbone)",
+    "graph": "preparing the network (half a minute, once)",
     "features": "computing features",
     "fitting": "training",
     "publishing": "publishing",
@@ -34,11 +34,18 @@ def follow(run: Run, console: Console) -> TrainingRun:
     view = _View(run, console)
     if console.is_terminal:
         with Live(view.render(), console=console, refresh_per_second=8) as live:
-            for message in run.watch(on_reconnect=view.reconnecting):
+
+            def lost(problem: HandfulError) -> None:
+                view.reconnecting(problem)
+                live.update(view.render())
+
+            for message in run.watch(on_reconnect=lost):
                 view.take(message)
                 live.update(view.render())
+            view.finish(run.training_run)
+            live.update(view.render())
     else:
-        for message in run.watch(on_reconnect=view.reconnecting):
+        for message in run.watch(on_reconnect=lambda _: console.print("connection lost, trying again ...")):
             view.take(message)
             view.print_line(message)
     return run.training_run
@@ -53,16 +60,22 @@ class _View:
         self._history = History()
         self._state = TrainingRun.State.Name(run.training_run.state)
         self._notes: list[str] = []
+        self._lost = False
+        self._over = False
         self._bars = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
         )
         self._task = self._bars.add_task("waiting for a worker", total=None)
         self._phase = ""
 
-    def reconnecting(self, problem: HandfulError) -> None:
-        self._notes = [*self._notes, f"reconnecting: {problem.message}"][-3:]
+    def reconnecting(self, _: HandfulError) -> None:
+        self._lost = True
+
+    def finish(self, run: TrainingRun) -> None:
+        self._state, self._over = TrainingRun.State.Name(run.state), True
 
     def take(self, message: TrainingRunEvent | trainer_pb2.Progress) -> None:
+        self._lost = False
         if isinstance(message, trainer_pb2.Progress):
             self._take_progress(message)
             return
@@ -71,7 +84,8 @@ class _View:
         if kind == "state_changed":
             self._state = TrainingRun.State.Name(message.state_changed.state)
         elif kind == "attempt_started":
-            self._bars.update(self._task, description="starting", completed=0)
+            self._notes.clear()
+            self._show_phase("starting", None)
         elif kind == "features_ready":
             ready = message.features_ready
             self._notes.append(f"features: {ready.features_computed} computed, {ready.features_cached} from the cache")
@@ -94,10 +108,12 @@ class _View:
 
     def render(self) -> RenderableType:
         epochs = self._history.epochs
-        parts: list[RenderableType] = [self._title(), self._bars]
+        parts: list[RenderableType] = [self._title()] if self._over else [self._title(), self._bars]
         if epochs:
             parts += [_table(epochs[-SHOWN_EPOCHS:]), _curve(epochs)]
         parts += [Text(note, style="dim") for note in self._notes[-3:]]
+        if self._lost:
+            parts.append(Text("connection lost, trying again ...", style="yellow"))
         return Group(*parts)
 
     def _title(self) -> Text:
@@ -109,13 +125,13 @@ class _View:
     def _take_progress(self, progress: trainer_pb2.Progress) -> None:
         if progress.phase != self._phase:
             self._phase = progress.phase
-            self._bars.reset(self._task)
-        self._bars.update(
-            self._task,
-            description=_PHASES.get(progress.phase, progress.phase),
-            total=progress.total or None,
-            completed=progress.completed,
-        )
+            self._show_phase(_PHASES.get(progress.phase, progress.phase), progress.total or None)
+        self._bars.update(self._task, total=progress.total or None, completed=progress.completed)
+
+    def _show_phase(self, description: str, total: int | None) -> None:
+        # A task keeps its total when it is reset; a new one does not.
+        self._bars.remove_task(self._task)
+        self._task = self._bars.add_task(description, total=total)
 
 
 def _figures(epoch: EpochMetrics) -> dict[str, float]:
@@ -145,4 +161,4 @@ def _curve(epochs: list[EpochMetrics]) -> Text:
         "".join(_BLOCKS[round(8 * min(1.0, max(0.0, height - level)))] for height in heights)
         for level in reversed(range(CURVE_HEIGHT))
     ]
-    return Text("val/loss\n" + "\n".join(rows), style="cyan")
+    return Text(f"val/loss, 0 to {top:.4g}\n" + "\n".join(rows), style="cyan")

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import grpc
@@ -55,6 +56,8 @@ def _say(problem: BaseException) -> str:
         return "\n         ".join(f"{field}: {what}" for field, what in problem.violations)
     if isinstance(problem, Unavailable) and problem.reason == Unavailable.default_reason:
         return f"{problem.message.rstrip('.')}. Are the services up? Start them with: handful up"
+    if isinstance(problem, OSError) and problem.filename:
+        return f"{problem.filename}: {problem.strerror}"
     return str(problem)
 
 
@@ -65,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOGUE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"handful {version('handful')}")
     adding = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add(name: str, purpose: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
@@ -79,13 +83,26 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--data", type=Path, help="a folder of class folders, or of train/ and val/ (default: digits)")
     show.add_argument("--json", action="store_true", help="print the report as one JSON object on the last line")
 
-    push = add("push", "make a folder of class folders a dataset, and seal a version", commands.push)
-    push.add_argument("folder", type=Path, help="cat/1.jpg dog/2.jpg ..., or train/cat/1.jpg val/cat/2.jpg ...")
+    push = add("push", "add a folder of class folders to a dataset, and seal a version", commands.push)
+    push.add_argument(
+        "folder", type=Path, help="cat/1.jpg dog/2.jpg ... (a fifth validates), or train/cat/1.jpg val/cat/2.jpg ..."
+    )
     push.add_argument("--dataset", help="the dataset's id (default: the folder's name)")
 
+    promote = add("promote", "point an alias of a model at a version", commands.promote)
+    promote.add_argument("model", help="a model's id")
+    promote.add_argument("version", type=int, help="number of the version")
+    promote.add_argument("--alias", default="production", help="the alias (default: production)")
+
     train = add("train", "train a model on a dataset and watch", commands.train)
+    train.epilog = "Without preset=... it is `fast`, or `baseline` where a field is set that only `baseline` has."
     train.add_argument("dataset", help="a dataset's id")
-    train.add_argument("fields", nargs="*", metavar="FIELD=VALUE", help="recipe fields; `handful recipes` lists them")
+    train.add_argument(
+        "fields",
+        nargs="*",
+        metavar="FIELD=VALUE",
+        help="recipe fields, as `handful recipes` lists them")
+    )
     train.add_argument("--model", default="", help="id of the model that gets a new version (default: the dataset's)")
     train.add_argument("--params", type=Path, help="a JSON file of recipe fields")
     train.add_argument("--promote", action="store_true", help="point the alias `production` at the new version")

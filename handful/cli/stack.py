@@ -16,6 +16,7 @@ import grpc
 from handful.channel import Addresses
 from handful.errors import InvalidArgument, Unavailable
 
+DEFAULT_WORKER_ADDRESS = "127.0.0.1:7112"
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 _POLL_SECONDS = 0.5
@@ -31,7 +32,7 @@ class Stack:
 
     home: Path
     addresses: Addresses = field(default_factory=Addresses)
-    worker_address: str = "127.0.0.1:7112"
+    worker_address: str = DEFAULT_WORKER_ADDRESS
     log_folder: Path | None = None
     environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
     _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -60,7 +61,8 @@ class Stack:
                 "or point HANDFUL_DATASET, HANDFUL_TRAINER and HANDFUL_INFERENCE at services that run elsewhere."
             )
         for service, address in vars(self.addresses).items():
-            _check_free(service, address)
+            _check_free(f"HANDFUL_{service.upper()}", address)
+        _check_free("HANDFUL_WORKER_ADDRESS", self.worker_address)
         self.home.mkdir(parents=True, exist_ok=True)
         try:
             for service in vars(self.addresses):
@@ -132,8 +134,8 @@ class Stack:
                     if process.poll() is None:
                         return
                 if process.poll() is not None:
-                    raise Unavailable(self._why(service))
-        raise Unavailable(f"The {service} service did not start within {START_SECONDS:.0f} s. {self._why(service)}")
+                    raise Unavailable(self._why(service), reason="SERVICE_ENDED")
+        raise Unavailable(f"The {service} service did not start within {START_SECONDS:.0f} s.", reason="SERVICE_ENDED")
 
     def _why(self, service: str) -> str:
         if self.log_folder is None:
@@ -142,16 +144,15 @@ class Stack:
         return f"The {service} service ended: {lines[-1] if lines else 'it said nothing'}"
 
 
-def _check_free(service: str, address: str) -> None:
+def _check_free(variable: str, address: str) -> None:
     # Asked first: otherwise another Handful on the same ports would answer for a service that is about to fail.
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
-        raise InvalidArgument(f"HANDFUL_{service.upper()}={address}: must be host:port.")
+        raise InvalidArgument(f"{variable}={address}: must be host:port.")
     with socket.socket() as probe:
         if probe.connect_ex((host, int(port))) == 0:
             raise Unavailable(
-                f"Something listens on {address} already, where the {service} service should. Is Handful up? "
-                "Stop it, or set another HANDFUL_DATASET, HANDFUL_TRAINER or HANDFUL_INFERENCE.",
+                f"Something listens on {address} already. Is Handful up? Stop it, or set another {variable}.",
                 reason="PORT_TAKEN",
             )
 

@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ahandful/v1/inference.proto\x12\nhandful.v1\"=\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\x0c\x12\r\n\x05top_k\x18\x03 \x01(\x05\"U\n\x0fPredictResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12+\n\x0bpredictions\x18\x02 \x03(\x0b\x32\x16.handful.v1.Prediction\"*\n\nPrediction\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x32V\n\x10InferenceService\x12\x42\n\x07Predict\x12\x1a.handful.v1.PredictRequest\x1a\x1b.handful.v1.PredictResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ahandful/v1/inference.proto\x12\nhandful.v1\"=\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\x0c\x12\r\n\x05top_k\x18\x03 \x01(\x05\"U\n\x0fPredictResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12+\n\x0bpredictions\x18\x02 \x03(\x0b\x32\x16.handful.v1.Prediction\"*\n\nPrediction\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x32V\n\x10InferenceService\x12\x42\n\x07Predict\x12\x1a.handful.v1.PredictRequest\x1a\x1b.handful.v1.PredictResponseB\x16Z\x14handful/v1;handfulv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'handful.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'Z\024handful/v1;handfulv1'
   _globals['_PREDICTREQUEST']._serialized_start=42
   _globals['_PREDICTREQUEST']._serialized_end=103
   _globals['_PREDICTRESPONSE']._serialized_start=105

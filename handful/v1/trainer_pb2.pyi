@@ -503,7 +503,7 @@ class CreateTrainingRunRequest(_message.Message):
     """Any UUID; makes the call safe to repeat. Empty: no protection."""
     @_builtins.property
     def recipe(self) -> _bundle_pb2.Recipe:
-        """How to train. Default: preset `fast`."""
+        """How to train. Without a preset it is `fast`, or `baseline` where a field is set that only gradient training has."""
 
     def __init__(
         self,
@@ -708,7 +708,8 @@ class WatchTrainingRunRequest(_message.Message):
     name: _builtins.str
     """`projects/{project}/trainingRuns/{run}`."""
     after_sequence: _builtins.int
-    """Events after this sequence are sent; 0: all of them; not set: only new ones. OUT_OF_RANGE with reason
+    """Events after this sequence are sent. Begin with 0 for all of them, then send the last sequence seen; not set: only
+    new ones. An `attempt_started` voids earlier epochs after its `resumed_after_epoch`. OUT_OF_RANGE with reason
     SEQUENCE_AHEAD where the run has no such sequence (a restored backup): read the run again.
     """
     def __init__(

@@ -51,12 +51,13 @@ def test_five_minutes(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     trained = cli("train", "tulips", "num_epochs=50")
     assert trained.returncode == 0, trained.stderr
     assert "epoch   1" in trained.stdout
-    assert "projects/default/models/tulips/versions/1, 100.0% right on validation" in trained.stdout
+    assert "projects/default/models/tulips/versions/1, 100.0% of 4 validation examples right" in trained.stdout
 
     original = tmp_path / "params.json"
     original.write_text(json.dumps({"num_epochs": 1, "learning_rate": 1e-3, "batch_size": 8, "weight_decay": 1e-4}))
     textbook = cli("train", "tulips", "--params", original, "target_size=0", "--promote")
-    assert "projects/default/models/tulips/versions/2" in textbook.stdout, textbook.stderr
+    assert "tulips@production now" in textbook.stdout, textbook.stderr
+    assert "tulips@production is version 1 now" in cli("promote", "tulips", 1).stdout
 
     assert "succeeded" in cli("runs").stdout
     assert "production" in cli("models").stdout
@@ -66,6 +67,7 @@ def test_five_minutes(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     assert "SUCCEEDED" not in cli("cancel", "tulips").stdout
     answered = cli("predict", "tulips@production", pictures / "tulip" / "1.jpg", pictures / "tulip" / "notes.txt")
     assert "1.jpg: tulip" in answered.stdout
+    assert "(tulips version 1)" in answered.stdout
     assert "notes.txt: image: The file is not a JPEG, PNG or WebP picture." in answered.stdout
     assert answered.returncode == 1
 
@@ -74,7 +76,7 @@ def test_five_minutes(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         (("train", "nothing"), "There is no dataset projects/default/datasets/nothing."),
-        (("train", "tulips", "epochs=3"), "recipe.epochs: there is no such field; there are: preset, architecture,"),
+        (("train", "tulips", "epochs=3"), "recipe.epochs: there is no such field; did you mean num_epochs?"),
         (("train", "tulips", "num_epochs=-1"), "recipe.num_epochs: must be between 1 and 10000, not -1"),
         (("train", "tulips", "num_epochs"), "Write recipe fields as FIELD=VALUE"),
         (("train", "tulips", "learning_rate=nan"), "recipe.learning_rate: must be between 1e-08 and 1, not nan"),
