@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         "fields",
         nargs="*",
         metavar="FIELD=VALUE",
-        help="recipe fields, as `handful recipes` lists them")
+        help="recipe fields, as `handful recipes` lists them",
     )
     train.add_argument("--model", default="", help="id of the model that gets a new version (default: the dataset's)")
     train.add_argument("--params", type=Path, help="a JSON file of recipe fields")
