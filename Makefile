@@ -12,7 +12,7 @@ setup: $(STAMP) ## install everything into .venv (once; 6 GB on Linux, most of i
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Handful needs Python 3.11 or newer; set PYTHON=...")'
-	@echo "Installing into .venv: about 3.5 GB to download and 6 GB on disk on Linux, most of it torch with CUDA. Once."
+	@echo "Installing into .venv: about 3.2 GB to download and 6 GB on disk on Linux, most of it torch with CUDA. Once."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
@@ -69,7 +70,8 @@ def push_with_progress(client: Client, dataset: str, folder: Path) -> Pushed:
             bar.advance(task)
             if verdict.HasField("rejected"):
                 why = verdict.rejected
-                bar.console.print(f"[yellow]refused[/yellow] {verdict.client_ref}: {why.message} {why.hint}")
+                refused = escape(f"{verdict.client_ref}: {why.message} {why.hint}")
+                bar.console.print(f"[yellow]refused[/yellow] {refused}")
 
         return client.push(dataset, folder, hear)
 
@@ -80,11 +82,11 @@ def show(version: DatasetVersion) -> None:
     val = sum(one.num_val for one in version.classes)
     console.print(f"{version.name}: {len(version.classes)} classes, {train} examples to train, {val} to validate")
     for one in version.classes[:SHOWN_CLASSES]:
-        console.print(f"  {one.label}: {one.num_train} + {one.num_val}")
+        console.print(f"  {escape(one.label)}: {one.num_train} + {one.num_val}")
     if len(version.classes) > SHOWN_CLASSES:
         console.print(f"  and {len(version.classes) - SHOWN_CLASSES} more")
     for notice in version.notices:
-        console.print(f"[yellow]note[/yellow] {notice.message}")
+        console.print(f"[yellow]note[/yellow] {escape(notice.message)}")
 
 
 def train(given: argparse.Namespace) -> int:
@@ -174,10 +176,10 @@ def predict(given: argparse.Namespace) -> int:
             except (InvalidArgument, OSError) as bad:
                 failed += 1
                 why = bad.message if isinstance(bad, InvalidArgument) else bad.strerror
-                console.print(f"{file}: [yellow]{why}[/yellow]")
+                console.print(f"{escape(str(file))}: [yellow]{escape(str(why))}[/yellow]")
                 continue
             shown = "  ".join(f"{one.label} {one.score:.3f}" for one in answer.predictions)
-            console.print(f"{file}: {shown}  [dim]({short(answer.model_version)})[/dim]")
+            console.print(f"{escape(f'{file}: {shown}')}  [dim]({short(answer.model_version)})[/dim]")
     return 1 if failed else 0
 
 
@@ -195,7 +197,7 @@ def _follow(client: Client, run: Run) -> int:
         console.print(f"[green]{ended.model_version}[/green]{accuracy}")
         console.print(_next(client, ended))
         return 0
-    console.print(f"[red]{_state(ended)}[/red] {ended.failure.message}")
+    console.print(f"[red]{_state(ended)}[/red] {escape(ended.failure.message)}")
     return 1
 
 

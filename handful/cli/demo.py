@@ -82,11 +82,14 @@ def _line(
 
 
 def _predict(client: Client, files: list[LabelledFile], console: Console) -> None:
-    unseen = [file for file in files if file.split == SPLIT_VAL] or files
-    step = max(1, len(unseen) // NUM_PREDICTED)
-    for file in unseen[::step][:NUM_PREDICTED]:
+    unseen = [file for file in files if file.split == SPLIT_VAL]
+    shown = unseen or files
+    console.print("Some pictures it never saw:" if unseen else "Some of the pictures, most of which it was trained on:")
+    step = max(1, len(shown) // NUM_PREDICTED)
+    for file in shown[::step][:NUM_PREDICTED]:
         best = client.predict(DATASET, file.path, top_k=1).predictions[0]
-        console.print(f"  {file.path.name} is {file.label}: predicted {best.label}, {best.score:.3f}")
+        line = f"  {file.path.name} is {file.label}: predicted {best.label}, {best.score:.3f}"
+        console.print(line, markup=False)
 
 
 def _report(
@@ -100,7 +103,8 @@ def _report(
         "classes": [one.label for one in version.classes],
         "train_examples": sum(one.num_train for one in version.classes),
         "val_examples": sum(one.num_val for one in version.classes),
-        "val_accuracy": round(figures.get("val/accuracy", 0.0), 4),
+        # None where there was nothing to measure on.
+        "val_accuracy": round(figures["val/accuracy"], 4) if "val/accuracy" in figures else None,
         "seconds": {phase: round(spent, 2) for phase, spent in seconds.items()},
         "plots": {plot.stem: str(plot) for plot in sorted(plots.glob("*.png"))},
     }
@@ -108,8 +112,10 @@ def _report(
 
 def _show(report: dict[str, object], console: Console) -> None:
     seconds, plots = report["seconds"], report["plots"]
+    accuracy = report["val_accuracy"]
+    measured = f"{accuracy:.1%} right" if accuracy is not None else "How well it does is not known"
     console.print(
-        f"\n[bold green]{report['val_accuracy']:.1%} right[/bold green] on {report['val_examples']} unseen pictures: "
+        f"\n[bold green]{measured}[/bold green] on {report['val_examples']} unseen pictures: "
         f"{report['recipe']} on {report['architecture']} ({report['weights']} weights), "
         f"{report['train_examples']} training pictures."
     )

@@ -104,7 +104,7 @@ class _View:
         elif kind == "state_changed":
             self._console.print(self._state.removeprefix("STATE_").lower(), highlight=False)
         elif kind in {"features_ready", "notice"}:
-            self._console.print(self._notes[-1], highlight=False)
+            self._console.print(self._notes[-1], highlight=False, markup=False)
 
     def render(self) -> RenderableType:
         epochs = self._history.epochs

@@ -18,7 +18,7 @@ from services.shared.objects import ObjectStore
 
 log = structlog.get_logger()
 
-# A loaded graph takes about this many times its file (measured: 53 MB for one of 13.6 MB).
+# An estimate: a loaded graph takes some times the memory of its file, for prepared weights and work space.
 GRAPH_IN_MEMORY = 4
 
 

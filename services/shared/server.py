@@ -108,7 +108,7 @@ def _options(message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", message_bytes),
         ("grpc.server_handshake_timeout_ms", 5 * _SECOND),
         ("grpc.max_connection_idle_ms", 300 * _SECOND),
-        # A frozen peer is noticed after ping timeout, not keepalive timeout: measured 61 s with its default.
+        # A frozen peer is noticed after ping timeout, not keepalive timeout: which is a minute by default.
         ("grpc.keepalive_time_ms", 20 * _SECOND),
         ("grpc.keepalive_timeout_ms", 10 * _SECOND),
         ("grpc.http2.ping_timeout_ms", 10 * _SECOND),

@@ -12,6 +12,7 @@ from handful.errors import Aborted, FailedPrecondition, InvalidArgument, Unavail
 from handful.v1 import bundle_pb2, trainer_pb2, worker_pb2, worker_pb2_grpc
 from services.shared.database import Database
 from services.shared.objects import ObjectMissing, ObjectStore
+from services.shared.objects.keys import KEY
 from services.trainer import attempts, models, runs
 from services.trainer.board import Board
 from services.trainer.fleet import Fleet, suits
@@ -25,7 +26,6 @@ LONG_POLL_SECONDS = 10.0
 POLL_SECONDS = 1.0
 MAX_EVENTS = 100
 SHA256 = re.compile(r"[0-9a-f]{64}")
-CHECKPOINT = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*)(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 
 Context = aio.ServicerContext[object, object]
 Request = worker_pb2.ReportTrainingRunRequest | worker_pb2.CommitCheckpointRequest | worker_pb2.FinishTrainingRunRequest
@@ -100,7 +100,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         grip, checkpoint = _grip(request), request.checkpoint
         prefix = f"projects/{grip.key.project}/runs/{grip.key.run}/attempts/{grip.attempt}/"
         below = checkpoint.key[len(prefix) :] if checkpoint.key.startswith(prefix) else ""
-        if not CHECKPOINT.fullmatch(below) or checkpoint.epoch < 1:
+        if not KEY.fullmatch(below) or checkpoint.epoch < 1:
             raise InvalidArgument.fields([("checkpoint", f"needs a key below {prefix} and an epoch from 1")])
         await self._read(checkpoint.key, checkpoint.sha256)
         async with self._database.write() as connection:

@@ -2,14 +2,13 @@
 
 import hashlib
 import os
-import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from services.shared.objects.errors import ObjectCorrupt, ObjectMissing, StoreUnavailable
+from services.shared.objects.keys import KEY
 
-_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _TEMPORARY = ".writing-"
 # No file there: nothing at all, a folder, or a file where a folder would have to be.
 _ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
@@ -67,7 +66,7 @@ class FilesystemStore:
             raise StoreUnavailable(f"{key} cannot be removed: {problem.strerror}") from problem
 
     def _path(self, key: str) -> Path:
-        if not _KEY.fullmatch(key):
+        if not KEY.fullmatch(key):
             raise ValueError(f"not a key: {key!r}")
         return self.folder / key
 

@@ -1,7 +1,8 @@
 """Backbones as graphs: found in the store, or built from their network, checked against it and stored.
 
 The first stored graph of a backbone wins, so that all features of a backbone come from one graph. A graph is built in a
-child process: torch stays out of a worker that fits heads, which takes a fifth of the memory without it.
+child process: torch stays out of a worker that fits heads, which takes a quarter of the memory without it
+(`benchmarks/line.py`).
 """
 
 import hashlib

@@ -11,7 +11,7 @@ from services.trainer.architectures import ArchitectureRow
 from services.trainer.worker.work import GraphDisagrees
 
 OPSET = 18
-# Features of a graph and of its network differ by some 1e-5 of their size (measured); a wrong graph by far more.
+# Two float32 runtimes differ by rounding; a wrong graph differs by far more.
 MAX_RELATIVE_DIFFERENCE = 1e-4
 
 

@@ -5,8 +5,8 @@ minimise  sum_i w_i CE_i / n  +  |W|^2 / (2 C n)
 with balanced class weights w_i = n / (classes x n of the class), one weight vector per class and a free bias: the
 objective of scikit-learn's multinomial LogisticRegression(C, class_weight="balanced"); of two classes scikit-learn
 fits one vector, whose C is twice this one. Features are centred on the
-training mean and scaled to the length sqrt(width); scaling each feature by its own deviation costs 12 points of
-accuracy at five examples per class (docs/why.md has the measurement).
+training mean and scaled to the length sqrt(width); dividing each feature by its own deviation first costs many
+points of accuracy at five examples per class (`benchmarks/recipe.py` prints how many).
 """
 
 import time
