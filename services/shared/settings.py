@@ -1,7 +1,8 @@
 """The environment, read once at start into a frozen object: the only place of the services that knows os.environ.
 
 A service's settings are a frozen dataclass whose fields are made with `setting`; `read` fills it from variables named
-`HANDFUL_` and the field's name in capitals. Every bad variable is reported at once.
+`HANDFUL_` and the field's name in capitals. A secret may stand in a file instead, which the same variable with `_FILE`
+at its end names. Every bad variable is reported at once, a secret without its value.
 """
 
 import dataclasses
@@ -30,10 +31,13 @@ def setting(
     minimum: float = -math.inf,
     maximum: float = math.inf,
     choices: tuple[str, ...] = (),
+    secret: bool = False,
 ) -> Any:
-    """A field of a settings class: its default, what it is for, and what it may be: a range, or one of some words."""
-    limits = {"purpose": purpose, "minimum": minimum, "maximum": maximum, "choices": choices}
-    return dataclasses.field(default=default, metadata=limits)
+    """A field of a settings class: its default, what it is for, and what it may be: a range, or one of some words.
+    A secret is never shown, and may come from a file.
+    """
+    limits = {"purpose": purpose, "minimum": minimum, "maximum": maximum, "choices": choices, "secret": secret}
+    return dataclasses.field(default=default, metadata=limits, repr=not secret)
 
 
 def log_level() -> Any:
@@ -49,14 +53,16 @@ def read(settings: type[Settings], environment: Mapping[str, str] | None = None)
     problems: list[str] = []
     for field in dataclasses.fields(settings):  # type: ignore[arg-type]
         variable = PREFIX + field.name.upper()
-        text = source.get(variable, "")
+        given = source.get(variable, "")
         try:
+            text = _text(variable, source) if field.metadata["secret"] else given
             if text:
                 values[field.name] = _parse(text, hints[field.name], field.metadata)
             elif field.default is dataclasses.MISSING:
                 problems.append(f"{variable} is not set: {field.metadata['purpose']}")
         except ValueError as problem:
-            problems.append(f"{variable}={text!r}: {problem} ({field.metadata['purpose']})")
+            shown = "" if field.metadata["secret"] else f"={given!r}"
+            problems.append(f"{variable}{shown}: {problem} ({field.metadata['purpose']})")
     if problems:
         raise BadSettings("\n".join(problems))
     return settings(**values)
@@ -70,6 +76,22 @@ def home() -> Path:
 def child_environment(**overrides: str) -> dict[str, str]:
     """This process's environment for a child, with some variables set."""
     return {**os.environ, **overrides}
+
+
+def _text(variable: str, source: Mapping[str, str]) -> str:
+    """A secret, from the variable or from the file that `<variable>_FILE` names, without the white space around it."""
+    text, file = source.get(variable, ""), source.get(f"{variable}_FILE", "")
+    if not file:
+        return text
+    if text:
+        raise ValueError(f"is set twice; unset it or {variable}_FILE")
+    try:
+        text = Path(file).expanduser().read_text().strip()
+    except (OSError, ValueError):
+        raise ValueError(f"cannot read the file {file!r} that {variable}_FILE names") from None
+    if not text:
+        raise ValueError(f"the file {file!r} that {variable}_FILE names is empty")
+    return text
 
 
 def _parse(text: str, kind: type, limits: Mapping[str, Any]) -> Any:

@@ -25,6 +25,7 @@ class Sample:
     share: float = setting(0.5, purpose="which part", minimum=0, maximum=1)
     loud: bool = setting(default=False, purpose="whether")
     mood: str = setting("calm", purpose="how it is said", choices=("calm", "cross"))
+    key: str = setting("", purpose="what opens it", choices=("", "sesame"), secret=True)
 
 
 def test_what_is_not_set_has_its_default() -> None:
@@ -81,6 +82,35 @@ def test_everything_wrong_is_told_at_once() -> None:
         "HANDFUL_SHARE",
         "HANDFUL_LOUD",
     ]
+
+
+def test_a_secret_may_stand_in_a_file(tmp_path: Path) -> None:
+    """`_FILE` names a file that holds the secret, its last line break apart; nothing that is printed shows it."""
+    file = tmp_path / "key"
+    file.write_text("sesame\n")
+    settings = read(Sample, {"HANDFUL_NEEDED": "/x", "HANDFUL_KEY_FILE": str(file), "HANDFUL_NAME_FILE": str(file)})
+    assert (settings.key, settings.name) == ("sesame", "x")
+    assert "sesame" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"HANDFUL_KEY": "hush"}, "must be one of"),
+        ({"HANDFUL_KEY": "hush", "HANDFUL_KEY_FILE": "/there"}, "HANDFUL_KEY_FILE"),
+        ({"HANDFUL_KEY_FILE": "/nowhere/hush"}, "cannot read the file '/nowhere/hush'"),
+        ({"HANDFUL_KEY_FILE": sys.executable}, "cannot read the file"),
+        ({"HANDFUL_KEY_FILE": "/dev/null"}, "is empty"),
+    ],
+)
+def test_a_wrong_secret_is_not_shown(given: dict[str, str], says: str) -> None:
+    """What is wrong with a secret is told in a line that has the variable and not the value."""
+    with pytest.raises(BadSettings) as refused:
+        read(Sample, {"HANDFUL_NEEDED": "/x", **given})
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith("HANDFUL_KEY: ")
+    assert says in line
+    assert given.get("HANDFUL_KEY", "nothing") not in line
 
 
 @pytest.mark.parametrize("settings", [DatasetSettings, InferenceSettings, TrainerSettings, WorkerSettings])
