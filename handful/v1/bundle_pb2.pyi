@@ -456,6 +456,8 @@ class Backbone(_message.Message):
     FEATURE_WIDTH_FIELD_NUMBER: _builtins.int
     GRAPH_KEY_FIELD_NUMBER: _builtins.int
     GRAPH_SHA256_FIELD_NUMBER: _builtins.int
+    WEIGHTS_KEY_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FILE_SHA256_FIELD_NUMBER: _builtins.int
     backbone_id: _builtins.str
     """SHA-256 over weights, architecture, output and preprocessing, lower-case hex."""
     architecture: _builtins.str
@@ -472,6 +474,10 @@ class Backbone(_message.Message):
     """
     graph_sha256: _builtins.str
     """SHA-256 of the graph's bytes, lower-case hex."""
+    weights_key: _builtins.str
+    """Object key of its weights: a safetensors file of the PyTorch body's state dict, for exports and for training on."""
+    weights_file_sha256: _builtins.str
+    """SHA-256 of that file's bytes, lower-case hex."""
     @_builtins.property
     def preprocessing(self) -> Global___ImagePreprocessing:
         """How its input is made."""
@@ -487,10 +493,12 @@ class Backbone(_message.Message):
         feature_width: _builtins.int = ...,
         graph_key: _builtins.str = ...,
         graph_sha256: _builtins.str = ...,
+        weights_key: _builtins.str = ...,
+        weights_file_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["preprocessing", b"preprocessing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "backbone_id", b"backbone_id", "feature_width", b"feature_width", "graph_key", b"graph_key", "graph_sha256", b"graph_sha256", "preprocessing", b"preprocessing", "weights_origin", b"weights_origin", "weights_sha256", b"weights_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "backbone_id", b"backbone_id", "feature_width", b"feature_width", "graph_key", b"graph_key", "graph_sha256", b"graph_sha256", "preprocessing", b"preprocessing", "weights_file_sha256", b"weights_file_sha256", "weights_key", b"weights_key", "weights_origin", b"weights_origin", "weights_sha256", b"weights_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -31,10 +31,21 @@ class PackagedWeights:
 
 
 @dataclass(frozen=True)
+class TorchNetwork:
+    """Where PyTorch code gets the network from: a library, `timm` or `torchvision`, and its name there. An exported
+    model's `model.py` builds it by these and loads the body's state dict into it.
+    """
+
+    library: str
+    name: str
+
+
+@dataclass(frozen=True)
 class ArchitectureRow:
     """An architecture: its body's size and cost, its input, and where its weights come from."""
 
     id: str
+    network: TorchNetwork
     description: str
     modality: "bundle_pb2.Modality.ValueType"
     num_parameters: int
@@ -52,6 +63,7 @@ ARCHITECTURES: dict[str, ArchitectureRow] = {
     for row in (
         ArchitectureRow(
             id="efficientnet_lite0",
+            network=TorchNetwork("timm", "tf_efficientnet_lite0"),
             description="EfficientNet-Lite0: small, quick on a CPU, good features.",
             modality=bundle_pb2.MODALITY_IMAGE,
             num_parameters=3_371_008,

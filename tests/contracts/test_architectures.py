@@ -7,6 +7,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 import torch
+from safetensors.torch import load
 
 from handful.bundle.manifest import sha256
 from handful.bundle.predictor import Backbone
@@ -172,23 +173,36 @@ def test_a_graph_of_another_network_is_noticed(stored: Stored) -> None:
 
 
 def test_a_stored_backbone_is_found_again(stored: Stored) -> None:
-    """A run that asks for a stored backbone gets the very one, its graph under its own hash, and builds nothing."""
+    """A run that asks for a stored backbone gets the very one, files under their own hashes, and builds nothing."""
     assert stored.backbone.weights_sha256 == stored.row.weights.sha256
     assert stored.backbone.feature_width == stored.row.feature_width
-    key = f"backbones/{stored.backbone.backbone_id}/{stored.backbone.graph_sha256}.onnx"
-    assert stored.backbone.graph_key == key
-    assert list(stored.store.keys("backbones/")) == [key]
-    assert stored.store.get(key, stored.backbone.graph_sha256) == stored.graph
+    folder = f"backbones/{stored.backbone.backbone_id}"
+    keys = [
+        f"{folder}/{stored.backbone.weights_file_sha256}.safetensors",
+        f"{folder}/{stored.backbone.graph_sha256}.onnx",
+    ]
+    assert [stored.backbone.weights_key, stored.backbone.graph_key] == keys
+    assert list(stored.store.keys("backbones/")) == keys
+    assert stored.store.get(stored.backbone.graph_key, stored.backbone.graph_sha256) == stored.graph
     assert backbones.find(stored.store, stored.recipe(), stored.row.preprocessing, "any") == (
         stored.backbone,
         stored.graph,
     )
-    assert list(stored.store.keys("backbones/")) == [key]
+    assert list(stored.store.keys("backbones/")) == keys
+
+
+def test_the_stored_weights_are_the_body(stored: Stored) -> None:
+    """The weights beside a graph are the body's state dict: loaded into a body of random weights they make it equal."""
+    other = backbones.build_body(Recipe(architecture=stored.row.id, weights=WEIGHTS_RANDOM, seed=1))
+    data = stored.store.get(stored.backbone.weights_key, stored.backbone.weights_file_sha256)
+    other.load_state_dict(load(data), strict=True)
+    assert tensors_sha256(other.state_dict()) == tensors_sha256(stored.body.state_dict())
 
 
 def test_other_preprocessing_is_another_backbone(stored: Stored, store: FilesystemStore) -> None:
     """The same network with other preprocessing has another id and, without being built again, the same graph."""
-    store.put(stored.backbone.graph_key, stored.graph)
+    for key in (stored.backbone.weights_key, stored.backbone.graph_key):
+        store.put(key, stored.store.get(key))
     squash = ImagePreprocessing(
         fit=ImagePreprocessing.FIT_SQUASH, size=stored.row.preprocessing.size, filter=stored.row.preprocessing.filter
     )
@@ -197,6 +211,8 @@ def test_other_preprocessing_is_another_backbone(stored: Stored, store: Filesyst
     assert other.preprocessing == squash
     assert other.backbone_id != stored.backbone.backbone_id
     assert other.graph_key == f"backbones/{other.backbone_id}/{stored.backbone.graph_sha256}.onnx"
+    assert other.weights_file_sha256 == stored.backbone.weights_file_sha256
+    assert store.get(other.weights_key, other.weights_file_sha256)
 
 
 def test_other_weights_are_another_backbone(stored: Stored, store: FilesystemStore) -> None:

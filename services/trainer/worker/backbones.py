@@ -1,4 +1,4 @@
-"""Backbones as graphs: found in the store, or built from their network, checked against it and stored.
+"""Backbones as graphs: found in the store, or built from their network, checked against it and stored with its weights.
 
 The first stored graph of a backbone wins, so that all features of a backbone come from one graph. A graph is built in a
 child process: torch stays out of a worker that fits heads, which takes a quarter of the memory without it
@@ -82,19 +82,18 @@ def store_body(
 ) -> tuple[Backbone, bytes]:
     """The backbone of a network, its graph stored: shared, or below a project where the project trained it."""
     from services.trainer.worker import graphs
-    from services.trainer.worker.weights import tensors_sha256
+    from services.trainer.worker.weights import tensors_sha256, to_safetensors
 
     weights = row.weights.sha256 if origin == "pretrained" else tensors_sha256(body.state_dict())
     backbone = _describe(row, preprocessing, weights, origin)
     graph = graphs.export(body, row)
     graphs.check(graph, body, row)
-    digest = hashlib.sha256(graph).hexdigest()
     folder = f"projects/{project}/backbones" if project else "backbones"
-    store.put(f"{folder}/{backbone.backbone_id}/{digest}.onnx", graph)
+    _put(store, f"{folder}/{backbone.backbone_id}", graph, to_safetensors(body.state_dict()))
     stored = _first_stored(store, backbone, folder)
     if stored is None:
         raise GraphDisagrees(f"the graph of {backbone.backbone_id} was stored and is not there")
-    if stored[0].graph_sha256 != digest:
+    if stored[0].graph_sha256 != hashlib.sha256(graph).hexdigest():
         log.info("another worker stored this backbone's graph first", backbone_id=backbone.backbone_id)
         graphs.check(stored[1], body, row)
     return stored
@@ -106,8 +105,13 @@ def _copied(store: ObjectStore, row: ArchitectureRow, backbone: Backbone) -> tup
     if catalogued is None:
         return None
     known, graph = catalogued
-    store.put(f"backbones/{backbone.backbone_id}/{known.graph_sha256}.onnx", graph)
+    _put(store, f"backbones/{backbone.backbone_id}", graph, store.get(known.weights_key, known.weights_file_sha256))
     return _first_stored(store, backbone)
+
+
+def _put(store: ObjectStore, folder: str, graph: bytes, weights: bytes) -> None:
+    for kind, data in (("safetensors", weights), ("onnx", graph)):
+        store.put(f"{folder}/{hashlib.sha256(data).hexdigest()}.{kind}", data)
 
 
 def _describe(row: ArchitectureRow, preprocessing: ImagePreprocessing, weights_sha256: str, origin: str) -> Backbone:
@@ -129,11 +133,17 @@ def _describe(row: ArchitectureRow, preprocessing: ImagePreprocessing, weights_s
 
 
 def _first_stored(store: ObjectStore, backbone: Backbone, folder: str = "backbones") -> tuple[Backbone, bytes] | None:
-    key = next(store.keys(f"{folder}/{backbone.backbone_id}/"), None)
-    if key is None:
+    keys = list(store.keys(f"{folder}/{backbone.backbone_id}/"))
+    graph_key = next((key for key in keys if key.endswith(".onnx")), None)
+    weights_key = next((key for key in keys if key.endswith(".safetensors")), None)
+    if graph_key is None or weights_key is None:
         return None
     found = Backbone()
     found.CopyFrom(backbone)
-    found.graph_key = key
-    found.graph_sha256 = key.rpartition("/")[2].removesuffix(".onnx")
-    return found, store.get(key, found.graph_sha256)
+    found.graph_key, found.graph_sha256 = graph_key, _digest(graph_key)
+    found.weights_key, found.weights_file_sha256 = weights_key, _digest(weights_key)
+    return found, store.get(graph_key, found.graph_sha256)
+
+
+def _digest(key: str) -> str:
+    return key.rpartition("/")[2].partition(".")[0]

@@ -7,6 +7,7 @@ import io
 from typing import Any
 
 import torch
+from safetensors.torch import save
 
 from services.trainer.architectures import PackagedWeights
 from services.trainer.worker.work import WeightsUnavailable
@@ -39,3 +40,8 @@ def tensors_sha256(tensors: dict[str, torch.Tensor]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
+
+
+def to_safetensors(tensors: dict[str, torch.Tensor]) -> bytes:
+    """A state dict as a safetensors file; equal tensors give equal bytes."""
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
