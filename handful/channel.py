@@ -10,8 +10,10 @@ MEBIBYTE = 1024 * 1024
 # Large enough for a picture of the largest size that is taken.
 MESSAGE_BYTES = 34 * MEBIBYTE
 
+# Where a name has several addresses, as a headless service of Kubernetes has, calls go round them.
 # UNAVAILABLE is tried again: every call of ours is safe to repeat, creates by their request_id.
-_RETRY = {
+_SERVICE = {
+    "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
         {
             "name": [{}],
@@ -23,7 +25,7 @@ _RETRY = {
                 "retryableStatusCodes": ["UNAVAILABLE"],
             },
         }
-    ]
+    ],
 }
 
 
@@ -55,7 +57,7 @@ OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.http2.ping_timeout_ms", 10_000),
     # gRPC waits up to two minutes between attempts to connect, which outlasts every lease and every watcher's patience.
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    ("grpc.service_config", json.dumps(_RETRY)),
+    ("grpc.service_config", json.dumps(_SERVICE)),
 ]
 
 

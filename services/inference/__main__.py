@@ -16,6 +16,8 @@ from services.shared.server import MEBIBYTE, Limits, Server
 
 # A picture of the largest size and the few fields around it.
 MESSAGE_BYTES = MAX_BYTES + MEBIBYTE
+# All calls are short, so a connection can be moved; without it a server that was added would get no call.
+CONNECTION_SECONDS = 300
 
 
 async def serve(settings: InferenceSettings) -> None:
@@ -24,7 +26,8 @@ async def serve(settings: InferenceSettings) -> None:
     loader = Loader(store, settings.inference_memory_mib * MEBIBYTE)
     batcher = Batcher(settings.threads, settings.inference_queue, settings.inference_batch)
     servicer = InferenceServicer(pointers, loader, batcher)
-    server = Server(Limits(message_bytes=MESSAGE_BYTES, reflection=settings.reflection))
+    limits = Limits(MESSAGE_BYTES, connection_age_seconds=CONNECTION_SECONDS, reflection=settings.reflection)
+    server = Server(limits)
     try:
         register = partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
         await server.start(settings.inference_address, {"handful.v1.InferenceService": register})

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import structlog
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 
 from services.shared.interceptors import Edge
@@ -18,6 +19,8 @@ log = structlog.get_logger()
 MEBIBYTE = 1024 * 1024
 _SECOND = 1000
 LOOPBACK = ("127.", "localhost", "[::1]", "unix:")
+# The health of the whole server, and whether it should get calls: a server that drains is alive, but not ready.
+ALIVE, READY = "", "ready"
 
 
 class CannotListen(CannotStart):
@@ -26,11 +29,16 @@ class CannotListen(CannotStart):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server takes. Messages beyond `message_bytes` are refused by gRPC itself, before they are read whole."""
+    """What a server takes. Messages beyond `message_bytes` are refused by gRPC itself, before they are read whole.
+
+    A connection is closed `connection_age_seconds` after it was opened, once its calls have ended: callers connect
+    again, and so find servers that were added. 0: never. Not for servers with long streams.
+    """
 
     message_bytes: int = 4 * MEBIBYTE
     drain_seconds: float = 20.0
     slow_reader_seconds: float = 30.0
+    connection_age_seconds: int = 0
     reflection: bool = False
 
 
@@ -40,9 +48,7 @@ class Server:
     def __init__(self, limits: Limits = Limits()) -> None:
         self.limits = limits
         self.draining = asyncio.Event()
-        self._server = aio.server(
-            interceptors=[Edge(limits.slow_reader_seconds)], options=_options(limits.message_bytes)
-        )
+        self._server = aio.server(interceptors=[Edge(limits.slow_reader_seconds)], options=_options(limits))
         self._health = health.aio.HealthServicer()
         self._names: list[str] = []
 
@@ -50,7 +56,7 @@ class Server:
         """Listens on the address and serves; `services` maps a service's full name to what registers it."""
         for register in services.values():
             register(self._server)
-        self._names = ["", *services]
+        self._names = [READY, *services]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if self.limits.reflection:
             reflection.enable_server_reflection([*services, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
@@ -62,7 +68,8 @@ class Server:
                 "Stop what uses it, or set another address."
             ) from None
         await self._server.start()
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        await self._health.set(ALIVE, HealthCheckResponse.SERVING)
+        await self._set_health(HealthCheckResponse.SERVING)
         log.info("listening", address=address, port=port, services=list(services))
         if not address.startswith(LOOPBACK):
             log.warning("open to the network without encryption or credentials", address=address)
@@ -92,20 +99,22 @@ class Server:
         """Takes no new calls, tells streams to end, and gives the calls under way time to finish."""
         log.info("draining", seconds=self.limits.drain_seconds)
         self.draining.set()
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._set_health(HealthCheckResponse.NOT_SERVING)
         await self._server.stop(self.limits.drain_seconds)
         log.info("stopped")
 
-    async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
+    async def _set_health(self, status: "HealthCheckResponse.ServingStatus") -> None:
         for name in self._names:
             await self._health.set(name, status)
 
 
-def _options(message_bytes: int) -> list[tuple[str, int]]:
+def _options(limits: Limits) -> list[tuple[str, int]]:
+    age = limits.connection_age_seconds
     return [
+        *([("grpc.max_connection_age_ms", age * _SECOND)] if age else []),
         ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", message_bytes),
-        ("grpc.max_send_message_length", message_bytes),
+        ("grpc.max_receive_message_length", limits.message_bytes),
+        ("grpc.max_send_message_length", limits.message_bytes),
         ("grpc.server_handshake_timeout_ms", 5 * _SECOND),
         ("grpc.max_connection_idle_ms", 300 * _SECOND),
         # A frozen peer is noticed after ping timeout, not keepalive timeout: which is a minute by default.

@@ -34,6 +34,9 @@ class Probe:
     async def echo(self, request: StringValue, _context: Any) -> StringValue:
         return request
 
+    async def peer(self, _request: StringValue, context: Any) -> StringValue:
+        return StringValue(value=context.peer())
+
     async def wait(self, request: StringValue, _context: Any) -> StringValue:
         self.running += 1
         try:
@@ -78,7 +81,7 @@ class Probe:
             "request_deserializer": StringValue.FromString,
             "response_serializer": StringValue.SerializeToString,
         }
-        unary = [self.who, self.echo, self.wait, self.fail, self.refuse, self.recover]
+        unary = [self.who, self.echo, self.peer, self.wait, self.fail, self.refuse, self.recover]
         methods: dict[str, Any] = {one.__name__: grpc.unary_unary_rpc_method_handler(one, **how) for one in unary}
         methods["each"] = grpc.stream_stream_rpc_method_handler(self.each, **how)
         methods["endless"] = grpc.unary_stream_rpc_method_handler(self.endless, **how)
@@ -267,17 +270,56 @@ async def test_what_is_not_served_is_unimplemented(edge: Edge, method: str) -> N
 
 
 async def test_health_follows_the_server_from_start_to_drain(edge: Edge) -> None:
-    """Check and Watch say SERVING for the server and each service, and NOT_SERVING as soon as it drains."""
+    """A server is alive and ready with all its services; as soon as it drains it is alive, but no longer ready."""
     health = health_pb2_grpc.HealthStub(edge.channel)
-    for service in ("", "probe"):
-        found = await health.Check(health_pb2.HealthCheckRequest(service=service), timeout=SECONDS)
-        assert found.status == health_pb2.HealthCheckResponse.SERVING
-    watch = health.Watch(health_pb2.HealthCheckRequest(service="probe"), timeout=SECONDS)
-    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+    watches = {
+        name: health.Watch(health_pb2.HealthCheckRequest(service=name), timeout=SECONDS)
+        for name in ("", "ready", "probe")
+    }
+    for watch in watches.values():
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+    under_way = asyncio.ensure_future(edge.unary("wait", "1"))
+    await asyncio.sleep(0.1)
     stopping = asyncio.create_task(edge.server.stop())
-    assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
-    watch.cancel()
+    for name in ("ready", "probe"):
+        assert (await watches[name].read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(watches[""].read(), 0.3)
+    await under_way
     await stopping
+
+
+async def test_a_name_with_two_servers_is_called_at_both(edge: Edge) -> None:
+    """Calls go round the servers behind a name, and all to the other where one is gone."""
+    other, probe = Server(Limits(drain_seconds=0)), Probe()
+    port = await other.start("127.0.0.1:0", {"probe": probe.register})
+
+    def refusals() -> tuple[int, int]:
+        with connect(f"ipv4:{edge.address},127.0.0.1:{port}") as channel:
+            recover = channel.unary_unary("/probe/recover", StringValue.SerializeToString, StringValue.FromString)
+            for _ in range(10):
+                recover(StringValue(), timeout=SECONDS)
+        return edge.probe.refusals, probe.refusals
+
+    edge.probe.refusals = probe.refusals = 3
+    assert min(await asyncio.to_thread(refusals)) > 3
+    await other.stop()
+    edge.probe.refusals = probe.refusals = 3
+    assert await asyncio.to_thread(refusals) == (13, 3)
+
+
+async def test_connections_of_an_age_are_opened_again(edge: Edge) -> None:
+    """Where connections have an age, a caller is moved to a new one without losing a call."""
+    server = Server(Limits(connection_age_seconds=1, drain_seconds=0))
+    port = await server.start("127.0.0.1:0", {"probe": edge.probe.register})
+    peers = set()
+    async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        who = channel.unary_unary("/probe/peer", StringValue.SerializeToString, StringValue.FromString)
+        for _ in range(40):
+            peers.add((await who(StringValue(), timeout=SECONDS)).value)
+            await asyncio.sleep(0.1)
+    assert len(peers) > 1
+    await server.stop()
 
 
 async def test_a_drain_lets_calls_finish_and_takes_no_new_ones(edge: Edge) -> None:

@@ -22,7 +22,7 @@ from services.shared.identifiers import new_id
 from services.shared.objects import open_store
 from services.shared.objects.retrying import RetryingStore
 from services.trainer.architectures import ARCHITECTURES
-from services.trainer.worker import backbones, session
+from services.trainer.worker import backbones, health, session
 from services.trainer.worker.settings import WorkerSettings
 
 log = structlog.get_logger()
@@ -46,7 +46,7 @@ def work(settings: WorkerSettings) -> None:
     threading.Thread(target=backbones.prepare, args=(store, architecture), daemon=True).start()
     worker_id = f"{platform.node()}-{os.getpid()}-{new_id()[-6:]}"
     structlog.contextvars.bind_contextvars(worker_id=worker_id)
-    with connect(settings.worker_trainer) as channel:
+    with health.answered(settings.worker_health_address), connect(settings.worker_trainer) as channel:
         stub = WorkerServiceStub(channel)
         at_hand: list[Claim] = []
         signal.signal(signal.SIGTERM, lambda *_: _go(stub, at_hand))

@@ -11,6 +11,7 @@ from services.trainer.architectures import DEFAULT_ARCHITECTURE
 class WorkerSettings:
     worker_trainer: str = setting("127.0.0.1:7112", purpose="address of the trainer, for workers")
     worker_parent_pipe: bool = setting(default=False, purpose="whether to go when standard input ends")
+    worker_health_address: str = setting("", purpose="address that answers health checks of the worker; empty: none")
     worker_threads: int = setting(0, purpose="threads to compute on; 0: one per usable core", minimum=0, maximum=256)
     default_architecture: str = setting(DEFAULT_ARCHITECTURE, purpose="architecture that is prepared at the start")
     store: str = setting("", purpose="folder of the object store; default: in HANDFUL_HOME")
