@@ -183,9 +183,19 @@ class Client:
         changed: model_pb2.Model = _call(self._models.SetModelAlias, request).model
         return changed
 
-    def evaluation(self, model_version: str) -> model_pb2.GetEvaluationResponse:
-        """How a version did, with plots. By its full name, or `flowers@production`."""
-        request = model_pb2.GetEvaluationRequest(name=self._model_name(model_version))
+    def evaluate(self, model_version: str, dataset: str) -> Run:
+        """Queues a run that measures a version on a dataset's latest version, without what it was trained on."""
+        request = model_pb2.EvaluateModelVersionRequest(
+            name=self._model_name(model_version), dataset=self._dataset_name(dataset), request_id=_request_id()
+        )
+        return Run(self._trainer, _call(self._models.EvaluateModelVersion, request).training_run)
+
+    def evaluation(self, model_version: str, dataset_version: str = "") -> model_pb2.GetEvaluationResponse:
+        """How a version did, with plots, on its validation examples or on a dataset version it was evaluated on.
+
+        The version by its full name, or `flowers@production`; the dataset version by its full name.
+        """
+        request = model_pb2.GetEvaluationRequest(name=self._model_name(model_version), dataset_version=dataset_version)
         found: model_pb2.GetEvaluationResponse = _call(self._models.GetEvaluation, request)
         return found
 

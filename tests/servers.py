@@ -20,6 +20,7 @@ from services.shared.server import Limits, Server
 from services.trainer.architectures import DEFAULT_ARCHITECTURE
 from services.trainer.board import Board
 from services.trainer.datasets import Datasets
+from services.trainer.evaluations import Evaluations
 from services.trainer.fleet import Fleet
 from services.trainer.model_servicer import ModelServicer
 from services.trainer.pointers import Pointers
@@ -61,7 +62,7 @@ async def running_trainer(folder: Path, store: ObjectStore, dataset_address: str
     async with aio.insecure_channel(dataset_address) as to_dataset:
         watches = Watches(database, board, pointers, server.draining)
         trainer = TrainerServicer(database, board, fleet, watches, Datasets(to_dataset), DEFAULT_ARCHITECTURE)
-        model = ModelServicer(database, store, pointers)
+        model = ModelServicer(database, board, pointers, Evaluations(database, store, Datasets(to_dataset)))
         worker = WorkerServicer(database, board, fleet, store, pointers, server.draining)
         port = await server.start(
             "127.0.0.1:0",

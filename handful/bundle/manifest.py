@@ -57,6 +57,11 @@ def bundle_key(project: str, manifest_sha256: str, path: str) -> str:
     return f"projects/{project}/bundles/{manifest_sha256}/{path}"
 
 
+def evaluation_key(project: str, evaluation_sha256: str, path: str) -> str:
+    """Where a file of an evaluation on other data lies; the evaluation itself is `evaluation.json`."""
+    return f"projects/{project}/evaluations/{evaluation_sha256}/{path}"
+
+
 def pointer_key(project: str) -> str:
     """Where the object lies that says which models, versions and aliases a project has."""
     return f"projects/{project}/aliases.json"

@@ -15,13 +15,13 @@ from rich.table import Table
 
 from handful import Client, Run
 from handful.channel import Addresses
-from handful.cli.live import follow
+from handful.cli.outcome import follow_to_the_end, state
 from handful.cli.stack import DEFAULT_WORKER_ADDRESS, Stack
 from handful.client import Pushed
 from handful.errors import InvalidArgument, NotFound
 from handful.folders import find
 from handful.v1.dataset_pb2 import DatasetVersion, UploadExamplesResponse
-from handful.v1.trainer_pb2 import RecipeField, TrainingRun
+from handful.v1.trainer_pb2 import RecipeField
 
 SHOWN_CLASSES = 20
 # A pipe has no width; lines there are not broken.
@@ -99,19 +99,33 @@ def train(given: argparse.Namespace) -> int:
         if given.detach:
             console.print(f"{run.name} is queued. Watch it: handful watch {_id(run)}")
             return 0
-        return _follow(client, run)
+        return follow_to_the_end(client, run, console)
 
 
 def watch(given: argparse.Namespace) -> int:
     with Client.from_env() as client:
-        return _follow(client, _find_run(client, given.run))
+        return follow_to_the_end(client, _find_run(client, given.run), console)
 
 
 def cancel(given: argparse.Namespace) -> int:
     with Client.from_env() as client:
         run = _find_run(client, given.run).cancel()
-    console.print(f"{run.name}: {_state(run)}")
+    console.print(f"{run.name}: {state(run)}")
     return 0
+
+
+def evaluate(given: argparse.Namespace) -> int:
+    model = given.model if "@" in given.model or "/" in given.model else f"{given.model}@production"
+    with Client.from_env() as client:
+        run = client.evaluate(model, given.dataset)
+        code = follow_to_the_end(client, run, console)
+        if code == 0 and given.plots:
+            ended = run.training_run
+            given.plots.mkdir(parents=True, exist_ok=True)
+            for plot in client.evaluation(ended.evaluated_model_version, ended.dataset_version).plots:
+                (given.plots / f"{plot.name}.png").write_bytes(plot.png)
+            console.print(escape(f"Plots are in {given.plots}"))
+    return code
 
 
 def runs(_: argparse.Namespace) -> int:
@@ -123,8 +137,8 @@ def runs(_: argparse.Namespace) -> int:
             table.add_row(
                 run.name.rpartition("/")[2],
                 run.model.rpartition("/")[2],
-                run.recipe.preset,
-                _state(run),
+                "(evaluation)" if run.evaluated_model_version else run.recipe.preset,
+                state(run),
                 str(run.epoch or ""),
                 accuracy,
                 f"{run.create_time.ToDatetime():%Y-%m-%d %H:%M}",
@@ -183,34 +197,6 @@ def predict(given: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _follow(client: Client, run: Run) -> int:
-    try:
-        ended = follow(run, console)
-    except KeyboardInterrupt:
-        console.print(f"The run goes on. Watch it: handful watch {_id(run)}   Stop it: handful cancel {_id(run)}")
-        return 130
-    if ended.state == TrainingRun.STATE_SUCCEEDED:
-        evaluation = client.evaluation(ended.model_version).evaluation
-        figures = {metric.name: metric.value for metric in evaluation.metrics}
-        num_val = sum(one.num_examples for one in evaluation.classes)
-        accuracy = f", {figures['val/accuracy']:.1%} of {num_val} validation examples right" if figures else ""
-        console.print(f"[green]{ended.model_version}[/green]{accuracy}")
-        console.print(_next(client, ended))
-        return 0
-    console.print(f"[red]{_state(ended)}[/red] {escape(ended.failure.message)}")
-    return 1
-
-
-def _next(client: Client, ended: TrainingRun) -> str:
-    """What to do with a new version: predict with it, or have the alias point at it first."""
-    name, number = ended.model.rpartition("/")[2], int(ended.model_version.rpartition("/")[2])
-    model = next(one for one in client.models() if one.name == ended.model)
-    serving = {one.alias: one.version for one in model.aliases}.get("production")
-    if serving == number:
-        return f"It is {name}@production now. Next: handful predict {name} some.jpg"
-    return f"{name}@production is still version {serving}. To serve this one: handful promote {name} {number}"
-
-
 def promote(given: argparse.Namespace) -> int:
     with Client.from_env() as client:
         client.set_alias(given.model, given.alias, given.version)
@@ -260,10 +246,6 @@ def _allowed(field: RecipeField) -> str:
     if field.choices:
         return ", ".join(field.choices)
     return f"{field.minimum:g} to {field.maximum:g} {field.unit}".rstrip()
-
-
-def _state(run: TrainingRun) -> str:
-    return TrainingRun.State.Name(run.state).removeprefix("STATE_").lower()
 
 
 def _table(*columns: str) -> Table:

@@ -12,6 +12,9 @@ from handful.cli import commands, demo
 from handful.cli.stack import MissingParts
 from handful.errors import HandfulError, InvalidArgument, Unavailable
 
+Command = Callable[[argparse.Namespace], int]
+Add = Callable[[str, str, Command], argparse.ArgumentParser]
+
 EXIT_FAILED = 1
 EXIT_CANNOT = 2
 _EPILOGUE = """\
@@ -29,7 +32,7 @@ Services elsewhere: set HANDFUL_DATASET, HANDFUL_TRAINER and HANDFUL_INFERENCE t
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point."""
     given = _parse(arguments)
-    command: Callable[[argparse.Namespace], int] = given.command
+    command: Command = given.command
     try:
         code = command(given)
     except KeyboardInterrupt:
@@ -71,11 +74,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"handful {version('handful')}")
     adding = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def add(name: str, purpose: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+    def add(name: str, purpose: str, command: Command) -> argparse.ArgumentParser:
         made = adding.add_parser(name, help=purpose, description=purpose)
         made.set_defaults(command=command)
         return made
 
+    _add_starting(add)
+    _add_data(add)
+    _add_runs(add)
+    _add_models(add)
+    return parser
+
+
+def _add_starting(add: Add) -> None:
     up = add("up", "start all services here; Ctrl-C drains them", commands.up)
     up.add_argument("--home", type=Path, help="where data lives (default: HANDFUL_HOME, or ~/.handful)")
 
@@ -83,17 +94,16 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--data", type=Path, help="a folder of class folders, or of train/ and val/ (default: digits)")
     show.add_argument("--json", action="store_true", help="print the report as one JSON object on the last line")
 
+
+def _add_data(add: Add) -> None:
     push = add("push", "add a folder of class folders to a dataset, and seal a version", commands.push)
     push.add_argument(
         "folder", type=Path, help="cat/1.jpg dog/2.jpg ... (a fifth validates), or train/cat/1.jpg val/cat/2.jpg ..."
     )
     push.add_argument("--dataset", help="the dataset's id (default: the folder's name)")
 
-    promote = add("promote", "point an alias of a model at a version", commands.promote)
-    promote.add_argument("model", help="a model's id")
-    promote.add_argument("version", type=int, help="number of the version")
-    promote.add_argument("--alias", default="production", help="the alias (default: production)")
 
+def _add_runs(add: Add) -> None:
     train = add("train", "train a model on a dataset and watch", commands.train)
     train.epilog = "Without preset=... it is `fast`, or `baseline` where a field is set that only `baseline` has."
     train.add_argument("dataset", help="a dataset's id")
@@ -113,11 +123,23 @@ def _parser() -> argparse.ArgumentParser:
     cancel = add("cancel", "stop a run", commands.cancel)
     cancel.add_argument("run", help="a run's id, or a model's for its latest run")
     add("runs", "list runs, newest first", commands.runs)
-    add("models", "list models, their versions and aliases", commands.models)
     add("recipes", "list presets and their fields", commands.recipes)
+
+
+def _add_models(add: Add) -> None:
+    add("models", "list models, their versions and aliases", commands.models)
 
     predict = add("predict", "say what pictures show", commands.predict)
     predict.add_argument("model", help="flowers, flowers@staging or a version's full name")
     predict.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JPEG, PNG or WebP")
     predict.add_argument("--top", type=int, default=3, help="answers per picture (default: 3)")
-    return parser
+
+    evaluate = add("evaluate", "measure a model on a dataset, without what it was trained on", commands.evaluate)
+    evaluate.add_argument("model", help="flowers, flowers@staging or a version's full name")
+    evaluate.add_argument("dataset", help="a dataset's id; its latest version is taken")
+    evaluate.add_argument("--plots", type=Path, metavar="FOLDER", help="where the confusion matrices go, as PNG files")
+
+    promote = add("promote", "point an alias of a model at a version", commands.promote)
+    promote.add_argument("model", help="a model's id")
+    promote.add_argument("version", type=int, help="number of the version")
+    promote.add_argument("--alias", default="production", help="the alias (default: production)")

@@ -713,7 +713,9 @@ Global___Parity: _TypeAlias = Parity  # noqa: Y015
 
 @_typing.final
 class Evaluation(_message.Message):
-    """Evaluation is what a model did on the validation examples, in a bundle's `evaluation.json`."""
+    """Evaluation is what a model did on examples that it was not trained on: the validation examples of its run, in its
+    bundle's `evaluation.json`, or those of another dataset version, as EvaluateModelVersion asked.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -721,6 +723,14 @@ class Evaluation(_message.Message):
     CLASSES_FIELD_NUMBER: _builtins.int
     CONFUSION_MATRIX_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
+    MODEL_MANIFEST_SHA256_FIELD_NUMBER: _builtins.int
+    DATASET_MANIFEST_SHA256_FIELD_NUMBER: _builtins.int
+    NOTICES_FIELD_NUMBER: _builtins.int
+    PLOTS_FIELD_NUMBER: _builtins.int
+    model_manifest_sha256: _builtins.str
+    """The model manifest: SHA-256, lower-case hex. Not in a bundle."""
+    dataset_manifest_sha256: _builtins.str
+    """The dataset manifest: SHA-256, lower-case hex. Not in a bundle."""
     @_builtins.property
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___Metric]:
         """Final figures, by well-known name."""
@@ -735,7 +745,15 @@ class Evaluation(_message.Message):
 
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___EpochMetrics]:
-        """Every epoch of the run, without those that a later attempt voided."""
+        """Every epoch of the run, without those that a later attempt voided. Only in a bundle."""
+
+    @_builtins.property
+    def notices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Notice]:
+        """Which examples were left out, and why. Not in a bundle."""
+
+    @_builtins.property
+    def plots(self) -> _containers.RepeatedCompositeFieldContainer[Global___BundleFile]:
+        """The plots beside it. Not in a bundle, whose manifest has them."""
 
     def __init__(
         self,
@@ -744,10 +762,14 @@ class Evaluation(_message.Message):
         classes: _abc.Iterable[Global___ClassEvaluation] | None = ...,
         confusion_matrix: _abc.Iterable[Global___ConfusionRow] | None = ...,
         history: _abc.Iterable[Global___EpochMetrics] | None = ...,
+        model_manifest_sha256: _builtins.str = ...,
+        dataset_manifest_sha256: _builtins.str = ...,
+        notices: _abc.Iterable[Global___Notice] | None = ...,
+        plots: _abc.Iterable[Global___BundleFile] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "confusion_matrix", b"confusion_matrix", "history", b"history", "metrics", b"metrics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "confusion_matrix", b"confusion_matrix", "dataset_manifest_sha256", b"dataset_manifest_sha256", "history", b"history", "metrics", b"metrics", "model_manifest_sha256", b"model_manifest_sha256", "notices", b"notices", "plots", b"plots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

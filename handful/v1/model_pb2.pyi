@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from handful.v1 import bundle_pb2 as _bundle_pb2
+from handful.v1 import trainer_pb2 as _trainer_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -405,22 +406,82 @@ class SetModelAliasResponse(_message.Message):
 Global___SetModelAliasResponse: _TypeAlias = SetModelAliasResponse  # noqa: Y015
 
 @_typing.final
+class EvaluateModelVersionRequest(_message.Message):
+    """EvaluateModelVersionRequest asks how good a version is on other data."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/models/{model}/versions/{number}`, or `projects/{project}/models/{model}@{alias}`."""
+    dataset: _builtins.str
+    """The data: a dataset version, or a dataset for its latest version. Every example counts, whatever its split, but
+    those that the model was trained on and those of classes it does not know.
+    """
+    request_id: _builtins.str
+    """Any UUID; makes the call safe to repeat. Empty: no protection."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        dataset: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvaluateModelVersionRequest: _TypeAlias = EvaluateModelVersionRequest  # noqa: Y015
+
+@_typing.final
+class EvaluateModelVersionResponse(_message.Message):
+    """EvaluateModelVersionResponse answers EvaluateModelVersion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRAINING_RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def training_run(self) -> _trainer_pb2.TrainingRun:
+        """The run that measures."""
+
+    def __init__(
+        self,
+        *,
+        training_run: _trainer_pb2.TrainingRun | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["training_run", b"training_run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["training_run", b"training_run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvaluateModelVersionResponse: _TypeAlias = EvaluateModelVersionResponse  # noqa: Y015
+
+@_typing.final
 class GetEvaluationRequest(_message.Message):
     """GetEvaluationRequest names a model version."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    DATASET_VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/models/{model}/versions/{number}`, or `projects/{project}/models/{model}@{alias}`."""
+    dataset_version: _builtins.str
+    """A dataset version that it was evaluated on; empty: the validation examples of its own run."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        dataset_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset_version", b"dataset_version", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -440,7 +501,7 @@ class GetEvaluationResponse(_message.Message):
 
     @_builtins.property
     def plots(self) -> _containers.RepeatedCompositeFieldContainer[Global___Plot]:
-        """The plots: `loss`, `confusion_matrix`, `confusion_matrix_normalized`."""
+        """The plots: `confusion_matrix`, `confusion_matrix_normalized`, and of its own run `loss`."""
 
     def __init__(
         self,

@@ -60,6 +60,11 @@ class ModelServiceStub:
                 request_serializer=handful_dot_v1_dot_model__pb2.SetModelAliasRequest.SerializeToString,
                 response_deserializer=handful_dot_v1_dot_model__pb2.SetModelAliasResponse.FromString,
                 _registered_method=True)
+        self.EvaluateModelVersion = channel.unary_unary(
+                '/handful.v1.ModelService/EvaluateModelVersion',
+                request_serializer=handful_dot_v1_dot_model__pb2.EvaluateModelVersionRequest.SerializeToString,
+                response_deserializer=handful_dot_v1_dot_model__pb2.EvaluateModelVersionResponse.FromString,
+                _registered_method=True)
         self.GetEvaluation = channel.unary_unary(
                 '/handful.v1.ModelService/GetEvaluation',
                 request_serializer=handful_dot_v1_dot_model__pb2.GetEvaluationRequest.SerializeToString,
@@ -106,8 +111,16 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EvaluateModelVersion(self, request, context):
+        """Queues a run that measures a version on a dataset version, without the examples it was trained on. Watch it as any
+        other run; then GetEvaluation has the figures.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetEvaluation(self, request, context):
-        """Reads how a version did on its validation examples, with plots.
+        """Reads how a version did on its validation examples, or on a dataset version it was evaluated on, with plots.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,6 +153,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.SetModelAlias,
                     request_deserializer=handful_dot_v1_dot_model__pb2.SetModelAliasRequest.FromString,
                     response_serializer=handful_dot_v1_dot_model__pb2.SetModelAliasResponse.SerializeToString,
+            ),
+            'EvaluateModelVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.EvaluateModelVersion,
+                    request_deserializer=handful_dot_v1_dot_model__pb2.EvaluateModelVersionRequest.FromString,
+                    response_serializer=handful_dot_v1_dot_model__pb2.EvaluateModelVersionResponse.SerializeToString,
             ),
             'GetEvaluation': grpc.unary_unary_rpc_method_handler(
                     servicer.GetEvaluation,
@@ -283,6 +301,33 @@ class ModelService:
             '/handful.v1.ModelService/SetModelAlias',
             handful_dot_v1_dot_model__pb2.SetModelAliasRequest.SerializeToString,
             handful_dot_v1_dot_model__pb2.SetModelAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EvaluateModelVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handful.v1.ModelService/EvaluateModelVersion',
+            handful_dot_v1_dot_model__pb2.EvaluateModelVersionRequest.SerializeToString,
+            handful_dot_v1_dot_model__pb2.EvaluateModelVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,8 +43,12 @@ class ModelServiceStub:
     """Lists the versions of a model, newest first."""
     SetModelAlias: _grpc.UnaryUnaryMultiCallable[_model_pb2.SetModelAliasRequest, _model_pb2.SetModelAliasResponse]
     """Points an alias at a version; servers follow within 2 s."""
+    EvaluateModelVersion: _grpc.UnaryUnaryMultiCallable[_model_pb2.EvaluateModelVersionRequest, _model_pb2.EvaluateModelVersionResponse]
+    """Queues a run that measures a version on a dataset version, without the examples it was trained on. Watch it as any
+    other run; then GetEvaluation has the figures.
+    """
     GetEvaluation: _grpc.UnaryUnaryMultiCallable[_model_pb2.GetEvaluationRequest, _model_pb2.GetEvaluationResponse]
-    """Reads how a version did on its validation examples, with plots."""
+    """Reads how a version did on its validation examples, or on a dataset version it was evaluated on, with plots."""
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -61,8 +65,12 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Lists the versions of a model, newest first."""
     SetModelAlias: _aio.UnaryUnaryMultiCallable[_model_pb2.SetModelAliasRequest, _model_pb2.SetModelAliasResponse]  # type: ignore[assignment]
     """Points an alias at a version; servers follow within 2 s."""
+    EvaluateModelVersion: _aio.UnaryUnaryMultiCallable[_model_pb2.EvaluateModelVersionRequest, _model_pb2.EvaluateModelVersionResponse]  # type: ignore[assignment]
+    """Queues a run that measures a version on a dataset version, without the examples it was trained on. Watch it as any
+    other run; then GetEvaluation has the figures.
+    """
     GetEvaluation: _aio.UnaryUnaryMultiCallable[_model_pb2.GetEvaluationRequest, _model_pb2.GetEvaluationResponse]  # type: ignore[assignment]
-    """Reads how a version did on its validation examples, with plots."""
+    """Reads how a version did on its validation examples, or on a dataset version it was evaluated on, with plots."""
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """ModelService owns models, their versions and aliases. The trainer serves it."""
@@ -108,11 +116,21 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Points an alias at a version; servers follow within 2 s."""
 
     @_abc_1.abstractmethod
+    def EvaluateModelVersion(
+        self,
+        request: _model_pb2.EvaluateModelVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.EvaluateModelVersionResponse, _abc.Awaitable[_model_pb2.EvaluateModelVersionResponse]]:
+        """Queues a run that measures a version on a dataset version, without the examples it was trained on. Watch it as any
+        other run; then GetEvaluation has the figures.
+        """
+
+    @_abc_1.abstractmethod
     def GetEvaluation(
         self,
         request: _model_pb2.GetEvaluationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.GetEvaluationResponse, _abc.Awaitable[_model_pb2.GetEvaluationResponse]]:
-        """Reads how a version did on its validation examples, with plots."""
+        """Reads how a version did on its validation examples, or on a dataset version it was evaluated on, with plots."""
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -87,6 +87,7 @@ class TrainingRun(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     FINISH_TIME_FIELD_NUMBER: _builtins.int
+    EVALUATED_MODEL_VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/trainingRuns/{run}`."""
     model: _builtins.str
@@ -109,6 +110,10 @@ class TrainingRun(_message.Message):
     """Sequence of its latest event; events are numbered from 1 without gaps."""
     model_version: _builtins.str
     """What it published; only in SUCCEEDED: `projects/{project}/models/{model}/versions/{number}`."""
+    evaluated_model_version: _builtins.str
+    """Where set, the run trains nothing: it measures this version on the dataset version, as EvaluateModelVersion asked.
+    Its figures are in `metrics`, and all of it is what GetEvaluation gives.
+    """
     @_builtins.property
     def recipe(self) -> _bundle_pb2.Recipe:
         """The recipe, resolved: every field that is used is set."""
@@ -153,10 +158,11 @@ class TrainingRun(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         finish_time: _timestamp_pb2.Timestamp | None = ...,
+        evaluated_model_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "failure", b"failure", "finish_time", b"finish_time", "recipe", b"recipe", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "dataset_manifest_sha256", b"dataset_manifest_sha256", "dataset_version", b"dataset_version", "epoch", b"epoch", "failure", b"failure", "finish_time", b"finish_time", "latest_sequence", b"latest_sequence", "metrics", b"metrics", "model", b"model", "model_version", b"model_version", "name", b"name", "num_ahead", b"num_ahead", "promote", b"promote", "recipe", b"recipe", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "dataset_manifest_sha256", b"dataset_manifest_sha256", "dataset_version", b"dataset_version", "epoch", b"epoch", "evaluated_model_version", b"evaluated_model_version", "failure", b"failure", "finish_time", b"finish_time", "latest_sequence", b"latest_sequence", "metrics", b"metrics", "model", b"model", "model_version", b"model_version", "name", b"name", "num_ahead", b"num_ahead", "promote", b"promote", "recipe", b"recipe", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -194,6 +200,8 @@ class Failure(_message.Message):
         """The stored graph disagrees with the trained network; nothing was published."""
         REASON_INTERNAL: Failure._Reason.ValueType  # 9
         """A fault of ours; the worker's log has it."""
+        REASON_NO_EXAMPLES: Failure._Reason.ValueType  # 10
+        """There is nothing to measure a model on."""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """Reason says why, for programs."""
@@ -218,6 +226,8 @@ class Failure(_message.Message):
     """The stored graph disagrees with the trained network; nothing was published."""
     REASON_INTERNAL: Failure.Reason.ValueType  # 9
     """A fault of ours; the worker's log has it."""
+    REASON_NO_EXAMPLES: Failure.Reason.ValueType  # 10
+    """There is nothing to measure a model on."""
 
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int

@@ -98,6 +98,7 @@ class Claim(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    EVALUATED_MANIFEST_SHA256_FIELD_NUMBER: _builtins.int
     training_run: _builtins.str
     """`projects/{project}/trainingRuns/{run}`."""
     attempt: _builtins.int
@@ -110,6 +111,8 @@ class Claim(_message.Message):
     """The data: SHA-256 of the dataset manifest, lower-case hex."""
     request_id: _builtins.str
     """The request that created the run, for the worker's log."""
+    evaluated_manifest_sha256: _builtins.str
+    """Where set, nothing is trained: the model of this manifest is measured on the data. SHA-256, lower-case hex."""
     @_builtins.property
     def recipe(self) -> _bundle_pb2.Recipe:
         """The recipe, resolved."""
@@ -134,10 +137,11 @@ class Claim(_message.Message):
         checkpoint: Global___Checkpoint | None = ...,
         history: _abc.Iterable[_bundle_pb2.EpochMetrics] | None = ...,
         request_id: _builtins.str = ...,
+        evaluated_manifest_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "recipe", b"recipe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "dataset_manifest_sha256", b"dataset_manifest_sha256", "history", b"history", "lease_seconds", b"lease_seconds", "recipe", b"recipe", "request_id", b"request_id", "token", b"token", "training_run", b"training_run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "dataset_manifest_sha256", b"dataset_manifest_sha256", "evaluated_manifest_sha256", b"evaluated_manifest_sha256", "history", b"history", "lease_seconds", b"lease_seconds", "recipe", b"recipe", "request_id", b"request_id", "token", b"token", "training_run", b"training_run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -398,6 +402,28 @@ class FinishTrainingRunRequest(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
+    class Evaluated(_message.Message):
+        """Evaluated names what was measured."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        EVALUATION_SHA256_FIELD_NUMBER: _builtins.int
+        evaluation_sha256: _builtins.str
+        """SHA-256 of the evaluation, lower-case hex; it lies at `projects/{project}/evaluations/{sha256}/evaluation.json`,
+        its plots beside it.
+        """
+        def __init__(
+            self,
+            *,
+            evaluation_sha256: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluation_sha256", b"evaluation_sha256"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Cancelled(_message.Message):
         """Cancelled says that the worker stopped as it was told."""
 
@@ -434,6 +460,7 @@ class FinishTrainingRunRequest(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
     RELEASED_FIELD_NUMBER: _builtins.int
+    EVALUATED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/trainingRuns/{run}`."""
     attempt: _builtins.int
@@ -456,6 +483,10 @@ class FinishTrainingRunRequest(_message.Message):
     def released(self) -> Global___FinishTrainingRunRequest.Released:
         """Not ended: handed back."""
 
+    @_builtins.property
+    def evaluated(self) -> Global___FinishTrainingRunRequest.Evaluated:
+        """With figures of a model; only where the claim asked for them."""
+
     def __init__(
         self,
         *,
@@ -466,12 +497,13 @@ class FinishTrainingRunRequest(_message.Message):
         failed: _trainer_pb2.Failure | None = ...,
         cancelled: Global___FinishTrainingRunRequest.Cancelled | None = ...,
         released: Global___FinishTrainingRunRequest.Released | None = ...,
+        evaluated: Global___FinishTrainingRunRequest.Evaluated | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "failed", b"failed", "outcome", b"outcome", "released", b"released", "succeeded", b"succeeded"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "evaluated", b"evaluated", "failed", b"failed", "outcome", b"outcome", "released", b"released", "succeeded", b"succeeded"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancelled", b"cancelled", "failed", b"failed", "name", b"name", "outcome", b"outcome", "released", b"released", "succeeded", b"succeeded", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancelled", b"cancelled", "evaluated", b"evaluated", "failed", b"failed", "name", b"name", "outcome", b"outcome", "released", b"released", "succeeded", b"succeeded", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["succeeded", "failed", "cancelled", "released"]  # noqa: Y015
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["succeeded", "failed", "cancelled", "released", "evaluated"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 

@@ -162,7 +162,9 @@ async def once(
 
 
 def _key(request: Any) -> dict[str, str]:
-    return {"method": type(request).__name__, "parent": request.parent, "request_id": request.request_id}
+    # What is asked of a resource has its name, what makes a new one its parent's.
+    parent = request.parent if "parent" in request.DESCRIPTOR.fields_by_name else request.name
+    return {"method": type(request).__name__, "parent": parent, "request_id": request.request_id}
 
 
 def _digest(request: Any) -> str:

@@ -18,6 +18,7 @@ from services.shared.settings import CannotStart
 from services.trainer import architectures
 from services.trainer.board import Board
 from services.trainer.datasets import Datasets
+from services.trainer.evaluations import Evaluations
 from services.trainer.fleet import Fleet
 from services.trainer.local_workers import LocalWorkers
 from services.trainer.model_servicer import ModelServicer
@@ -46,7 +47,7 @@ async def _serve(settings: TrainerSettings, store: ObjectStore, database: Databa
     board, fleet, pointers = Board(), Fleet(), Pointers(database, store)
     watches = Watches(database, board, pointers, products.draining)
     trainer = TrainerServicer(database, board, fleet, watches, datasets, settings.default_architecture)
-    model = ModelServicer(database, store, pointers)
+    model = ModelServicer(database, board, pointers, Evaluations(database, store, datasets))
     worker = WorkerServicer(database, board, fleet, store, pointers, products.draining)
     host, _, _ = settings.worker_address.rpartition(":")
     register_worker = partial(worker_pb2_grpc.add_WorkerServiceServicer_to_server, worker)

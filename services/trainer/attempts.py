@@ -130,14 +130,12 @@ async def finish(
     connection: AsyncConnection,
     grip: Grip,
     state: "TrainingRun.State.ValueType",
-    version: int | None = None,
-    failure: Failure | None = None,
+    **values: object,
 ) -> None:
-    """Ends the run that the worker holds."""
+    """Ends the run that the worker holds, with what came of it."""
     await hold(connection, grip, 0)
     run = await runs.get(connection, grip.key)
-    encoded = failure.SerializeToString() if failure is not None else None
-    await runs.change_state(connection, run, state, version=version, failure=encoded)
+    await runs.change_state(connection, run, state, **values)
 
 
 async def release(connection: AsyncConnection, grip: Grip) -> None:

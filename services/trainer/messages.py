@@ -27,6 +27,7 @@ def run_message(run: RunRecord) -> trainer_pb2.TrainingRun:
         create_time=timestamp(run.create_time_us),
         start_time=timestamp(run.start_time_us),
         finish_time=timestamp(run.finish_time_us),
+        evaluated_model_version=f"{model}/versions/{run.evaluated_version}" if run.evaluated_version else "",
     )
 
 
@@ -41,6 +42,7 @@ def claim_message(run: RunRecord, lease_seconds: float, history: Sequence[bundle
         checkpoint=run.checkpoint,
         history=history,
         request_id=run.request_id,
+        evaluated_manifest_sha256=run.evaluated_manifest_sha256 or "",
     )
 
 
@@ -55,7 +57,7 @@ def model_message(model: ModelRecord) -> model_pb2.Model:
 
 def model_version_message(version: ModelVersionRecord) -> model_pb2.ModelVersion:
     return model_pb2.ModelVersion(
-        name=f"{version.key.name}/versions/{version.number}",
+        name=version.name,
         manifest_sha256=version.manifest_sha256,
         training_run=f"projects/{version.key.project}/trainingRuns/{version.run}",
         dataset_version=version.dataset_version,

@@ -1,28 +1,28 @@
 """ModelService: models, versions, aliases and how versions did."""
 
-import asyncio
-
 from grpc import aio
 
 from handful import names
-from handful.bundle import manifest
-from handful.v1 import bundle_pb2, model_pb2, model_pb2_grpc
+from handful.v1 import model_pb2, model_pb2_grpc
 from services.shared import pages
-from services.shared.database import Database
-from services.shared.objects import ObjectStore
-from services.trainer import models
-from services.trainer.messages import model_message, model_version_message
+from services.shared.database import Database, kept, once
+from services.trainer import models, runs
+from services.trainer.board import Board
+from services.trainer.evaluations import Evaluations
+from services.trainer.messages import model_message, model_version_message, run_message
 from services.trainer.pointers import Pointers
 from services.trainer.records import ModelKey, ModelVersionRecord
+from services.trainer.tables import requests
 
 Context = aio.ServicerContext[object, object]
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
-    def __init__(self, database: Database, store: ObjectStore, pointers: Pointers) -> None:
+    def __init__(self, database: Database, board: Board, pointers: Pointers, evaluations: Evaluations) -> None:
         self._database = database
-        self._store = store
+        self._board = board
         self._pointers = pointers
+        self._evaluations = evaluations
 
     async def GetModel(self, request: model_pb2.GetModelRequest, context: Context) -> model_pb2.GetModelResponse:
         key = ModelKey(**names.match(names.MODEL, request.name, "name"))
@@ -66,17 +66,35 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         await self._pointers.write(key.project)
         return model_pb2.SetModelAliasResponse(model=model_message(model))
 
+    async def EvaluateModelVersion(
+        self, request: model_pb2.EvaluateModelVersionRequest, context: Context
+    ) -> model_pb2.EvaluateModelVersionResponse:
+        response = model_pb2.EvaluateModelVersionResponse
+        async with self._database.read() as connection:
+            known = await kept(connection, requests, request, response)
+        if known is not None:
+            return known
+        new = await self._evaluations.new_run(await self._version(request.name), request.dataset)
+        async with self._database.write() as connection:
+
+            async def create() -> model_pb2.EvaluateModelVersionResponse:
+                run = await runs.add(connection, new)
+                return model_pb2.EvaluateModelVersionResponse(training_run=run_message(run))
+
+            answer = await once(connection, requests, request, response, create)
+        self._board.queued()
+        return answer
+
     async def GetEvaluation(
         self, request: model_pb2.GetEvaluationRequest, context: Context
     ) -> model_pb2.GetEvaluationResponse:
         version = await self._version(request.name)
-        files = await asyncio.to_thread(self._bundle_files, version)
-        plots = [
-            model_pb2.Plot(name=path.removeprefix("plots/").removesuffix(".png"), png=data)
-            for path, data in files.items()
-            if path.startswith("plots/")
-        ]
-        evaluation = manifest.from_bytes(bundle_pb2.Evaluation, files["evaluation.json"])
+        if request.dataset_version:
+            names.match(names.DATASET_VERSION, request.dataset_version, "dataset_version")
+            evaluation, drawn = await self._evaluations.on(version, request.dataset_version)
+        else:
+            evaluation, drawn = await self._evaluations.own(version)
+        plots = [model_pb2.Plot(name=name, png=png) for name, png in drawn.items()]
         return model_pb2.GetEvaluationResponse(evaluation=evaluation, plots=plots)
 
     async def _version(self, name: str) -> ModelVersionRecord:
@@ -86,14 +104,3 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             if "alias" in parts:
                 return await models.aliased(connection, key, parts["alias"])
             return await models.version(connection, key, int(parts["number"]))
-
-    def _bundle_files(self, version: ModelVersionRecord) -> dict[str, bytes]:
-        """The evaluation and the plots of a version's bundle."""
-        project, digest = version.key.project, version.manifest_sha256
-        data = self._store.get(manifest.bundle_key(project, digest, "manifest.json"), digest)
-        model = manifest.from_bytes(bundle_pb2.ModelManifest, data)
-        return {
-            file.path: self._store.get(manifest.bundle_key(project, digest, file.path), file.sha256)
-            for file in model.files
-            if file.path == "evaluation.json" or file.path.startswith("plots/")
-        }

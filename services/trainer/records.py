@@ -35,6 +35,8 @@ class NewRun:
     recipe: Recipe
     promote: bool
     request_id: str
+    # The version to measure, where nothing is to be trained.
+    evaluated: "ModelVersionRecord | None" = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class RunRecord:
     metrics: tuple[tuple[str, float], ...]
     latest_sequence: int
     version: int | None
+    evaluated_version: int | None
+    evaluated_manifest_sha256: str | None
     start_time_us: int | None
     finish_time_us: int | None
     attempt: int
@@ -105,3 +109,7 @@ class ModelVersionRecord:
     labels: tuple[str, ...]
     metrics: tuple[tuple[str, float], ...]
     create_time_us: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.key.name}/versions/{self.number}"

@@ -13,7 +13,7 @@ from handful.v1.worker_pb2 import Checkpoint
 from services.shared.database import newest_first
 from services.shared.identifiers import now_us
 from services.trainer import events
-from services.trainer.records import WAITING, NewRun, RunKey, RunRecord
+from services.trainer.records import WAITING, ModelVersionRecord, NewRun, RunKey, RunRecord
 from services.trainer.tables import training_runs
 
 
@@ -29,6 +29,8 @@ async def add(connection: AsyncConnection, new: NewRun) -> RunRecord:
         "promote": new.promote,
         "request_id": new.request_id,
         "create_time_us": now_us(),
+        "evaluated_version": new.evaluated.number if new.evaluated else None,
+        "evaluated_manifest_sha256": new.evaluated.manifest_sha256 if new.evaluated else None,
         "state": TrainingRun.STATE_QUEUED,
         "epoch": 0,
         "metrics": [],
@@ -54,6 +56,23 @@ async def page(connection: AsyncConnection, project: str, limit: int, before: Se
     query = sa.select(training_runs).where(training_runs.c.project == project)
     order = (training_runs.c.create_time_us, training_runs.c.run)
     return await _records(connection, newest_first(query, order, limit, before))
+
+
+async def evaluation(connection: AsyncConnection, version: ModelVersionRecord, dataset_version: str) -> str:
+    """SHA-256 of the latest evaluation of a version on a dataset version."""
+    mine = {"project": version.key.project, "model": version.key.model, "evaluated_version": version.number}
+    query = (
+        sa.select(training_runs.c.evaluation_sha256)
+        .filter_by(**mine, dataset_version=dataset_version, state=TrainingRun.STATE_SUCCEEDED)
+        .order_by(training_runs.c.finish_time_us.desc())
+        .limit(1)
+    )
+    found: str | None = (await connection.execute(query)).scalar_one_or_none()
+    if found is None:
+        raise NotFound(
+            f"{version.name} was not evaluated on {dataset_version}. Call EvaluateModelVersion and wait for its run."
+        )
+    return found
 
 
 async def cancel(connection: AsyncConnection, key: RunKey) -> RunRecord:
@@ -121,6 +140,8 @@ def record(row: Any, num_ahead: int = 0) -> RunRecord:
         metrics=tuple((name, value) for name, value in row.metrics),
         latest_sequence=row.latest_sequence,
         version=row.version,
+        evaluated_version=row.evaluated_version,
+        evaluated_manifest_sha256=row.evaluated_manifest_sha256,
         start_time_us=row.start_time_us,
         finish_time_us=row.finish_time_us,
         attempt=row.attempt,

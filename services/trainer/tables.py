@@ -18,6 +18,9 @@ training_runs = sa.Table(
     sa.Column("promote", sa.Boolean, nullable=False),
     sa.Column("request_id", sa.String(128), nullable=False),
     sa.Column("create_time_us", sa.BigInteger, nullable=False),
+    # The version to measure, where nothing is to be trained.
+    sa.Column("evaluated_version", sa.Integer),
+    sa.Column("evaluated_manifest_sha256", sa.String(64)),
     # Where it stands.
     sa.Column("state", sa.Integer, nullable=False),
     sa.Column("failure", sa.LargeBinary),
@@ -25,6 +28,7 @@ training_runs = sa.Table(
     sa.Column("metrics", sa.JSON, nullable=False),
     sa.Column("latest_sequence", sa.BigInteger, nullable=False),
     sa.Column("version", sa.Integer),
+    sa.Column("evaluation_sha256", sa.String(64)),
     sa.Column("start_time_us", sa.BigInteger),
     sa.Column("finish_time_us", sa.BigInteger),
     # Who is on it: every write of a worker is fenced by attempt and token.

@@ -130,6 +130,9 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         if outcome == "succeeded":
             await self._publish(grip, request.succeeded.model_manifest_sha256)
             return
+        if outcome == "evaluated":
+            await self._evaluated(grip, request.evaluated.evaluation_sha256)
+            return
         if outcome is None:
             raise InvalidArgument.fields([("outcome", "must be set")])
         if outcome == "released":
@@ -139,19 +142,44 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         failed = outcome == "failed"
         state = trainer_pb2.TrainingRun.STATE_FAILED if failed else trainer_pb2.TrainingRun.STATE_CANCELLED
         async with self._database.write() as connection:
-            await attempts.finish(connection, grip, state, failure=request.failed if failed else None)
+            failure = request.failed.SerializeToString() if failed else None
+            await attempts.finish(connection, grip, state, failure=failure)
 
     async def _publish(self, grip: Grip, sha256: str) -> None:
         project = grip.key.project
-        if not SHA256.fullmatch(sha256):
-            raise InvalidArgument.fields([("succeeded.model_manifest_sha256", "must be lower-case hex")])
+        _check_sha256("succeeded.model_manifest_sha256", sha256)
         model, evaluation = await self._bundle(project, sha256)
         metrics = [(metric.name, metric.value) for metric in evaluation.metrics]
         async with self._database.write() as connection:
             run = await runs.get(connection, grip.key)
+            if run.evaluated_version:
+                raise InvalidArgument.fields([("outcome", "this run evaluates; it publishes no model")])
             number = await models.publish(connection, run, sha256, model.labels, metrics)
             await attempts.finish(connection, grip, trainer_pb2.TrainingRun.STATE_SUCCEEDED, version=number)
         await self._pointers.write(project)
+
+    async def _evaluated(self, grip: Grip, sha256: str) -> None:
+        _check_sha256("evaluated.evaluation_sha256", sha256)
+        evaluation = await self._evaluation(grip.key.project, sha256)
+        metrics = [(metric.name, metric.value) for metric in evaluation.metrics]
+        async with self._database.write() as connection:
+            run = await runs.get(connection, grip.key)
+            asked = (run.evaluated_manifest_sha256, run.dataset_manifest_sha256)
+            if (evaluation.model_manifest_sha256, evaluation.dataset_manifest_sha256) != asked:
+                raise InvalidArgument.fields([("outcome", "the evaluation is not the one that the run asked for")])
+            state = trainer_pb2.TrainingRun.STATE_SUCCEEDED
+            await attempts.finish(connection, grip, state, evaluation_sha256=sha256, metrics=metrics)
+
+    async def _evaluation(self, project: str, sha256: str) -> bundle_pb2.Evaluation:
+        """An evaluation on other data, after every plot of it was found to be what it says."""
+        data = await self._read(manifest.evaluation_key(project, sha256, "evaluation.json"), sha256)
+        try:
+            evaluation = manifest.from_bytes(bundle_pb2.Evaluation, data)
+            for plot in evaluation.plots:
+                await self._read(manifest.evaluation_key(project, sha256, plot.path), plot.sha256)
+        except ValueError:
+            raise FailedPrecondition("The evaluation is not one.", reason="BUNDLE_INCOMPLETE") from None
+        return evaluation
 
     async def _bundle(self, project: str, sha256: str) -> tuple[bundle_pb2.ModelManifest, bundle_pb2.Evaluation]:
         """A bundle's manifest and evaluation, after every file of it was found to be what the manifest says."""
@@ -178,6 +206,11 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
 def _grip(request: Request) -> Grip:
     key = RunKey(**names.match(names.TRAINING_RUN, request.name, "name"))
     return Grip(key, request.attempt, request.token)
+
+
+def _check_sha256(field: str, value: str) -> None:
+    if not SHA256.fullmatch(value):
+        raise InvalidArgument.fields([(field, "must be lower-case hex")])
 
 
 def _directive(run: RunRecord) -> "worker_pb2.ReportTrainingRunResponse.Directive.ValueType":

@@ -61,6 +61,12 @@ def test_five_minutes(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     assert "tulips@production now" in textbook.stdout, textbook.stderr
     assert "tulips@production is version 1 now" in cli("promote", "tulips", 1).stdout
 
+    measured = cli("evaluate", "tulips", "tulips", "--plots", tmp_path / "plots")
+    assert measured.returncode == 0, measured.stderr
+    assert "12 examples were left out, because the model was trained on them." in measured.stdout
+    assert "100.0% of 4 unseen examples right" in measured.stdout
+    assert (tmp_path / "plots" / "confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
+
     assert "succeeded" in cli("runs").stdout
     assert "production" in cli("models").stdout
     assert "regularization_c" in cli("recipes").stdout

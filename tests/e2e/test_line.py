@@ -1,5 +1,6 @@
 """The whole line, through three services and a worker that are processes of their own."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import pytest
 
 from handful import Client
 from handful.cli.stack import Stack
+from handful.errors import FailedPrecondition
 from handful.v1.trainer_pb2 import FeaturesReady, TrainingRun, TrainingRunEvent
 
 RED, BLUE = (210, 50, 50), (50, 50, 210)
@@ -71,6 +73,44 @@ def test_a_version_says_how_it_did_and_what_it_is(stack: Stack, folder: Path) ->
         assert [sum(row) for row in counts] == [one.num_examples for one in found.evaluation.classes]
         assert {plot.name for plot in found.plots} == {"loss", "confusion_matrix", "confusion_matrix_normalized"}
         assert all(plot.png.startswith(b"\x89PNG") for plot in found.plots)
+
+
+def test_a_version_is_measured_on_other_data(
+    stack: Stack, folder: Path, tmp_path: Path, picture: Callable[..., bytes]
+) -> None:
+    """What it was trained on and classes it does not know are left out, and said to be; the rest counts."""
+    with Client(stack.addresses) as client:
+        client.push("learnt", folder)
+        version = train(client, "learnt")[0].model_version
+        for label, colour, seeds in (("red", RED, range(900, 906)), ("green", (50, 210, 50), range(906, 910))):
+            (tmp_path / label).mkdir()
+            for seed in seeds:
+                (tmp_path / label / f"{seed}.jpg").write_bytes(picture(seed, colour))
+        learnt = sorted((folder / "red").iterdir())
+        for file in learnt:
+            (tmp_path / "red" / f"again-{file.name}").write_bytes(file.read_bytes())
+        client.push("other", tmp_path)
+
+        ended = client.evaluate(version, "other").result()
+        evaluation = client.evaluation(version, ended.dataset_version).evaluation
+        assert (ended.evaluated_model_version, ended.model_version) == (version, "")
+        assert {metric.name: metric.value for metric in evaluation.metrics}["val/accuracy"] == 1.0
+        counts = {one.label: one.num_examples for one in evaluation.classes}
+        held_out = next(one.num_val for one in client.seal("learnt").classes if one.label == "red")
+        assert counts == {"blue": 0, "red": 6 + held_out}
+        assert [one.reason for one in evaluation.notices] == ["UNKNOWN_CLASSES", "SEEN_IN_TRAINING"]
+
+
+def test_nothing_unseen_is_nothing_to_measure(stack: Stack, folder: Path, tmp_path: Path) -> None:
+    """A model whose every example was trained on has no figures, and the run says why."""
+    shutil.copytree(folder, tmp_path / "train")
+    with Client(stack.addresses) as client:
+        client.push("all-seen", tmp_path)
+        version = train(client, "all-seen")[0].model_version
+        run = client.evaluate(version, "all-seen")
+        with pytest.raises(FailedPrecondition) as refused:
+            run.result()
+        assert refused.value.reason == "NO_EXAMPLES"
 
 
 def test_the_baseline_streams_its_epochs(stack: Stack, folder: Path) -> None:

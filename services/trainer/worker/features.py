@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from safetensors.numpy import load, save
 from handful.bundle.heads import Floats
 from handful.bundle.predictor import NUMERICS, Backbone
 from handful.v1.bundle_pb2 import Backbone as BackboneMessage
+from handful.v1.trainer_pb2 import FeaturesReady, TrainingRunEvent
 from services.shared.objects import ObjectMissing, ObjectStore
 from services.trainer.worker.examples import Example, Examples
+from services.trainer.worker.work import Work
 
 log = structlog.get_logger()
 
@@ -83,6 +86,20 @@ class Features:
         except ValueError:
             log.warning("cached features are broken and are computed again", key=key)
             return None
+
+
+def gather(work: Work, features: Features, wanted: Sequence[Example]) -> Floats:
+    """float32[n, feature_width] of some examples, with progress on the way and an event that says what they cost."""
+    started, counts = time.perf_counter(), features.counts
+
+    def step() -> None:
+        work.progress("features", counts.computed + counts.cached, len(wanted), counts.computed, counts.cached)
+
+    rows = features.of(wanted, step)
+    seconds = time.perf_counter() - started
+    ready = FeaturesReady(features_computed=counts.computed, features_cached=counts.cached, seconds=seconds)
+    work.reporter.event(TrainingRunEvent(features_ready=ready))
+    return rows
 
 
 def _to_bytes(row: Floats) -> bytes:

@@ -19,12 +19,11 @@ from scipy.optimize import OptimizeResult, minimize
 
 from handful.bundle.heads import Floats, LinearHead, normalize, softmax
 from handful.v1 import bundle_pb2
-from handful.v1.trainer_pb2 import FeaturesReady, TrainingRunEvent
 from services.trainer.architectures import ARCHITECTURES
 from services.trainer.worker import backbones
 from services.trainer.worker.evaluation import scores
 from services.trainer.worker.examples import Examples, targets
-from services.trainer.worker.features import Features
+from services.trainer.worker.features import Features, gather
 from services.trainer.worker.publishing import NUM_GOLDEN
 from services.trainer.worker.work import Trained, Work, peak_memory_bytes
 
@@ -99,7 +98,8 @@ def train(work: Work, examples: Examples) -> Trained:
     preprocessing = ARCHITECTURES[recipe.architecture].preprocessing
     backbone, graph = work.wait("graph", lambda: backbones.find(work.store, recipe, preprocessing, work.project))
     features = Features(work.store, examples, backbone, graph, work.threads)
-    train_rows, val_rows = _features(work, examples, features)
+    rows = gather(work, features, (*examples.train, *examples.val))
+    train_rows, val_rows = rows[: len(examples.train)], rows[len(examples.train) :]
     train_labels, val_labels = targets(examples.train), targets(examples.val)
     passes = _Passes(work, train_rows, train_labels, val_rows, val_labels)
     num_classes = len(examples.labels)
@@ -108,21 +108,6 @@ def train(work: Work, examples: Examples) -> Trained:
     pixels = np.stack([examples.pixels(work.store, one, backbone.preprocessing) for one in golden])
     golden_rows = (val_rows if examples.val else train_rows)[:NUM_GOLDEN]
     return Trained(examples, backbone, head, head.probabilities(val_rows), pixels, head.probabilities(golden_rows))
-
-
-def _features(work: Work, examples: Examples, features: Features) -> tuple[Floats, Floats]:
-    started, counts = time.perf_counter(), features.counts
-    total = len(examples.train) + len(examples.val)
-
-    def step() -> None:
-        work.progress("features", counts.computed + counts.cached, total, counts.computed, counts.cached)
-
-    rows = features.of((*examples.train, *examples.val), step)
-    ready = FeaturesReady(
-        features_computed=counts.computed, features_cached=counts.cached, seconds=time.perf_counter() - started
-    )
-    work.reporter.event(TrainingRunEvent(features_ready=ready))
-    return rows[: len(examples.train)], rows[len(examples.train) :]
 
 
 class _Passes:

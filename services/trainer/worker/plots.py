@@ -22,8 +22,8 @@ def draw(names: Sequence[str], evaluation: Evaluation) -> dict[str, bytes]:
     """The plots by name."""
     counts = np.array([row.counts for row in evaluation.confusion_matrix])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    return {
-        "loss": _curves(evaluation.history),
+    curves = {"loss": _curves(evaluation.history)} if evaluation.history else {}
+    return curves | {
         "confusion_matrix": _matrix(names, counts, "{:d}"),
         "confusion_matrix_normalized": _matrix(names, shares, "{:.2f}"),
     }

@@ -10,13 +10,13 @@ from handful.v1.worker_pb2 import Claim, FinishTrainingRunRequest
 from handful.v1.worker_pb2_grpc import WorkerServiceStub
 from services.shared.objects import ObjectCorrupt, ObjectMissing, ObjectStore, StoreUnavailable
 from services.trainer.recipes import BASELINE, FAST
-from services.trainer.worker import linear_probe
+from services.trainer.worker import linear_probe, measuring
 from services.trainer.worker.checkpoints import Checkpoints
 from services.trainer.worker.evaluation import evaluate
 from services.trainer.worker.examples import Examples, targets
 from services.trainer.worker.publishing import ParityFailed, publish
 from services.trainer.worker.reporting import LeaseLost, Reporter, RunCancelled
-from services.trainer.worker.work import Diverged, GraphDisagrees, Trained, WeightsUnavailable, Work
+from services.trainer.worker.work import Diverged, GraphDisagrees, NoExamples, Trained, WeightsUnavailable, Work
 
 log = structlog.get_logger()
 
@@ -43,9 +43,11 @@ def run(stub: WorkerServiceStub, claim: Claim, store: ObjectStore, threads: int)
 
 def _outcome(work: Work) -> FinishTrainingRunRequest:
     try:
-        return FinishTrainingRunRequest(
-            succeeded=FinishTrainingRunRequest.Succeeded(model_manifest_sha256=_train(work))
-        )
+        if work.claim.evaluated_manifest_sha256:
+            evaluated = FinishTrainingRunRequest.Evaluated(evaluation_sha256=measuring.measure(work))
+            return FinishTrainingRunRequest(evaluated=evaluated)
+        succeeded = FinishTrainingRunRequest.Succeeded(model_manifest_sha256=_train(work))
+        return FinishTrainingRunRequest(succeeded=succeeded)
     except LeaseLost:
         raise
     except RunCancelled:
@@ -92,6 +94,7 @@ def _failure(problem: Exception) -> Failure:
 _TOLD: dict[type[Exception], "Failure.Reason.ValueType"] = {
     WeightsUnavailable: Failure.REASON_WEIGHTS_UNAVAILABLE,
     Diverged: Failure.REASON_DIVERGED,
+    NoExamples: Failure.REASON_NO_EXAMPLES,
     ParityFailed: Failure.REASON_PARITY,
 }
 # Torch's own class, which cannot be imported where torch is not.

@@ -31,6 +31,10 @@ class WeightsUnavailable(Exception):
     """The weights cannot be had; the message says what to do."""
 
 
+class NoExamples(Exception):
+    """There is nothing to measure on; the message says why."""
+
+
 class GraphDisagrees(Exception):
     """A graph does not compute what its network computes."""
 

@@ -1,0 +1,76 @@
+"""A run followed to its end, and what came of it in words: a version, figures on other data, or why there is none."""
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from handful import Client, Run
+from handful.cli.live import follow
+from handful.v1.bundle_pb2 import Evaluation
+from handful.v1.trainer_pb2 import TrainingRun
+
+INTERRUPTED = 130
+
+
+def follow_to_the_end(client: Client, run: Run, console: Console) -> int:
+    """Shows the run as it goes, then its outcome; the exit code."""
+    name = run.name.rpartition("/")[2]
+    try:
+        ended = follow(run, console)
+    except KeyboardInterrupt:
+        console.print(f"The run goes on. Watch it: handful watch {name}   Stop it: handful cancel {name}")
+        return INTERRUPTED
+    if ended.state != TrainingRun.STATE_SUCCEEDED:
+        console.print(f"[red]{state(ended)}[/red] {escape(ended.failure.message)}")
+        return 1
+    if ended.evaluated_model_version:
+        show_evaluation(client, ended, console)
+    else:
+        _show_version(client, ended, console)
+    return 0
+
+
+def state(run: TrainingRun) -> str:
+    """`succeeded`, for people."""
+    return TrainingRun.State.Name(run.state).removeprefix("STATE_").lower()
+
+
+def show_evaluation(client: Client, ended: TrainingRun, console: Console) -> None:
+    """How a version did on other data: what was left out, the figures, and each class."""
+    evaluation = client.evaluation(ended.evaluated_model_version, ended.dataset_version).evaluation
+    for notice in evaluation.notices:
+        console.print(f"[yellow]note[/yellow] {escape(notice.message)}")
+    console.print(
+        f"[green]{ended.evaluated_model_version}[/green] on {ended.dataset_version}: {_right(evaluation, 'unseen')}"
+    )
+    table = Table(box=None, pad_edge=False)
+    for column in ("class", "examples", "precision", "recall", "f1"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for one in evaluation.classes:
+        figures = (f"{value:.3f}" for value in (one.precision, one.recall, one.f1))
+        table.add_row(escape(one.label), str(one.num_examples), *figures)
+    console.print(table)
+    console.print("  ".join(f"{metric.name.removeprefix('val/')} {metric.value:.4f}" for metric in evaluation.metrics))
+
+
+def _show_version(client: Client, ended: TrainingRun, console: Console) -> None:
+    evaluation = client.evaluation(ended.model_version).evaluation
+    accuracy = f", {_right(evaluation, 'validation')}" if evaluation.metrics else ""
+    console.print(f"[green]{ended.model_version}[/green]{accuracy}")
+    console.print(_next(client, ended))
+
+
+def _right(evaluation: Evaluation, which: str) -> str:
+    accuracy = next(metric.value for metric in evaluation.metrics if metric.name == "val/accuracy")
+    num_examples = sum(one.num_examples for one in evaluation.classes)
+    return f"{accuracy:.1%} of {num_examples} {which} examples right"
+
+
+def _next(client: Client, ended: TrainingRun) -> str:
+    """What to do with a new version: predict with it, or have the alias point at it first."""
+    name, number = ended.model.rpartition("/")[2], int(ended.model_version.rpartition("/")[2])
+    model = next(one for one in client.models() if one.name == ended.model)
+    serving = {one.alias: one.version for one in model.aliases}.get("production")
+    if serving == number:
+        return f"It is {name}@production now. Next: handful predict {name} some.jpg"
+    return f"{name}@production is still version {serving}. To serve this one: handful promote {name} {number}"

@@ -1,0 +1,100 @@
+"""Measuring a published model on a dataset version: answers, figures, plots; no training.
+
+What the model was trained on is left out, and so are classes it does not know; the evaluation says so.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+from handful.bundle import manifest
+from handful.bundle.heads import LinearHead
+from handful.v1.bundle_pb2 import SPLIT_TRAIN, BundleFile, DatasetManifest, Evaluation, ModelManifest
+from services.shared.objects import ObjectMissing, ObjectStore
+from services.trainer.worker import plots
+from services.trainer.worker.evaluation import evaluate
+from services.trainer.worker.examples import Example, Examples, targets
+from services.trainer.worker.features import Features, gather
+from services.trainer.worker.work import NoExamples, Work
+
+
+def measure(work: Work) -> str:
+    """Stores the evaluation; its SHA-256. NoExamples where nothing is left to measure on."""
+    model = _model(work)
+    examples = Examples.load(work.store, work.project, work.claim.dataset_manifest_sha256)
+    wanted = _unseen(work, model, _known(work, model, examples))
+    if not wanted:
+        raise NoExamples("The model was trained on all of these examples. Add pictures that it has not seen.")
+    graph = work.store.get(model.backbone.graph_key, model.backbone.graph_sha256)
+    features = Features(work.store, examples, model.backbone, graph, work.threads)
+    probabilities = _head(work, model).probabilities(gather(work, features, wanted))
+    work.progress("publishing")
+    return _publish(work, model, evaluate(model.labels, targets(wanted), probabilities, history=()))
+
+
+def _model(work: Work) -> ModelManifest:
+    digest = work.claim.evaluated_manifest_sha256
+    data = work.store.get(manifest.bundle_key(work.project, digest, "manifest.json"), digest)
+    return manifest.from_bytes(ModelManifest, data)
+
+
+def _head(work: Work, model: ModelManifest) -> LinearHead:
+    file = next(file for file in model.files if file.path == "head.safetensors")
+    key = manifest.bundle_key(work.project, work.claim.evaluated_manifest_sha256, file.path)
+    return LinearHead.from_bytes(model.head, work.store.get(key, file.sha256))
+
+
+def _known(work: Work, model: ModelManifest, examples: Examples) -> list[Example]:
+    """The examples of classes that the model has, with the model's class indices."""
+    index = {label: position for position, label in enumerate(model.labels)}
+    every = (*examples.train, *examples.val)
+    unknown = Counter(label for label in (examples.labels[one.label] for one in every) if label not in index)
+    if unknown:
+        named = json.dumps(sorted(unknown), ensure_ascii=False)
+        message = f"The model has no such classes: {named}. Their {unknown.total()} examples were left out."
+        work.notice("UNKNOWN_CLASSES", message)
+    labels = [examples.labels[one.label] for one in every]
+    return [
+        Example(one.content_sha256, index[label]) for one, label in zip(every, labels, strict=True) if label in index
+    ]
+
+
+def _unseen(work: Work, model: ModelManifest, examples: Sequence[Example]) -> list[Example]:
+    seen = _trained_on(work.store, work.project, model.dataset_manifest_sha256)
+    if seen is None:
+        message = "It is not known here what the model was trained on; some of these examples may have been among it."
+        work.notice("TRAINING_DATA_UNKNOWN", message)
+        return list(examples)
+    unseen = [one for one in examples if one.content_sha256 not in seen]
+    if len(unseen) < len(examples):
+        message = f"{len(examples) - len(unseen)} examples were left out, because the model was trained on them."
+        work.notice("SEEN_IN_TRAINING", message)
+    return unseen
+
+
+def _trained_on(store: ObjectStore, project: str, digest: str) -> set[str] | None:
+    """The contents that a model learnt from; None where its dataset manifest is not in this store."""
+    try:
+        data = store.get(manifest.dataset_manifest_key(project, digest), digest)
+    except ObjectMissing:
+        return None
+    sealed = manifest.from_bytes(DatasetManifest, data)
+    groups = {one.group for one in sealed.examples if one.split == SPLIT_TRAIN}
+    return {one.content_sha256 for one in sealed.examples if one.group in groups}
+
+
+def _publish(work: Work, model: ModelManifest, evaluation: Evaluation) -> str:
+    drawn = plots.draw(model.labels, evaluation)
+    files = {f"plots/{name}.png": png for name, png in drawn.items()}
+    evaluation.model_manifest_sha256 = work.claim.evaluated_manifest_sha256
+    evaluation.dataset_manifest_sha256 = work.claim.dataset_manifest_sha256
+    evaluation.notices.extend(work.notices)
+    evaluation.plots.extend(
+        BundleFile(path=path, sha256=manifest.sha256(png), size_bytes=len(png)) for path, png in sorted(files.items())
+    )
+    data = manifest.to_bytes(evaluation)
+    digest = manifest.sha256(data)
+    for path, png in files.items():
+        work.store.put(manifest.evaluation_key(work.project, digest, path), png)
+    work.store.put(manifest.evaluation_key(work.project, digest, "evaluation.json"), data)
+    return digest
