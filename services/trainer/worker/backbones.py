@@ -69,7 +69,7 @@ def build_body(recipe: Recipe) -> "torch.nn.Module":
     row = ARCHITECTURES[recipe.architecture]
     torch.manual_seed(recipe.seed)
     tensors = packaged(row.weights) if recipe.weights == WEIGHTS_PRETRAINED else None
-    return BUILDERS[recipe.architecture](tensors)
+    return BUILDERS[row.id](row.network.name, tensors)
 
 
 def store_body(

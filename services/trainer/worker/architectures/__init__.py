@@ -17,7 +17,10 @@ class Body(Protocol):
         """
 
 
-# Each builds a body with random weights from torch's current seed, and loads the tensors of a weights file where given.
-BUILDERS: dict[str, Callable[[list[torch.Tensor] | None], torch.nn.Module]] = {
-    "efficientnet_lite0": efficientnet.build_lite0,
+# Each builds the body of the network that its library knows by a name, with random weights from torch's current seed,
+# and loads the tensors of a weights file where given.
+BUILDERS: dict[str, Callable[[str, list[torch.Tensor] | None], torch.nn.Module]] = {
+    "efficientnet_lite0": efficientnet.build_lite,
+    "efficientnet_lite1": efficientnet.build_lite,
+    "efficientnet_lite2": efficientnet.build_lite,
 }

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite (TensorFlow authors, 2020; https://github.com/tensorflow/tpu), as timm builds it."""
+"""EfficientNets. Lite (TensorFlow authors, 2020; https://github.com/tensorflow/tpu) as timm builds them."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch
 
 
 class EfficientNetBody(torch.nn.Module):
-    """The network up to its pooled features: float32[n, 1280] and float32[n, 1280, 7, 7] at 224 pixels."""
+    """The network up to its pooled features: float32[n, width] and float32[n, width, rows, columns]."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
@@ -18,9 +18,9 @@ class EfficientNetBody(torch.nn.Module):
         return feature_map.mean(dim=(2, 3)), feature_map
 
 
-def build_lite0(tensors: list[torch.Tensor] | None) -> torch.nn.Module:
-    """EfficientNet-Lite0. The weights file's tensors stand in the order of timm's, with the classifier last."""
-    network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+def build_lite(name: str, tensors: list[torch.Tensor] | None) -> torch.nn.Module:
+    """An EfficientNet-Lite of timm. The weights file's tensors stand in the order of timm's, with the classifier last."""
+    network: Any = timm.create_model(name, pretrained=False)
     if tensors is not None:
         _load_in_order(network, tensors)
     network.reset_classifier(0)
