@@ -78,19 +78,16 @@ def publish(
     weight = np.eye(FEATURE_WIDTH)[np.arange(len(labels)) % FEATURE_WIDTH] * strength[:, None]
     bias, mean = np.zeros(len(labels), np.float32), np.zeros(FEATURE_WIDTH, np.float32)
     head = LinearHead(Head.NORMALIZATION_NONE, weight.astype(np.float32), bias, mean).to_bytes()
-    graph_sha256 = manifest.sha256(graph)
     bundle = ModelManifest(
         format=manifest.MODEL_FORMAT,
         labels=labels,
         head=Head(normalization=Head.NORMALIZATION_NONE),
-        backbone=BackboneMessage(
-            preprocessing=PREPROCESSING, graph_key=f"backbones/b/{graph_sha256}.onnx", graph_sha256=graph_sha256
-        ),
+        backbone=BackboneMessage(backbone_id="b", preprocessing=PREPROCESSING, graph_sha256=manifest.sha256(graph)),
         files=[BundleFile(path="head.safetensors", sha256=manifest.sha256(head), size_bytes=len(head))],
     )
     data = manifest.to_bytes(bundle)
     digest = manifest.sha256(data)
-    store.put(bundle.backbone.graph_key, graph)
+    store.put(manifest.graph_keys(project, bundle.backbone)[0], graph)
     store.put(manifest.bundle_key(project, digest, "head.safetensors"), head)
     store.put(manifest.bundle_key(project, digest, "manifest.json"), data)
     return digest

@@ -7,8 +7,11 @@ from typing import TypeVar
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
+from handful.v1.bundle_pb2 import Backbone
+
 DATASET_FORMAT = "handful.dataset/1"
 MODEL_FORMAT = "handful.model/1"
+BACKBONE_GRAPH, BACKBONE_WEIGHTS = "backbone.onnx", "backbone.safetensors"
 _FORMATS = {"DatasetManifest": DATASET_FORMAT, "ModelManifest": MODEL_FORMAT}
 
 Manifest = TypeVar("Manifest", bound=Message)
@@ -60,6 +63,24 @@ def bundle_key(project: str, manifest_sha256: str, path: str) -> str:
 def evaluation_key(project: str, evaluation_sha256: str, path: str) -> str:
     """Where a file of an evaluation on other data lies; the evaluation itself is `evaluation.json`."""
     return f"projects/{project}/evaluations/{evaluation_sha256}/{path}"
+
+
+def graph_keys(project: str, backbone: Backbone, bundle: str | None = None) -> tuple[str, ...]:
+    """Where a backbone's graph may lie: shared by all projects, the project's own, or, where the model whose manifest's
+    SHA-256 is `bundle` was imported, in its bundle.
+    """
+    return _backbone_keys(project, backbone, f"{backbone.graph_sha256}.onnx", bundle, BACKBONE_GRAPH)
+
+
+def weights_keys(project: str, backbone: Backbone, bundle: str | None = None) -> tuple[str, ...]:
+    """Where a backbone's weights may lie, as `graph_keys`."""
+    return _backbone_keys(project, backbone, f"{backbone.weights_file_sha256}.safetensors", bundle, BACKBONE_WEIGHTS)
+
+
+def _backbone_keys(project: str, backbone: Backbone, name: str, bundle: str | None, bundled: str) -> tuple[str, ...]:
+    key = f"backbones/{backbone.backbone_id}/{name}"
+    own = () if bundle is None else (bundle_key(project, bundle, bundled),)
+    return key, f"projects/{project}/{key}", *own
 
 
 def pointer_key(project: str) -> str:

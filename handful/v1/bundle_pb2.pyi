@@ -454,9 +454,7 @@ class Backbone(_message.Message):
     WEIGHTS_ORIGIN_FIELD_NUMBER: _builtins.int
     PREPROCESSING_FIELD_NUMBER: _builtins.int
     FEATURE_WIDTH_FIELD_NUMBER: _builtins.int
-    GRAPH_KEY_FIELD_NUMBER: _builtins.int
     GRAPH_SHA256_FIELD_NUMBER: _builtins.int
-    WEIGHTS_KEY_FIELD_NUMBER: _builtins.int
     WEIGHTS_FILE_SHA256_FIELD_NUMBER: _builtins.int
     backbone_id: _builtins.str
     """SHA-256 over weights, architecture, output and preprocessing, lower-case hex."""
@@ -468,16 +466,16 @@ class Backbone(_message.Message):
     """Where the weights came from: `pretrained`, `random` or `trained` (by this run)."""
     feature_width: _builtins.int
     """Length of its feature vector."""
-    graph_key: _builtins.str
-    """Object key of its ONNX graph: input uint8[n, size, size, 3]; outputs features float32[n, feature_width] and
-    feature_map float32[n, feature_width, rows, columns].
-    """
     graph_sha256: _builtins.str
-    """SHA-256 of the graph's bytes, lower-case hex."""
-    weights_key: _builtins.str
-    """Object key of its weights: a safetensors file of the PyTorch body's state dict, for exports and for training on."""
+    """SHA-256 of its ONNX graph's bytes, lower-case hex: input uint8[n, size, size, 3]; outputs features
+    float32[n, feature_width] and feature_map float32[n, feature_width, rows, columns]. The graph lies at
+    `backbones/{backbone_id}/{sha256}.onnx`; where a project has it for itself, there below `projects/{project}/`; and
+    where the model was imported, in its bundle as `backbone.onnx`.
+    """
     weights_file_sha256: _builtins.str
-    """SHA-256 of that file's bytes, lower-case hex."""
+    """SHA-256 of its weights' bytes, lower-case hex: a safetensors file of the PyTorch body's state dict, for exports. It
+    lies beside the graph, as `{sha256}.safetensors` or `backbone.safetensors`.
+    """
     @_builtins.property
     def preprocessing(self) -> Global___ImagePreprocessing:
         """How its input is made."""
@@ -491,14 +489,12 @@ class Backbone(_message.Message):
         weights_origin: _builtins.str = ...,
         preprocessing: Global___ImagePreprocessing | None = ...,
         feature_width: _builtins.int = ...,
-        graph_key: _builtins.str = ...,
         graph_sha256: _builtins.str = ...,
-        weights_key: _builtins.str = ...,
         weights_file_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["preprocessing", b"preprocessing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "backbone_id", b"backbone_id", "feature_width", b"feature_width", "graph_key", b"graph_key", "graph_sha256", b"graph_sha256", "preprocessing", b"preprocessing", "weights_file_sha256", b"weights_file_sha256", "weights_key", b"weights_key", "weights_origin", b"weights_origin", "weights_sha256", b"weights_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "backbone_id", b"backbone_id", "feature_width", b"feature_width", "graph_sha256", b"graph_sha256", "preprocessing", b"preprocessing", "weights_file_sha256", b"weights_file_sha256", "weights_origin", b"weights_origin", "weights_sha256", b"weights_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import structlog
 
 from handful.bundle.heads import LinearHead
-from handful.bundle.manifest import bundle_key, from_bytes
+from handful.bundle.manifest import bundle_key, from_bytes, graph_keys
 from handful.bundle.predictor import Backbone
 from handful.errors import DataLoss, FailedPrecondition
 from handful.v1.bundle_pb2 import ImagePreprocessing, ModelManifest
 from services.inference.pointers import VersionRef
 from services.inference.pool import Pool
-from services.shared.objects import ObjectStore
+from services.shared.objects import ObjectStore, get_first
 
 log = structlog.get_logger()
 
@@ -29,7 +29,7 @@ class LoadedHead:
     labels: tuple[str, ...]
     head: LinearHead
     preprocessing: ImagePreprocessing
-    graph_key: str
+    graph_keys: tuple[str, ...]
     graph_sha256: str
 
     @property
@@ -91,12 +91,12 @@ class Loader:
             labels=tuple(manifest.labels),
             head=head,
             preprocessing=manifest.backbone.preprocessing,
-            graph_key=manifest.backbone.graph_key,
+            graph_keys=graph_keys(ref.project, manifest.backbone, ref.manifest_sha256),
             graph_sha256=manifest.backbone.graph_sha256,
         )
 
     async def _backbone(self, head: LoadedHead) -> LoadedBackbone:
-        graph = await self._read(head.graph_key, head.graph_sha256)
+        graph = await asyncio.to_thread(get_first, self._store, head.graph_keys, head.graph_sha256)
         log.info("backbone loaded", graph_sha256=head.graph_sha256, num_bytes=len(graph))
         return LoadedBackbone(await asyncio.to_thread(Backbone, graph), GRAPH_IN_MEMORY * len(graph))
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from handful.bundle.manifest import sha256
+from handful.bundle.manifest import graph_keys, sha256, weights_keys
 from handful.bundle.predictor import Backbone
 from handful.errors import InvalidArgument
 from handful.v1.bundle_pb2 import MODALITY_IMAGE, WEIGHTS_PRETRAINED, WEIGHTS_RANDOM, ImagePreprocessing, Recipe
 from handful.v1.bundle_pb2 import Backbone as BackboneMessage
+from services.shared.objects import get_first
 from services.shared.objects.filesystem import FilesystemStore
 from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE, ArchitectureRow, find, message
 from services.trainer.worker import backbones, graphs
@@ -181,9 +182,8 @@ def test_a_stored_backbone_is_found_again(stored: Stored) -> None:
         f"{folder}/{stored.backbone.weights_file_sha256}.safetensors",
         f"{folder}/{stored.backbone.graph_sha256}.onnx",
     ]
-    assert [stored.backbone.weights_key, stored.backbone.graph_key] == keys
     assert list(stored.store.keys("backbones/")) == keys
-    assert stored.store.get(stored.backbone.graph_key, stored.backbone.graph_sha256) == stored.graph
+    assert stored.store.get(keys[1], stored.backbone.graph_sha256) == stored.graph
     assert backbones.find(stored.store, stored.recipe(), stored.row.preprocessing, "any") == (
         stored.backbone,
         stored.graph,
@@ -194,14 +194,14 @@ def test_a_stored_backbone_is_found_again(stored: Stored) -> None:
 def test_the_stored_weights_are_the_body(stored: Stored) -> None:
     """The weights beside a graph are the body's state dict: loaded into a body of random weights they make it equal."""
     other = backbones.build_body(Recipe(architecture=stored.row.id, weights=WEIGHTS_RANDOM, seed=1))
-    data = stored.store.get(stored.backbone.weights_key, stored.backbone.weights_file_sha256)
+    data = get_first(stored.store, weights_keys("any", stored.backbone), stored.backbone.weights_file_sha256)
     other.load_state_dict(load(data), strict=True)
     assert tensors_sha256(other.state_dict()) == tensors_sha256(stored.body.state_dict())
 
 
 def test_other_preprocessing_is_another_backbone(stored: Stored, store: FilesystemStore) -> None:
     """The same network with other preprocessing has another id and, without being built again, the same graph."""
-    for key in (stored.backbone.weights_key, stored.backbone.graph_key):
+    for key in stored.store.keys("backbones/"):
         store.put(key, stored.store.get(key))
     squash = ImagePreprocessing(
         fit=ImagePreprocessing.FIT_SQUASH, size=stored.row.preprocessing.size, filter=stored.row.preprocessing.filter
@@ -210,9 +210,9 @@ def test_other_preprocessing_is_another_backbone(stored: Stored, store: Filesyst
     assert graph == stored.graph
     assert other.preprocessing == squash
     assert other.backbone_id != stored.backbone.backbone_id
-    assert other.graph_key == f"backbones/{other.backbone_id}/{stored.backbone.graph_sha256}.onnx"
+    for files, digest in ((graph_keys, stored.backbone.graph_sha256), (weights_keys, other.weights_file_sha256)):
+        assert store.get(files("any", other)[0], digest)
     assert other.weights_file_sha256 == stored.backbone.weights_file_sha256
-    assert store.get(other.weights_key, other.weights_file_sha256)
 
 
 def test_other_weights_are_another_backbone(stored: Stored, store: FilesystemStore) -> None:
@@ -229,7 +229,7 @@ def test_the_first_graph_of_a_backbone_wins(store: FilesystemStore) -> None:
     row = ROWS[0]
     body = MeanColour(row, 0.1)
     mine, graph = backbones.store_body(store, body, row, row.preprocessing, "flowers", "trained")
-    assert mine.graph_key.startswith(f"projects/flowers/backbones/{mine.backbone_id}/")
+    assert store.get(f"projects/flowers/backbones/{mine.backbone_id}/{mine.graph_sha256}.onnx") == graph
     model = onnx.load_model_from_string(graph)
     model.producer_name = "another exporter"
     theirs = model.SerializeToString()

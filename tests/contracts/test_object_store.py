@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from services.shared.objects import ObjectCorrupt, ObjectMissing, ObjectStore, StoreUnavailable, open_store
+from services.shared.objects import ObjectCorrupt, ObjectMissing, ObjectStore, StoreUnavailable, get_first, open_store
 from services.shared.objects.filesystem import FilesystemStore
 from services.shared.settings import CannotStart
 
@@ -49,6 +49,18 @@ def test_other_bytes_than_the_hash_says_are_never_given(store: ObjectStore) -> N
         store.put("a", data[:position] + b"x" + data[position + 1 :])
         with pytest.raises(ObjectCorrupt):
             store.get("a", hashlib.sha256(data).hexdigest())
+
+
+def test_the_first_of_several_keys_is_read(store: ObjectStore) -> None:
+    """Of several keys the first that is there counts; none of them, or a wrong hash, is an error."""
+    data, sha256 = b"a graph", hashlib.sha256(b"a graph").hexdigest()
+    store.put("second", data)
+    assert get_first(store, ("first", "second"), sha256) == data
+    with pytest.raises(ObjectMissing):
+        get_first(store, ("first", "third"), sha256)
+    store.put("first", b"another")
+    with pytest.raises(ObjectCorrupt):
+        get_first(store, ("first", "second"), sha256)
 
 
 @pytest.mark.parametrize("key", ["b", "projects/default/none", "a/b/c", "projects", "projects/a"])

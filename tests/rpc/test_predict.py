@@ -240,7 +240,7 @@ async def test_a_damaged_bundle_is_data_loss(
     key = manifest.bundle_key("default", digest, file)
     if file == "graph":
         described = store.get(manifest.bundle_key("default", digest, "manifest.json"))
-        key = manifest.from_bytes(ModelManifest, described).backbone.graph_key
+        key = manifest.graph_keys("default", manifest.from_bytes(ModelManifest, described).backbone)[0]
     good = store.get(key)
     store.delete(key) if damage == "missing" else store.put(key, good[:-1] + b"\x07")
     error = await refusal(inference_stub, FLOWERS, paint("red"))

@@ -141,6 +141,19 @@ def test_the_hash_is_of_the_bytes() -> None:
     assert manifest.sha256(data) == hashlib.sha256(data).hexdigest()
 
 
+def test_a_graph_has_its_places() -> None:
+    """A backbone's files are shared, the project's own, or an imported bundle's, and are looked for in this order."""
+    backbone = Backbone(backbone_id="b", graph_sha256="g", weights_file_sha256="w")
+    shared, own = ("backbones/b/g.onnx", "projects/p/backbones/b/g.onnx")
+    assert manifest.graph_keys("p", backbone) == (shared, own)
+    assert manifest.graph_keys("p", backbone, SHA) == (shared, own, f"projects/p/bundles/{SHA}/backbone.onnx")
+    assert manifest.weights_keys("p", backbone, SHA) == (
+        "backbones/b/w.safetensors",
+        "projects/p/backbones/b/w.safetensors",
+        f"projects/p/bundles/{SHA}/backbone.safetensors",
+    )
+
+
 @pytest.mark.parametrize(
     ("key", "expected"),
     [

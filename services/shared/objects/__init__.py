@@ -3,14 +3,14 @@
 Keys look like `projects/default/blobs/1f…`: parts of letters, digits, `.`, `_`, `-`, joined by `/`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from services.shared.objects.errors import ObjectCorrupt, ObjectMissing, StoreUnavailable
 from services.shared.objects.filesystem import FilesystemStore
 from services.shared.settings import CannotStart
 
-__all__ = ["ObjectCorrupt", "ObjectMissing", "ObjectStore", "StoreUnavailable", "open_store"]
+__all__ = ["ObjectCorrupt", "ObjectMissing", "ObjectStore", "StoreUnavailable", "get_first", "open_store"]
 
 
 class ObjectStore(Protocol):
@@ -37,3 +37,13 @@ def open_store(url: str) -> ObjectStore:
     if "://" in url and not url.startswith("file://"):
         raise CannotStart(f"HANDFUL_STORE={url}: must be a folder or file:///folder.")
     return FilesystemStore(url.removeprefix("file://"))
+
+
+def get_first(store: ObjectStore, keys: Iterable[str], sha256: str) -> bytes:
+    """The bytes under the first of several keys that is there. ObjectMissing where none is, or ObjectCorrupt."""
+    for key in keys:
+        try:
+            return store.get(key, sha256)
+        except ObjectMissing:
+            continue
+    raise ObjectMissing(sha256)

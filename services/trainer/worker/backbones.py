@@ -105,7 +105,8 @@ def _copied(store: ObjectStore, row: ArchitectureRow, backbone: Backbone) -> tup
     if catalogued is None:
         return None
     known, graph = catalogued
-    _put(store, f"backbones/{backbone.backbone_id}", graph, store.get(known.weights_key, known.weights_file_sha256))
+    weights = store.get(f"backbones/{known.backbone_id}/{known.weights_file_sha256}.safetensors")
+    _put(store, f"backbones/{backbone.backbone_id}", graph, weights)
     return _first_stored(store, backbone)
 
 
@@ -133,17 +134,13 @@ def _describe(row: ArchitectureRow, preprocessing: ImagePreprocessing, weights_s
 
 
 def _first_stored(store: ObjectStore, backbone: Backbone, folder: str = "backbones") -> tuple[Backbone, bytes] | None:
-    keys = list(store.keys(f"{folder}/{backbone.backbone_id}/"))
-    graph_key = next((key for key in keys if key.endswith(".onnx")), None)
-    weights_key = next((key for key in keys if key.endswith(".safetensors")), None)
-    if graph_key is None or weights_key is None:
+    first: dict[str, str] = {}
+    for key in store.keys(f"{folder}/{backbone.backbone_id}/"):
+        digest, _, kind = key.rpartition("/")[2].partition(".")
+        first.setdefault(kind, digest)
+    if "onnx" not in first or "safetensors" not in first:
         return None
     found = Backbone()
     found.CopyFrom(backbone)
-    found.graph_key, found.graph_sha256 = graph_key, _digest(graph_key)
-    found.weights_key, found.weights_file_sha256 = weights_key, _digest(weights_key)
-    return found, store.get(graph_key, found.graph_sha256)
-
-
-def _digest(key: str) -> str:
-    return key.rpartition("/")[2].partition(".")[0]
+    found.graph_sha256, found.weights_file_sha256 = first["onnx"], first["safetensors"]
+    return found, store.get(f"{folder}/{found.backbone_id}/{found.graph_sha256}.onnx", found.graph_sha256)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from handful.bundle import manifest
 from handful.bundle.heads import LinearHead
 from handful.v1.bundle_pb2 import SPLIT_TRAIN, BundleFile, DatasetManifest, Evaluation, ModelManifest
-from services.shared.objects import ObjectMissing, ObjectStore
+from services.shared.objects import ObjectMissing, ObjectStore, get_first
 from services.trainer.worker import plots
 from services.trainer.worker.evaluation import evaluate
 from services.trainer.worker.examples import Example, Examples, targets
@@ -25,7 +25,8 @@ def measure(work: Work) -> str:
     wanted = _unseen(work, model, _known(work, model, examples))
     if not wanted:
         raise NoExamples("The model was trained on all of these examples. Add pictures that it has not seen.")
-    graph = work.store.get(model.backbone.graph_key, model.backbone.graph_sha256)
+    keys = manifest.graph_keys(work.project, model.backbone, work.claim.evaluated_manifest_sha256)
+    graph = get_first(work.store, keys, model.backbone.graph_sha256)
     features = Features(work.store, examples, model.backbone, graph, work.threads)
     probabilities = _head(work, model).probabilities(gather(work, features, wanted))
     work.progress("publishing")

@@ -10,7 +10,7 @@ from handful.bundle import manifest
 from handful.bundle.heads import LinearHead
 from handful.bundle.predictor import NUMERICS, Backbone, Predictor
 from handful.v1.bundle_pb2 import BundleFile, Evaluation, Head, ModelManifest, Parity
-from services.shared.objects import ObjectStore
+from services.shared.objects import get_first
 from services.trainer.worker import plots
 from services.trainer.worker.work import Trained, Work
 
@@ -34,7 +34,7 @@ def publish(work: Work, trained: Trained, evaluation: Evaluation) -> str:
         ),
     }
     files |= {f"plots/{name}.png": png for name, png in plots.draw(trained.examples.labels, evaluation).items()}
-    parity = _check(work.store, trained, files["head.safetensors"])
+    parity = _check(work, trained, files["head.safetensors"])
     data = manifest.to_bytes(_describe(work, trained, files, parity))
     digest = manifest.sha256(data)
     for path, content in files.items():
@@ -48,8 +48,9 @@ def _contiguous(**arrays: npt.NDArray[np.generic]) -> dict[str, npt.NDArray[np.g
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
-def _check(store: ObjectStore, trained: Trained, stored_head: bytes) -> Parity:
-    graph = store.get(trained.backbone.graph_key, trained.backbone.graph_sha256)
+def _check(work: Work, trained: Trained, stored_head: bytes) -> Parity:
+    graph_keys = manifest.graph_keys(work.project, trained.backbone)
+    graph = get_first(work.store, graph_keys, trained.backbone.graph_sha256)
     head = LinearHead.from_bytes(Head(normalization=trained.head.normalization), stored_head)
     predictor = Predictor(trained.examples.labels, trained.backbone.preprocessing, Backbone(graph), head)
     answers = predictor.probabilities(trained.golden_pixels)
