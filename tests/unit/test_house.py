@@ -12,6 +12,7 @@ from pathlib import Path
 import grimp
 import pytest
 
+from handful.errors import HandfulError
 from services.dataset.settings import DatasetSettings
 from services.inference.settings import InferenceSettings
 from services.trainer.settings import TrainerSettings
@@ -92,6 +93,23 @@ def test_every_setting_is_documented(settings: type) -> None:
     documented = (ROOT / "docs" / "settings.md").read_text()
     for field in dataclasses.fields(settings):
         assert f"| `HANDFUL_{field.name.upper()}` |" in documented
+
+
+def test_every_reason_is_documented() -> None:
+    """docs/calling.md has every reason that a service gives with an error."""
+    kinds = {kind.__name__: kind for kind in HandfulError.__subclasses__()}
+    given: set[str] = set()
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and getattr(node.func, "id", "") in kinds):
+                continue
+            named = [one.value for one in node.keywords if one.arg == "reason"]
+            default = kinds[getattr(node.func, "id", "")].default_reason
+            if "services" in path.parts:
+                given |= {str(one.value) for one in named if isinstance(one, ast.Constant)} or ({default} - {"UNKNOWN"})
+    documented = (ROOT / "docs" / "calling.md").read_text()
+    assert len(given) > 20
+    assert {reason for reason in given if f"`{reason}`" not in documented} == set()
 
 
 def test_every_module_says_what_it_is() -> None:
