@@ -1,13 +1,13 @@
 """Pictures: from bytes to upright RGB, and to a backbone's input. The same code when data comes in, in training and
-in serving. It opens JPEG, PNG and WebP, and no other parser is ever entered.
+in serving; exported models carry this very file. It opens JPEG, PNG and WebP, and no other parser is ever entered.
+It needs Pillow alone.
 """
 
 import io
 import zlib
+from dataclasses import dataclass
 
 from PIL import ExifTags, Image, ImageCms, ImageMath, UnidentifiedImageError
-
-from handful.v1.bundle_pb2 import ImagePreprocessing
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_BYTES = 32 * 1024 * 1024
@@ -41,6 +41,21 @@ class BadImage(Exception):
         self.message = message
 
 
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes a backbone's input of `size` x `size` pixels.
+
+    `fit` is `center_crop`, the short side resized to `resize` and the middle cut out, or `squash`, both sides resized.
+    `filter` is `bilinear` or `bicubic`, antialiased. JPEGs are decoded with the given `draft`.
+    """
+
+    fit: str
+    size: int
+    filter: str
+    resize: int = 0
+    draft: int = 0
+
+
 def decode(data: bytes, draft: int = 0) -> Image.Image:
     """The picture, upright, RGB, 8 bits; of an animation the first frame.
 
@@ -64,12 +79,12 @@ def decode(data: bytes, draft: int = 0) -> Image.Image:
         raise BadImage("CORRUPT_MEDIA", _BROKEN) from problem
 
 
-def fit(image: Image.Image, preprocessing: ImagePreprocessing) -> Image.Image:
+def fit(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     """The picture at a backbone's input size, RGB, `size` x `size`."""
     size, resample = (preprocessing.size, preprocessing.size), _FILTERS[preprocessing.filter]
-    if preprocessing.fit == ImagePreprocessing.FIT_SQUASH:
+    if preprocessing.fit == "squash":
         return image.resize(size, resample)
-    if preprocessing.fit != ImagePreprocessing.FIT_CENTER_CROP:
+    if preprocessing.fit != "center_crop":
         raise ValueError(f"unknown fit {preprocessing.fit}")
     # Resizing the short side to `resize` and cutting out the middle is cutting first and resizing once.
     side = min(image.size) * preprocessing.size / preprocessing.resize

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from handful.bundle.heads import Floats, LinearHead
-from handful.bundle.images import decode, fit
+from handful.bundle.images import Preprocessing, decode, fit
 from handful.v1.bundle_pb2 import ImagePreprocessing
 
 Pixels = npt.NDArray[np.uint8]
@@ -35,7 +35,19 @@ class Backbone:
 
 def to_pixels(data: bytes, preprocessing: ImagePreprocessing) -> Pixels:
     """An encoded picture as a backbone's input, uint8[size, size, 3]. BadImage where it is none."""
-    return np.asarray(fit(decode(data, preprocessing.draft), preprocessing))
+    how = plain(preprocessing)
+    return np.asarray(fit(decode(data, how.draft), how))
+
+
+def plain(preprocessing: ImagePreprocessing) -> Preprocessing:
+    """Preprocessing as `images` takes it."""
+    return Preprocessing(
+        fit=ImagePreprocessing.Fit.Name(preprocessing.fit).removeprefix("FIT_").lower(),
+        size=preprocessing.size,
+        filter=preprocessing.filter,
+        resize=preprocessing.resize,
+        draft=preprocessing.draft,
+    )
 
 
 @dataclass(frozen=True)

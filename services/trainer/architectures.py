@@ -2,6 +2,7 @@
 `weights.lock.json` pins each row's pretrained weights with the preprocessing they were trained with.
 """
 
+import hashlib
 import importlib.metadata
 import json
 from dataclasses import dataclass
@@ -133,6 +134,18 @@ def find(architecture: str, field: str) -> ArchitectureRow:
     if row is None:
         raise InvalidArgument.fields([(field, f"{architecture!r} is unknown; there are: {', '.join(ARCHITECTURES)}")])
     return row
+
+
+def backbone_id(architecture: str, preprocessing: bundle_pb2.ImagePreprocessing, weights_sha256: str) -> str:
+    """The id of a body with weights, as one kind of input comes to it; lower-case hex."""
+    identity = {
+        "architecture": architecture,
+        "output": "features",
+        "preprocessing": json_format.MessageToDict(preprocessing, preserving_proto_field_name=True),
+        "weights_sha256": weights_sha256,
+    }
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.sha256(canonical).hexdigest()
 
 
 def message(row: ArchitectureRow, default: str) -> trainer_pb2.Architecture:

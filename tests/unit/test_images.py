@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from handful.bundle.images import MAX_BYTES, BadImage, decode, fit
-from handful.v1.bundle_pb2 import ImagePreprocessing
+from handful.bundle.images import MAX_BYTES, BadImage, Preprocessing, decode, fit
 
 ORIENTATION = 0x0112
 CANARY = "CANARY-0b5f1d"
@@ -282,16 +281,13 @@ def test_decoding_in_threads_leaves_warnings_as_they_were() -> None:
 
 @pytest.mark.parametrize("filter_name", ["bilinear", "bicubic"])
 def test_the_middle_is_cut_out_or_the_whole_is_squashed(filter_name: str) -> None:
-    """FIT_CENTER_CROP keeps the aspect and the middle, FIT_SQUASH keeps everything; both end at `size` x `size`."""
+    """`center_crop` keeps the aspect and the middle, `squash` keeps everything; both end at `size` x `size`."""
     image = Image.new("RGB", (300, 100), RED)
     image.paste(BLUE, (100, 0, 200, 100))
-    how = ImagePreprocessing(size=50, resize=50, filter=filter_name)
     with pytest.raises(ValueError, match="fit"):
-        fit(image, how)
-    how.fit = ImagePreprocessing.FIT_CENTER_CROP
-    cut = np.asarray(fit(image, how))
-    how.fit = ImagePreprocessing.FIT_SQUASH
-    squashed = np.asarray(fit(image, how))
+        fit(image, Preprocessing(fit="unspecified", size=50, resize=50, filter=filter_name))
+    cut = np.asarray(fit(image, Preprocessing(fit="center_crop", size=50, resize=50, filter=filter_name)))
+    squashed = np.asarray(fit(image, Preprocessing(fit="squash", size=50, filter=filter_name)))
     assert cut.shape == squashed.shape == (50, 50, 3)
     assert (cut[:, 2:-2] == BLUE).all()
     assert (squashed[:, [5, -5]] == RED).all()

@@ -6,16 +6,14 @@ child process: torch stays out of a worker that fits heads, which takes a quarte
 """
 
 import hashlib
-import json
 import threading
 from typing import TYPE_CHECKING
 
 import structlog
-from google.protobuf import json_format
 
 from handful.v1.bundle_pb2 import WEIGHTS_PRETRAINED, Backbone, ImagePreprocessing, Recipe
 from services.shared.objects import ObjectStore, StoreUnavailable
-from services.trainer.architectures import ARCHITECTURES, ArchitectureRow
+from services.trainer.architectures import ARCHITECTURES, ArchitectureRow, backbone_id
 from services.trainer.worker.children import in_child
 from services.trainer.worker.work import GraphDisagrees, WeightsUnavailable
 
@@ -116,15 +114,8 @@ def _put(store: ObjectStore, folder: str, graph: bytes, weights: bytes) -> None:
 
 
 def _describe(row: ArchitectureRow, preprocessing: ImagePreprocessing, weights_sha256: str, origin: str) -> Backbone:
-    identity = {
-        "architecture": row.id,
-        "output": "features",
-        "preprocessing": json_format.MessageToDict(preprocessing, preserving_proto_field_name=True),
-        "weights_sha256": weights_sha256,
-    }
-    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()
     return Backbone(
-        backbone_id=hashlib.sha256(canonical).hexdigest(),
+        backbone_id=backbone_id(row.id, preprocessing, weights_sha256),
         architecture=row.id,
         weights_sha256=weights_sha256,
         weights_origin=origin,

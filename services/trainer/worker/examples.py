@@ -44,8 +44,11 @@ class Examples:
 
     def pixels(self, store: ObjectStore, example: Example, preprocessing: ImagePreprocessing) -> Pixels:
         """uint8[size, size, 3]."""
-        data = store.get(blob_key(self.project, example.content_sha256), example.content_sha256)
-        return to_pixels(data, preprocessing)
+        return to_pixels(self.data(store, example), preprocessing)
+
+    def data(self, store: ObjectStore, example: Example) -> bytes:
+        """The picture as it is stored: JPEG or PNG."""
+        return store.get(blob_key(self.project, example.content_sha256), example.content_sha256)
 
 
 def targets(examples: Sequence[Example]) -> npt.NDArray[np.int64]:

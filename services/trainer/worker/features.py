@@ -1,4 +1,6 @@
-"""Features of examples, each computed once per (project, content, backbone, view, numerics) and kept in the store."""
+"""Features of examples, each computed once per (project, content, backbone, graph, view, numerics) and kept in the
+store.
+"""
 
 import hashlib
 import json
@@ -48,7 +50,13 @@ class Features:
         self._session = Backbone(graph)
         self._threads = threads
         self._lock = threading.Lock()
-        specification = {"backbone_id": backbone.backbone_id, "numerics": NUMERICS, "view": PLAIN_VIEW}
+        # The graph too: an imported backbone may claim the id of another's.
+        specification = {
+            "backbone_id": backbone.backbone_id,
+            "graph_sha256": backbone.graph_sha256,
+            "numerics": NUMERICS,
+            "view": PLAIN_VIEW,
+        }
         digest = hashlib.sha256(json.dumps(specification, sort_keys=True).encode()).hexdigest()
         self._prefix = f"projects/{examples.project}/features/{digest}"
 

@@ -8,7 +8,7 @@ from safetensors.numpy import save
 
 from handful.bundle import manifest
 from handful.bundle.heads import LinearHead
-from handful.bundle.predictor import NUMERICS, Backbone, Predictor
+from handful.bundle.predictor import NUMERICS, Backbone, Predictor, to_pixels
 from handful.v1.bundle_pb2 import BundleFile, Evaluation, Head, ModelManifest, Parity
 from services.shared.objects import get_first
 from services.trainer.worker import plots
@@ -29,9 +29,7 @@ def publish(work: Work, trained: Trained, evaluation: Evaluation) -> str:
     files = {
         "head.safetensors": trained.head.to_bytes(),
         "evaluation.json": manifest.to_bytes(evaluation),
-        "golden.safetensors": save(
-            _contiguous(pixels=trained.golden_pixels, probabilities=trained.golden_probabilities)
-        ),
+        "golden.safetensors": _golden(work, trained),
     }
     files |= {f"plots/{name}.png": png for name, png in plots.draw(trained.examples.labels, evaluation).items()}
     parity = _check(work, trained, files["head.safetensors"])
@@ -42,6 +40,21 @@ def publish(work: Work, trained: Trained, evaluation: Evaluation) -> str:
     # The manifest last: where it is, all of the bundle is.
     work.store.put(manifest.bundle_key(work.project, digest, "manifest.json"), data)
     return digest
+
+
+def _golden(work: Work, trained: Trained) -> bytes:
+    """Pictures at the input size, the answers to them, and the first of them as the file it came from."""
+    examples = trained.examples
+    picture = examples.data(work.store, (examples.val or examples.train)[0])
+    if not np.array_equal(to_pixels(picture, trained.backbone.preprocessing), trained.golden_pixels[0]):
+        raise ParityFailed("A picture read again has other pixels than training had. Nothing was published.")
+    return save(
+        _contiguous(
+            picture=np.frombuffer(picture, dtype=np.uint8),
+            pixels=trained.golden_pixels,
+            probabilities=trained.golden_probabilities,
+        )
+    )
 
 
 def _contiguous(**arrays: npt.NDArray[np.generic]) -> dict[str, npt.NDArray[np.generic]]:

@@ -106,8 +106,8 @@ class Work:
 
 @dataclass(frozen=True)
 class Trained:
-    """What training made: a head on a backbone, its answers on the validation examples, and a few of its answers to
-    hold the published model against.
+    """What training made: a head on a backbone, its answers on the validation examples, and its answers to the
+    first few of them, or of the training examples, to hold the published model against.
     """
 
     examples: Examples
