@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from handful.v1 import bundle_pb2, model_pb2, trainer_pb2, worker_pb2
 from services.shared.identifiers import timestamp
-from services.trainer.records import ModelRecord, ModelVersionRecord, RunRecord
+from services.trainer.records import ModelRecord, ModelVersionRecord, RunKey, RunRecord
 
 
 def run_message(run: RunRecord) -> trainer_pb2.TrainingRun:
@@ -59,8 +59,8 @@ def model_version_message(version: ModelVersionRecord) -> model_pb2.ModelVersion
     return model_pb2.ModelVersion(
         name=version.name,
         manifest_sha256=version.manifest_sha256,
-        training_run=f"projects/{version.key.project}/trainingRuns/{version.run}",
-        dataset_version=version.dataset_version,
+        training_run=RunKey(version.key.project, version.run).name if version.run else "",
+        dataset_version=version.dataset_version or "",
         recipe=version.recipe,
         labels=version.labels,
         metrics=metric_messages(version.metrics),

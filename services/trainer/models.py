@@ -10,21 +10,15 @@ from handful.errors import NotFound
 from handful.v1.bundle_pb2 import ProjectPointer, Recipe
 from services.shared.database import newest_first
 from services.shared.identifiers import now_us
-from services.trainer.records import ModelKey, ModelRecord, ModelVersionRecord, RunRecord
+from services.trainer.records import ModelKey, ModelRecord, ModelVersionRecord, NewModelVersion
 from services.trainer.tables import aliases, generations, model_versions, models
 
 PRODUCTION = "production"
 
 
-async def publish(
-    connection: AsyncConnection,
-    run: RunRecord,
-    manifest_sha256: str,
-    labels: Sequence[str],
-    metrics: Sequence[tuple[str, float]],
-) -> int:
-    """Adds the run's result as the next version of its model; the first sets the alias `production`. Its number."""
-    key = ModelKey(run.key.project, run.model)
+async def publish(connection: AsyncConnection, new: NewModelVersion) -> int:
+    """Adds the next version of a model; the first sets the alias `production`. Its number."""
+    key = new.key
     latest = sa.select(models.c.latest_version).where(_of(models, key))
     number = ((await connection.execute(latest)).scalar_one_or_none() or 0) + 1
     row = {"project": key.project, "model": key.model}
@@ -34,16 +28,17 @@ async def publish(
         await connection.execute(sa.update(models).where(_of(models, key)).values(latest_version=number))
     version = {
         "number": number,
-        "manifest_sha256": manifest_sha256,
-        "run": run.key.run,
-        "dataset_version": run.dataset_version,
-        "recipe": run.recipe.SerializeToString(),
-        "labels": list(labels),
-        "metrics": list(metrics),
+        "manifest_sha256": new.manifest_sha256,
+        "run": new.run,
+        "dataset_version": new.dataset_version,
+        "recipe": new.recipe.SerializeToString(),
+        "labels": list(new.labels),
+        "metrics": list(new.metrics),
+        "imported_from_sha256": new.imported_from_sha256,
         "create_time_us": now_us(),
     }
     await connection.execute(sa.insert(model_versions).values(**row, **version))
-    if number == 1 or run.promote:
+    if number == 1 or new.promote:
         await _point(connection, key, PRODUCTION, number)
     await _touch(connection, key.project)
     return number
@@ -153,4 +148,5 @@ def _version(row: Any) -> ModelVersionRecord:
         labels=tuple(row.labels),
         metrics=tuple((name, value) for name, value in row.metrics),
         create_time_us=row.create_time_us,
+        imported_from_sha256=row.imported_from_sha256,
     )

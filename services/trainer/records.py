@@ -99,16 +99,32 @@ class ModelRecord:
 
 
 @dataclass(frozen=True)
+class NewModelVersion:
+    """What is published: by a run, on a dataset version; or imported."""
+
+    key: ModelKey
+    manifest_sha256: str
+    recipe: Recipe
+    labels: tuple[str, ...]
+    metrics: tuple[tuple[str, float], ...]
+    promote: bool
+    run: str | None = None
+    dataset_version: str | None = None
+    imported_from_sha256: str | None = None
+
+
+@dataclass(frozen=True)
 class ModelVersionRecord:
     key: ModelKey
     number: int
     manifest_sha256: str
-    run: str
-    dataset_version: str
+    run: str | None
+    dataset_version: str | None
     recipe: Recipe
     labels: tuple[str, ...]
     metrics: tuple[tuple[str, float], ...]
     create_time_us: int
+    imported_from_sha256: str | None
 
     @property
     def name(self) -> str:

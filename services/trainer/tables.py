@@ -70,12 +70,15 @@ model_versions = sa.Table(
     sa.Column("model", sa.String(63), primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("manifest_sha256", sa.String(64), nullable=False),
-    sa.Column("run", sa.String(36), nullable=False),
-    sa.Column("dataset_version", sa.String(256), nullable=False),
+    # NULL where it was imported.
+    sa.Column("run", sa.String(36)),
+    sa.Column("dataset_version", sa.String(256)),
     sa.Column("recipe", sa.LargeBinary, nullable=False),
     sa.Column("labels", sa.JSON, nullable=False),
     sa.Column("metrics", sa.JSON, nullable=False),
     sa.Column("create_time_us", sa.BigInteger, nullable=False),
+    # The zip, where it was imported.
+    sa.Column("imported_from_sha256", sa.String(64)),
     sa.ForeignKeyConstraint(["project", "model"], ["models.project", "models.model"], name="fk_model_versions_model"),
 )
 aliases = sa.Table(

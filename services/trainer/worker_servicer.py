@@ -18,7 +18,7 @@ from services.trainer.board import Board
 from services.trainer.fleet import Fleet, suits
 from services.trainer.messages import claim_message
 from services.trainer.pointers import Pointers
-from services.trainer.records import Grip, RunKey, RunRecord
+from services.trainer.records import Grip, ModelKey, NewModelVersion, RunKey, RunRecord
 
 LEASE_SECONDS = 15.0
 LONG_POLL_SECONDS = 10.0
@@ -149,12 +149,22 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         project = grip.key.project
         _check_sha256("succeeded.model_manifest_sha256", sha256)
         model, evaluation = await self._bundle(project, sha256)
-        metrics = [(metric.name, metric.value) for metric in evaluation.metrics]
+        metrics = tuple((metric.name, metric.value) for metric in evaluation.metrics)
         async with self._database.write() as connection:
             run = await runs.get(connection, grip.key)
             if run.evaluated_version:
                 raise InvalidArgument.fields([("outcome", "this run evaluates; it publishes no model")])
-            number = await models.publish(connection, run, sha256, model.labels, metrics)
+            new = NewModelVersion(
+                key=ModelKey(project, run.model),
+                manifest_sha256=sha256,
+                recipe=run.recipe,
+                labels=tuple(model.labels),
+                metrics=metrics,
+                promote=run.promote,
+                run=grip.key.run,
+                dataset_version=run.dataset_version,
+            )
+            number = await models.publish(connection, new)
             await attempts.finish(connection, grip, trainer_pb2.TrainingRun.STATE_SUCCEEDED, version=number)
         await self._pointers.write(project)
 
