@@ -30,6 +30,7 @@ check: $(STAMP) ## everything that is checked without running: style, types, imp
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/buf lint
+	@$(BIN)/hadolint deploy/Dockerfile
 	@released=$$(git describe --tags --abbrev=0 2>/dev/null); if [ -n "$$released" ]; \
 		then $(BIN)/buf breaking --against ".git#tag=$$released"; else echo "No release yet: no contract to break."; fi
 	@$(BIN)/python -m pytest -q tests/unit/test_house.py
@@ -46,6 +47,10 @@ protos: $(STAMP) ## generate handful/v1 from protos
 lock: $(STAMP) ## pin every dependency again, with hashes (needs uv)
 	@uv pip compile --universal --python-version 3.11 --extra dev --generate-hashes --no-emit-index-url --no-annotate \
 		--no-header -c requirements.pins pyproject.toml -o requirements.lock
+	@for service in dataset trainer inference worker; do \
+		uv pip compile --quiet --python-version 3.11 --python-platform linux --extra $$service --generate-hashes \
+			--no-emit-index-url --no-annotate --no-header -c requirements.lock pyproject.toml \
+			-o deploy/locks/$$service.lock || exit 1; done
 
 bench: $(STAMP) ## print the figures that the README and docs quote
 	@for script in benchmarks/*.py; do $(BIN)/python $$script; done
