@@ -26,7 +26,8 @@ from services.inference.servicer import InferenceServicer
 from services.shared.logs import configure
 from services.shared.objects.filesystem import FilesystemStore
 from services.shared.server import MEBIBYTE, Limits, Server
-from tests.servers import DatasetService, TrainerService, running_trainer
+from tests.postgres_server import PostgresServer
+from tests.servers import Databases, DatasetService, TrainerService, running_trainer
 
 SHARED = Path(__file__).parents[2] / "shared"
 MIGRATIONS = Path(__file__).parents[1] / "services" / "trainer" / "migrations"
@@ -78,9 +79,30 @@ def decoders() -> Iterator[Decoders]:
     pool.close()
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server that the tests share; each makes its own databases there."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def databases(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databases]:
+    """The databases of one test, which runs once on each kind."""
+    if request.param == "sqlite":
+        yield Databases(str(tmp_path / "dataset.sqlite"), str(tmp_path / "trainer.sqlite"))
+    else:
+        server: PostgresServer = request.getfixturevalue("postgres")
+        url = server.database()
+        yield Databases(url, url)
+        server.drop(url)
+
+
 @pytest.fixture
-async def dataset_service(tmp_path: Path, store: FilesystemStore, decoders: Decoders) -> AsyncIterator[DatasetService]:
-    catalog = await Catalog.open(tmp_path / "dataset.sqlite")
+async def dataset_service(
+    databases: Databases, store: FilesystemStore, decoders: Decoders
+) -> AsyncIterator[DatasetService]:
+    catalog = await Catalog.open(databases.dataset)
     servicer = DatasetServicer(catalog, store, Uploads(catalog, store, decoders))
     register = partial(dataset_pb2_grpc.add_DatasetServiceServicer_to_server, servicer)
     server = Server(Limits(drain_seconds=0))
@@ -93,9 +115,9 @@ async def dataset_service(tmp_path: Path, store: FilesystemStore, decoders: Deco
 
 @pytest.fixture
 async def trainer_service(
-    tmp_path: Path, store: FilesystemStore, dataset_service: DatasetService
+    databases: Databases, store: FilesystemStore, dataset_service: DatasetService
 ) -> AsyncIterator[TrainerService]:
-    async with running_trainer(tmp_path, store, dataset_service.address) as service:
+    async with running_trainer(databases.trainer, store, dataset_service.address) as service:
         yield service
 
 

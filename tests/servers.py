@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import grpc
+import psycopg
 from grpc import aio
 
 from handful.errors import from_rpc_error
@@ -29,6 +31,14 @@ from services.trainer.watching import Watches
 from services.trainer.worker_servicer import WorkerServicer
 
 MIGRATIONS = Path(__file__).parents[1] / "services" / "trainer" / "migrations"
+
+
+@dataclass(frozen=True)
+class Databases:
+    """Where the services keep their tables, as their settings have it: files or URLs."""
+
+    dataset: str
+    trainer: str
 
 
 @dataclass(frozen=True)
@@ -54,9 +64,9 @@ class TrainerService:
 
 
 @asynccontextmanager
-async def running_trainer(folder: Path, store: ObjectStore, dataset_address: str) -> AsyncIterator[TrainerService]:
-    """A trainer over the database in a folder; starting it again there is what a restart is."""
-    database = await open_database(folder / "trainer.sqlite", MIGRATIONS)
+async def running_trainer(where: str, store: ObjectStore, dataset_address: str) -> AsyncIterator[TrainerService]:
+    """A trainer over a database, a file or a URL; starting it again there is what a restart is."""
+    database = await open_database(where, "trainer", MIGRATIONS)
     board, fleet, pointers = Board(), Fleet(), Pointers(database, store)
     server, worker_server = Server(Limits(drain_seconds=0)), Server(Limits(drain_seconds=0))
     async with aio.insecure_channel(dataset_address) as to_dataset:
@@ -92,6 +102,16 @@ async def running_trainer(folder: Path, store: ObjectStore, dataset_address: str
             await server.stop()
             await worker_server.stop()
             await database.close()
+
+
+def execute(where: str, service: str, statement: str) -> None:
+    """Changes a service's rows behind its back."""
+    if "://" in where:
+        with psycopg.connect(where, options=f"-c search_path={service}") as connection:
+            connection.execute(statement.encode())
+    else:
+        with closing(sqlite3.connect(where)) as database, database:
+            database.execute(statement)
 
 
 def reason(error: grpc.RpcError) -> str:

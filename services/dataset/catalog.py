@@ -15,7 +15,8 @@ from handful.errors import AlreadyExists, NotFound
 from handful.v1 import bundle_pb2
 from services.dataset.records import ClassCount, DatasetKey, DatasetRecord, ExampleRecord, Notice, VersionRecord
 from services.dataset.tables import datasets, examples, requests, versions
-from services.shared.database import Database, kept, newest_first, once, open_database
+from services.shared.answers import kept, once
+from services.shared.database import Database, alone, newest_first, open_database
 from services.shared.identifiers import now_us
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -89,6 +90,7 @@ class CatalogWriter(CatalogReader):
 
     async def add_example(self, key: DatasetKey, record: ExampleRecord) -> ExampleRecord:
         """The example of this content and label: the one that was there, or this one."""
+        await alone(self._connection, key.name, record.label, record.content_sha256)
         same = sa.select(examples).filter_by(**_of(key), label=record.label, content_sha256=record.content_sha256)
         found = await self._rows(same)
         if found:
@@ -98,6 +100,7 @@ class CatalogWriter(CatalogReader):
 
     async def add_version(self, key: DatasetKey, record: VersionRecord) -> VersionRecord:
         """The version of this manifest: the one that was there, or this one under the next number."""
+        await alone(self._connection, key.name, "versions")
         same = sa.select(versions).filter_by(**_of(key), manifest_sha256=record.manifest_sha256)
         found = await self._rows(same)
         if found:
@@ -123,8 +126,9 @@ class Catalog:
         self._database = database
 
     @classmethod
-    async def open(cls, file: Path) -> "Catalog":
-        return cls(await open_database(file, MIGRATIONS))
+    async def open(cls, database: str) -> "Catalog":
+        """The catalog in a SQLite file or at a postgresql:// URL."""
+        return cls(await open_database(database, "dataset", MIGRATIONS))
 
     async def close(self) -> None:
         await self._database.close()

@@ -8,14 +8,14 @@ from services.shared.settings import home, log_level, setting
 @dataclass(frozen=True)
 class DatasetSettings:
     dataset_address: str = setting("127.0.0.1:7101", purpose="address the dataset service listens on")
-    dataset_database: str = setting("", purpose="SQLite file of the dataset service; default: in HANDFUL_HOME")
+    dataset_database: str = setting("", purpose="SQLite file or postgresql:// URL of the dataset service", secret=True)
     store: str = setting("", purpose="folder of the object store; default: in HANDFUL_HOME")
     decoders: int = setting(2, purpose="processes that decode uploads", minimum=1, maximum=64)
     reflection: bool = setting(default=False, purpose="whether gRPC reflection is served")
     log_level: str = log_level()
 
     @property
-    def database_file(self) -> str:
+    def database(self) -> str:
         return self.dataset_database or str(home() / "dataset.sqlite")
 
     @property

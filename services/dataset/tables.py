@@ -2,29 +2,30 @@
 
 import sqlalchemy as sa
 
-from services.shared.database import requests_table
+from services.shared.answers import requests_table
+from services.shared.database import text
 
 metadata = sa.MetaData()
 datasets = sa.Table(
     "datasets",
     metadata,
-    sa.Column("project", sa.String(63), primary_key=True),
-    sa.Column("dataset", sa.String(63), primary_key=True),
+    sa.Column("project", text(63), primary_key=True),
+    sa.Column("dataset", text(63), primary_key=True),
     sa.Column("modality", sa.Integer, nullable=False),
     sa.Column("create_time_us", sa.BigInteger, nullable=False),
 )
 examples = sa.Table(
     "examples",
     metadata,
-    sa.Column("project", sa.String(63), primary_key=True),
-    sa.Column("dataset", sa.String(63), primary_key=True),
-    sa.Column("example", sa.String(36), primary_key=True),
-    sa.Column("label", sa.String(128), nullable=False),
+    sa.Column("project", text(63), primary_key=True),
+    sa.Column("dataset", text(63), primary_key=True),
+    sa.Column("example", text(36), primary_key=True),
+    sa.Column("label", text(128), nullable=False),
     sa.Column("split", sa.Integer, nullable=False),
-    sa.Column("filename", sa.String(256), nullable=False),
-    sa.Column("upload_sha256", sa.String(64), nullable=False),
-    sa.Column("content_sha256", sa.String(64), nullable=False),
-    sa.Column("media_type", sa.String(32), nullable=False),
+    sa.Column("filename", text(256), nullable=False),
+    sa.Column("upload_sha256", text(64), nullable=False),
+    sa.Column("content_sha256", text(64), nullable=False),
+    sa.Column("media_type", text(32), nullable=False),
     sa.Column("width", sa.Integer, nullable=False),
     sa.Column("height", sa.Integer, nullable=False),
     sa.Column("create_time_us", sa.BigInteger, nullable=False),
@@ -37,10 +38,10 @@ examples = sa.Table(
 versions = sa.Table(
     "versions",
     metadata,
-    sa.Column("project", sa.String(63), primary_key=True),
-    sa.Column("dataset", sa.String(63), primary_key=True),
+    sa.Column("project", text(63), primary_key=True),
+    sa.Column("dataset", text(63), primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("manifest_sha256", sa.String(64), nullable=False),
+    sa.Column("manifest_sha256", text(64), nullable=False),
     sa.Column("modality", sa.Integer, nullable=False),
     sa.Column("classes", sa.JSON, nullable=False),
     sa.Column("notices", sa.JSON, nullable=False),

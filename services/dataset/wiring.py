@@ -2,7 +2,6 @@
 
 import asyncio
 from functools import partial
-from pathlib import Path
 
 from handful.v1 import dataset_pb2_grpc
 from services.dataset.catalog import Catalog
@@ -17,7 +16,7 @@ from services.shared.server import Limits, Server
 
 async def serve(settings: DatasetSettings) -> None:
     store = open_store(settings.store_url)
-    catalog = await Catalog.open(Path(settings.database_file))
+    catalog = await Catalog.open(settings.database)
     decoders = Decoders(settings.decoders)
     servicer = DatasetServicer(catalog, store, Uploads(catalog, store, decoders))
     server = Server(Limits(reflection=settings.reflection))

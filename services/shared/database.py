@@ -1,32 +1,52 @@
-"""SQL, without a word of what it is about: engines, transactions, migrations, and answers kept for repeated requests.
+"""SQL, without a word of what it is about: engines, transactions, locks and the clock, in SQLite or PostgreSQL.
 
 SQLite is for one process, held by a lock file beside the database, and is written with `synchronous=FULL`: what was
-acknowledged survives a power cut.
+acknowledged survives a power cut. On PostgreSQL any number of replicas share a database, and every service has a schema
+of its own. Whatever a transaction needs of its session is set by the transaction, so that a pooler may stand between.
 """
 
 import asyncio
 import fcntl
-import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from google.protobuf.message import Message
+import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from handful.errors import InvalidArgument, Unavailable
+from handful.errors import Unavailable
 from services.shared.identifiers import now_us
+from services.shared.migrating import migrate
 from services.shared.settings import CannotStart
 
-_WRITES = "handful_writes"
-_MAX_REQUEST_ID = 64
-_KEPT_US = 24 * 3600 * 1_000_000
+log = structlog.get_logger()
 
-Response = TypeVar("Response", bound=Message)
+# How long a service that starts waits for its database: in a cluster they start in any order.
+START_SECONDS = 10.0
+RETRY_SECONDS = 1.0
+POOL_SIZE = 10
+POOL_SECONDS = 10.0
+_MODE = "handful_mode"
+# What a transaction is on PostgreSQL: its isolation, before anything else.
+_ISOLATION = {
+    "read": "REPEATABLE READ, READ ONLY",
+    "alone": "READ COMMITTED, READ ONLY",
+    "write": "READ COMMITTED, READ WRITE",
+}
+# Nobody waits longer for an answer than UNARY_CEILING_SECONDS; and what a lost replica has locked is free in a minute.
+_LIMITS = {"statement_timeout": "20s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "60s"}
+_CONNECT = {
+    "connect_timeout": "5",
+    # A server that is gone without a word is noticed in seconds, not in hours.
+    "keepalives_idle": "5",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "15000",
+}
 
 
 class DatabaseInUse(CannotStart):
@@ -36,27 +56,43 @@ class DatabaseInUse(CannotStart):
 class Database:
     """An engine whose transactions either read or write."""
 
-    def __init__(self, engine: AsyncEngine, lock: IO[str]) -> None:
+    def __init__(self, engine: AsyncEngine, lock: IO[str] | None = None) -> None:
         self._engine = engine
         self._lock = lock
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that only reads; it sees one state throughout."""
-        async with _reachable(), self._engine.connect() as connection, connection.begin():
+        async with self._transaction("read") as connection:
             yield connection
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that writes; durable when the block is left, undone when it is left by an exception."""
-        async with _reachable(), self._engine.connect() as connection:
-            await connection.execution_options(**{_WRITES: True})
-            async with connection.begin():
-                yield connection
+        async with self._transaction("write") as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def read_alone(self, name: str) -> AsyncIterator[AsyncConnection]:
+        """A transaction that only reads, one after another under one name, whichever replica they are in. Each of its
+        statements sees what was committed before it.
+        """
+        async with self._turns[name], self._transaction("alone") as connection:
+            await alone(connection, name)
+            yield connection
 
     async def close(self) -> None:
         await self._engine.dispose()
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    @asynccontextmanager
+    async def _transaction(self, mode: str) -> AsyncIterator[AsyncConnection]:
+        async with _reachable(), self._engine.connect() as connection:
+            await connection.execution_options(**{_MODE: mode})
+            async with connection.begin():
+                yield connection
 
 
 @asynccontextmanager
@@ -64,111 +100,135 @@ async def _reachable() -> AsyncIterator[None]:
     try:
         yield
     except (sa.exc.OperationalError, sa.exc.TimeoutError) as problem:
+        # Out of reach, overloaded, or two writers in each other's way: what it takes is to try again.
+        raise Unavailable("The database cannot be reached. Try again.") from problem
+    except sa.exc.DBAPIError as problem:
+        # A server that has become the standby of another refuses to write until its connections are gone.
+        read_only = getattr(problem.orig, "sqlstate", None) == "25006"
+        if not problem.connection_invalidated and not read_only:
+            raise
         raise Unavailable("The database cannot be reached. Try again.") from problem
 
 
-async def open_database(file: Path, migrations: Path) -> Database:
-    """Opens the SQLite database, creates or migrates its tables, and keeps other processes out."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    lock = file.with_suffix(".lock").open("w")
+async def open_database(where: str, service: str, migrations: Path) -> Database:
+    """Opens a service's database, a SQLite file or a postgresql:// URL, with its tables at their newest revision."""
+    if "://" in where:
+        return await _open_postgresql(_url(where, service), service, migrations)
+    return await _open_sqlite(Path(where), migrations)
+
+
+async def _open_sqlite(file: Path, migrations: Path) -> Database:
+    lock = _locked(file)
+    try:
+        engine = sa.create_engine(f"sqlite:///{file}", poolclass=sa.NullPool, hide_parameters=True)
+        sa.event.listen(engine, "connect", _leave_transactions_to_us)
+        sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        await asyncio.to_thread(migrate, engine, migrations)
+    except sa.exc.DBAPIError as problem:
+        lock.close()
+        raise CannotStart(f"{file} cannot be used as a database: {problem.orig}.") from None
+    except BaseException:
+        lock.close()
+        raise
+    opened = create_async_engine(f"sqlite+aiosqlite:///{file}", hide_parameters=True)
+    sa.event.listen(opened.sync_engine, "connect", _prepare_sqlite)
+    sa.event.listen(opened.sync_engine, "begin", _begin_sqlite)
+    return Database(opened, lock)
+
+
+def _locked(file: Path) -> IO[str]:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = file.with_suffix(".lock").open("w")
+    except OSError as problem:
+        raise CannotStart(f"{file} cannot be used as a database: {problem.strerror}.") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.close()
         raise DatabaseInUse(f"{file} is used by another process. Stop it, or set another HANDFUL_HOME.") from None
-    await asyncio.to_thread(migrate, f"sqlite:///{file}", migrations)
-    engine = create_async_engine(f"sqlite+aiosqlite:///{file}")
-    sa.event.listen(engine.sync_engine, "connect", _prepare)
-    sa.event.listen(engine.sync_engine, "begin", _begin)
-    return Database(engine, lock)
+    return lock
 
 
-def migrate(url: str, migrations: Path) -> None:
-    """Brings the tables to the newest revision of an Alembic folder."""
-    config = Config()
-    # ConfigParser takes % for the start of a reference.
-    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
-    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    command.upgrade(config, "head")
+async def _open_postgresql(url: sa.URL, service: str, migrations: Path) -> Database:
+    options: dict[str, Any] = {"hide_parameters": True, "connect_args": {"prepare_threshold": None}}
+    engine = sa.create_engine(url, poolclass=sa.NullPool, **options)
+    ends = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            await asyncio.to_thread(migrate, engine, migrations, service)
+            break
+        except sa.exc.DBAPIError as problem:
+            told = f"{url.host}:{url.port or 5432}/{url.database or ''}: {' '.join(str(problem.orig).split())}"
+            if not isinstance(problem, sa.exc.OperationalError) or time.monotonic() > ends:
+                raise CannotStart(
+                    f"The database cannot be used: {told} (HANDFUL_{service.upper()}_DATABASE says where it is)"
+                ) from None
+            log.warning("the database cannot be used yet, trying again", problem=told)
+            await asyncio.sleep(RETRY_SECONDS)
+    opened = create_async_engine(
+        url, pool_size=POOL_SIZE, max_overflow=0, pool_timeout=POOL_SECONDS, pool_pre_ping=True, **options
+    )
+    settings = "; ".join(f"SET LOCAL {name} = '{value}'" for name, value in _LIMITS.items())
+
+    def begin(connection: sa.Connection) -> None:
+        mode = _ISOLATION[connection.get_execution_options()[_MODE]]
+        statements = f"SET TRANSACTION ISOLATION LEVEL {mode}; SET LOCAL search_path = {service}; {settings}"
+        connection.exec_driver_sql(statements, execution_options={"no_parameters": True})
+
+    sa.event.listen(opened.sync_engine, "begin", begin)
+    return Database(opened)
 
 
-def _prepare(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # the driver shall not begin transactions by itself; `_begin` does
+def _url(where: str, service: str) -> sa.URL:
+    wrong = CannotStart(
+        f"HANDFUL_{service.upper()}_DATABASE must be a file or postgresql://user:password@host:port/name. In a "
+        "password @, /, : and % are written as %40, %2F, %3A and %25."
+    )
+    try:
+        url = sa.make_url(where)
+    except (sa.exc.ArgumentError, ValueError):
+        raise wrong from None
+    if url.drivername not in ("postgresql", "postgres") or "@" in (url.host or ""):
+        raise wrong
+    return url.set(drivername="postgresql+psycopg", query={**_CONNECT, **url.query})
+
+
+def _leave_transactions_to_us(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # the driver shall not begin transactions by itself
+
+
+def _prepare_sqlite(connection: Any, record: object) -> None:
+    _leave_transactions_to_us(connection, record)
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _begin(connection: sa.Connection) -> None:
+def _begin_sqlite(connection: sa.Connection) -> None:
     # A transaction that will write takes the lock first; one that finds out later can fail.
-    writes = connection.get_execution_options().get(_WRITES)
+    writes = connection.get_execution_options()[_MODE] == "write"
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def requests_table(metadata: sa.MetaData) -> sa.Table:
-    """The table of answers kept for repeated requests; every service that creates things has one."""
-    return sa.Table(
-        "requests",
-        metadata,
-        sa.Column("method", sa.String(64), primary_key=True),
-        sa.Column("parent", sa.String(256), primary_key=True),
-        sa.Column("request_id", sa.String(_MAX_REQUEST_ID), primary_key=True),
-        sa.Column("request_sha256", sa.String(64), nullable=False),
-        sa.Column("response", sa.LargeBinary, nullable=False),
-        sa.Column("create_time_us", sa.BigInteger, nullable=False),
-    )
-
-
-async def kept(
-    connection: AsyncConnection, requests: sa.Table, request: Any, response: type[Response]
-) -> Response | None:
-    """The answer that an equal request got within a day; None where there was none.
-
-    InvalidArgument REQUEST_ID_REUSED where the id came with another body.
+async def alone(connection: AsyncConnection, *names: str) -> None:
+    """Waits until no other transaction has come past here under the same names, whichever replica it is in, and keeps
+    the place until this one ends. In SQLite whoever writes is alone already.
     """
-    if not request.request_id:
-        return None
-    if len(request.request_id) > _MAX_REQUEST_ID:
-        raise InvalidArgument.fields([("request_id", f"must be a UUID, or at most {_MAX_REQUEST_ID} characters")])
-    query = sa.select(requests).filter_by(**_key(request)).where(requests.c.create_time_us >= now_us() - _KEPT_US)
-    found = (await connection.execute(query)).one_or_none()
-    if found is None:
-        return None
-    if found.request_sha256 != _digest(request):
-        raise InvalidArgument("request_id: was used for another request; make a new one", reason="REQUEST_ID_REUSED")
-    return response.FromString(found.response)
+    if connection.dialect.name == "postgresql":
+        key = sa.func.hashtextextended("/".join(names), 0)
+        await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
 
 
-async def once(
-    connection: AsyncConnection,
-    requests: sa.Table,
-    request: Any,
-    response: type[Response],
-    effect: Callable[[], Awaitable[Response]],
-) -> Response:
-    """The effect's answer, kept under the request's `request_id`: a repeat within a day gets it again.
-
-    In the transaction of the effect, so that both happen or neither.
-    """
-    known = await kept(connection, requests, request, response)
-    if known is not None:
-        return known
-    answer = await effect()
-    if request.request_id:
-        await connection.execute(sa.delete(requests).where(requests.c.create_time_us < now_us() - _KEPT_US))
-        row = {"request_sha256": _digest(request), "response": answer.SerializeToString(), "create_time_us": now_us()}
-        await connection.execute(sa.insert(requests).values(**_key(request), **row))
-    return answer
+def clock(connection: AsyncConnection) -> Any:
+    """Microseconds since 1970 on the one clock that all replicas share: the database server's; a file's is ours."""
+    if connection.dialect.name == "postgresql":
+        return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()) * 1_000_000, sa.BigInteger)
+    return now_us()
 
 
-def _key(request: Any) -> dict[str, str]:
-    # What is asked of a resource has its name, what makes a new one its parent's.
-    parent = request.parent if "parent" in request.DESCRIPTOR.fields_by_name else request.name
-    return {"method": type(request).__name__, "parent": parent, "request_id": request.request_id}
-
-
-def _digest(request: Any) -> str:
-    return hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()
+def text(length: int) -> sa.types.TypeEngine[str]:
+    """Text of at most so many characters, which sorts by its bytes everywhere, whatever a server's language is."""
+    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
 
 
 def newest_first(query: Any, order: Sequence[Any], limit: int | None, before: Sequence[Any] | None) -> Any:

@@ -35,7 +35,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 async def serve(settings: TrainerSettings) -> None:
     _check(settings)
     store = open_store(settings.store_url)
-    database = await open_database(Path(settings.database_file), MIGRATIONS)
+    database = await open_database(settings.database, "trainer", MIGRATIONS)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(database.close)
         channel = await stack.enter_async_context(aio.insecure_channel(settings.dataset, options=OPTIONS))

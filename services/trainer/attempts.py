@@ -1,11 +1,12 @@
 """What workers do to runs, in SQL: claim, report, commit a checkpoint, finish; and what befalls a worker that is lost.
 
 Every write of a worker is fenced by (run, attempt, token) in the statement that writes. A lease is ended by `expire`
-alone, on the trainer's own clock: a worker that outlived an outage of the trainer still holds its run.
+alone, on the database's clock, which all replicas share: a worker that outlived an outage still holds its run.
 """
 
 import secrets
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -21,7 +22,7 @@ from handful.v1.trainer_pb2 import (
     TrainingRunEvent,
 )
 from handful.v1.worker_pb2 import Checkpoint, WorkerEvent
-from services.shared.identifiers import now_us
+from services.shared.database import alone, clock
 from services.trainer import events, runs
 from services.trainer.records import CLAIMED, TERMINAL, WAITING, Grip, RunKey, RunRecord
 from services.trainer.tables import training_runs
@@ -39,17 +40,25 @@ async def claim(
     suits: Callable[[Recipe], bool],
 ) -> RunRecord | None:
     """The run of this claim: the one it got before, or the oldest that waits and suits; None where there is none."""
+    await alone(connection, "claim", worker_id, claim_id)
     mine = sa.and_(training_runs.c.worker_id == worker_id, training_runs.c.claim_id == claim_id)
     held = await _first(connection, sa.select(training_runs).where(mine, training_runs.c.state.in_(CLAIMED)))
     if held is not None:
         return held
     order = (training_runs.c.create_time_us, training_runs.c.run)
     waiting = sa.select(training_runs).where(training_runs.c.state.in_(WAITING)).order_by(*order)
-    candidates = (runs.record(row) for row in await connection.execute(waiting))
-    run = next((one for one in candidates if suits(one.recipe)), None)
-    if run is None:
-        return None
-    return await _start(connection, run, worker_id, claim_id, device, lease_seconds)
+    for row in (await connection.execute(waiting)).all():
+        run = await _take(connection, row) if suits(Recipe.FromString(row.recipe)) else None
+        if run is not None:
+            return await _start(connection, run, worker_id, claim_id, device, lease_seconds)
+    return None
+
+
+async def _take(connection: AsyncConnection, row: sa.Row[tuple[object, ...]]) -> RunRecord | None:
+    """The run of a row that was read, locked; None where it does not wait any more, or another is about to take it."""
+    same = runs.of(RunKey(row.project, row.run))
+    query = sa.select(training_runs).where(same, training_runs.c.state.in_(WAITING))
+    return await _first(connection, query.with_for_update(skip_locked=True))
 
 
 async def _start(
@@ -67,11 +76,11 @@ async def _start(
             token=secrets.token_hex(16),
             claim_id=claim_id,
             worker_id=worker_id,
-            lease_expires_us=_expiry(lease_seconds),
+            lease_expires_us=_expiry(connection, lease_seconds),
             committed_worker_sequence=0,
             epoch=resumed,
             metrics=_pairs(kept[0]) if kept else [],
-            start_time_us=sa.func.coalesce(training_runs.c.start_time_us, now_us()),
+            start_time_us=sa.func.coalesce(training_runs.c.start_time_us, clock(connection)),
         )
     )
     started = AttemptStarted(resumed_after_epoch=resumed, worker_id=worker_id, device=device)
@@ -157,8 +166,10 @@ async def is_over(connection: AsyncConnection, grip: Grip, *, released: bool) ->
 
 async def expire(connection: AsyncConnection) -> list[RunKey]:
     """Ends the leases that ran out: the runs wait again, are cancelled, or have failed too often. Which runs."""
-    lost = training_runs.c.lease_expires_us < now_us()
-    rows = await connection.execute(sa.select(training_runs).where(training_runs.c.state.in_(CLAIMED), lost))
+    lost = training_runs.c.lease_expires_us < clock(connection)
+    query = sa.select(training_runs).where(training_runs.c.state.in_(CLAIMED), lost)
+    # Whoever has a row locked is about to renew its lease, or to end it.
+    rows = await connection.execute(query.with_for_update(skip_locked=True))
     expired = [runs.record(row) for row in rows]
     for run in expired:
         lost_now = {"token": None, "num_lost": run.num_lost + 1}
@@ -188,7 +199,7 @@ async def hold(connection: AsyncConnection, grip: Grip, lease_seconds: float) ->
     held = await connection.execute(
         sa.update(training_runs)
         .where(_fence(grip))
-        .values(lease_expires_us=_expiry(lease_seconds))
+        .values(lease_expires_us=_expiry(connection, lease_seconds))
         .returning(training_runs.c.committed_worker_sequence)
     )
     committed = held.scalar_one_or_none()
@@ -211,8 +222,8 @@ async def _first(connection: AsyncConnection, query: sa.Select[tuple[object, ...
     return runs.record(row) if row is not None else None
 
 
-def _expiry(lease_seconds: float) -> int:
-    return now_us() + int(lease_seconds * 1e6)
+def _expiry(connection: AsyncConnection, lease_seconds: float) -> Any:
+    return clock(connection) + int(lease_seconds * 1e6)
 
 
 def _pairs(epoch: EpochMetrics) -> list[tuple[str, float]]:

@@ -5,7 +5,8 @@ from grpc import aio
 from handful import names
 from handful.v1 import model_pb2, model_pb2_grpc
 from services.shared import pages
-from services.shared.database import Database, kept, once
+from services.shared.answers import kept, once
+from services.shared.database import Database
 from services.trainer import models, runs
 from services.trainer.board import Board
 from services.trainer.evaluations import Evaluations

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from handful.errors import NotFound
 from handful.v1.bundle_pb2 import ProjectPointer, Recipe
-from services.shared.database import newest_first
+from services.shared.database import alone, newest_first
 from services.shared.identifiers import now_us
 from services.trainer.records import ModelKey, ModelRecord, ModelVersionRecord, NewModelVersion
 from services.trainer.tables import aliases, generations, model_versions, models
@@ -19,6 +19,7 @@ PRODUCTION = "production"
 async def publish(connection: AsyncConnection, new: NewModelVersion) -> int:
     """Adds the next version of a model; the first sets the alias `production`. Its number."""
     key = new.key
+    await alone(connection, "models", key.project)
     latest = sa.select(models.c.latest_version).where(_of(models, key))
     number = ((await connection.execute(latest)).scalar_one_or_none() or 0) + 1
     row = {"project": key.project, "model": key.model}
@@ -45,6 +46,7 @@ async def publish(connection: AsyncConnection, new: NewModelVersion) -> int:
 
 
 async def set_alias(connection: AsyncConnection, key: ModelKey, alias: str, number: int) -> ModelRecord:
+    await alone(connection, "models", key.project)
     await version(connection, key, number)
     await _point(connection, key, alias, number)
     await _touch(connection, key.project)

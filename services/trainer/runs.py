@@ -10,8 +10,7 @@ from handful.errors import NotFound
 from handful.v1.bundle_pb2 import Recipe
 from handful.v1.trainer_pb2 import Failure, StateChanged, TrainingRun, TrainingRunEvent
 from handful.v1.worker_pb2 import Checkpoint
-from services.shared.database import newest_first
-from services.shared.identifiers import now_us
+from services.shared.database import clock, newest_first
 from services.trainer import events
 from services.trainer.records import WAITING, ModelVersionRecord, NewRun, RunKey, RunRecord
 from services.trainer.tables import training_runs
@@ -28,7 +27,7 @@ async def add(connection: AsyncConnection, new: NewRun) -> RunRecord:
         "recipe": new.recipe.SerializeToString(),
         "promote": new.promote,
         "request_id": new.request_id,
-        "create_time_us": now_us(),
+        "create_time_us": clock(connection),
         "evaluated_version": new.evaluated.number if new.evaluated else None,
         "evaluated_manifest_sha256": new.evaluated.manifest_sha256 if new.evaluated else None,
         "state": TrainingRun.STATE_QUEUED,
@@ -44,8 +43,10 @@ async def add(connection: AsyncConnection, new: NewRun) -> RunRecord:
     return await get(connection, new.key)
 
 
-async def get(connection: AsyncConnection, key: RunKey) -> RunRecord:
-    found = await _records(connection, sa.select(training_runs).where(of(key)))
+async def get(connection: AsyncConnection, key: RunKey, *, locked: bool = False) -> RunRecord:
+    """A run; if wanted `locked`, so that nobody else changes it before this transaction ends."""
+    query = sa.select(training_runs).where(of(key))
+    found = await _records(connection, query.with_for_update() if locked else query)
     if not found:
         raise NotFound(f"There is no training run {key.name}.")
     return found[0]
@@ -77,7 +78,7 @@ async def evaluation(connection: AsyncConnection, version: ModelVersionRecord, d
 
 async def cancel(connection: AsyncConnection, key: RunKey) -> RunRecord:
     """Cancels a run that waits, and asks the worker of one that runs to stop."""
-    run = await get(connection, key)
+    run = await get(connection, key, locked=True)
     if run.state in WAITING:
         await change_state(connection, run, TrainingRun.STATE_CANCELLED, token=None)
     elif run.state == TrainingRun.STATE_RUNNING:
@@ -92,7 +93,7 @@ async def change_state(
     if state not in (TrainingRun.STATE_RUNNING, TrainingRun.STATE_CANCELLING):
         values |= {"lease_expires_us": None}
     if state in (TrainingRun.STATE_SUCCEEDED, TrainingRun.STATE_FAILED, TrainingRun.STATE_CANCELLED):
-        values |= {"finish_time_us": now_us()}
+        values |= {"finish_time_us": clock(connection)}
     await connection.execute(sa.update(training_runs).where(of(run.key)).values(state=state, **values))
     await events.append(connection, run.key, state_changed(state, run.attempt))
 

@@ -9,7 +9,8 @@ from handful import names
 from handful.errors import InvalidArgument
 from handful.v1 import trainer_pb2, trainer_pb2_grpc
 from services.shared import pages
-from services.shared.database import Database, kept, once
+from services.shared.answers import kept, once
+from services.shared.database import Database
 from services.shared.identifiers import new_id
 from services.shared.interceptors import request_id
 from services.trainer import architectures, recipes, runs
@@ -45,11 +46,12 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         self, request: trainer_pb2.CreateTrainingRunRequest, context: Context
     ) -> trainer_pb2.CreateTrainingRunResponse:
         response = trainer_pb2.CreateTrainingRunResponse
+        project = names.match(names.PROJECT, request.parent, "parent")["project"]
         async with self._database.read() as connection:
             known = await kept(connection, requests, request, response)
         if known is not None:  # before anything is checked that may have changed since
             return known
-        new = await self._new_run(request)
+        new = await self._new_run(project, request)
         async with self._database.write() as connection:
 
             async def create() -> trainer_pb2.CreateTrainingRunResponse:
@@ -59,8 +61,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         self._board.queued()
         return answer
 
-    async def _new_run(self, request: trainer_pb2.CreateTrainingRunRequest) -> NewRun:
-        project = names.match(names.PROJECT, request.parent, "parent")["project"]
+    async def _new_run(self, project: str, request: trainer_pb2.CreateTrainingRunRequest) -> NewRun:
         recipe = recipes.resolve(request.recipe, self._default_architecture)
         dataset = names.match((names.DATASET_VERSION, names.DATASET), request.dataset, "dataset")["dataset"]
         model = names.check_id(request.model_id or dataset, "model_id")

@@ -11,7 +11,7 @@ class TrainerSettings:
     trainer_address: str = setting("127.0.0.1:7102", purpose="address the trainer listens on")
     worker_address: str = setting("127.0.0.1:7112", purpose="address the trainer listens on for workers")
     dataset: str = setting("127.0.0.1:7101", purpose="address of the dataset service")
-    trainer_database: str = setting("", purpose="SQLite file of the trainer; default: in HANDFUL_HOME")
+    trainer_database: str = setting("", purpose="SQLite file or postgresql:// URL of the trainer", secret=True)
     store: str = setting("", purpose="folder of the object store; default: in HANDFUL_HOME")
     workers: int = setting(1, purpose="workers started beside the trainer", minimum=0, maximum=64)
     default_architecture: str = setting(DEFAULT_ARCHITECTURE, purpose="architecture of recipes that name none")
@@ -19,7 +19,7 @@ class TrainerSettings:
     log_level: str = log_level()
 
     @property
-    def database_file(self) -> str:
+    def database(self) -> str:
         return self.trainer_database or str(home() / "trainer.sqlite")
 
     @property

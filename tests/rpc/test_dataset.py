@@ -4,9 +4,7 @@ import asyncio
 import base64
 import hashlib
 import json
-import sqlite3
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +17,7 @@ from handful.v1.dataset_pb2 import UploadExamplesRequest as Step
 from services.shared.objects.filesystem import FilesystemStore
 from tests.rpc.test_edge import refusal
 from tests.rpc.test_uploads import Item, create, upload
-from tests.servers import DatasetService
+from tests.servers import Databases, DatasetService, execute
 
 NAME = "projects/default/datasets/flowers"
 VERSION = f"{NAME}/versions/1"
@@ -58,17 +56,14 @@ async def test_a_dataset_is_created_once(dataset_service: DatasetService) -> Non
     assert await create(dataset_service, parent="projects/other") == "projects/other/datasets/flowers"
 
 
-async def test_a_repeated_request_gets_the_first_answer(dataset_service: DatasetService, tmp_path: Path) -> None:
+async def test_a_repeated_request_gets_the_first_answer(dataset_service: DatasetService, databases: Databases) -> None:
     """Equal creates under one request_id, at once and later, are one create; another body is refused; for a day."""
     request = dataset_pb2.CreateDatasetRequest(parent="projects/default", dataset_id="flowers", request_id="1")
     answers = await asyncio.gather(*(dataset_service.stub.CreateDataset(request) for _ in range(20)))
     assert all(answer == answers[0] for answer in answers)
     other = dataset_pb2.CreateDatasetRequest(parent="projects/default", dataset_id="trees", request_id="1")
     assert (await refusal(dataset_service.stub.CreateDataset(other))).reason == "REQUEST_ID_REUSED"
-    database = sqlite3.connect(tmp_path / "dataset.sqlite")
-    with database:
-        database.execute("UPDATE requests SET create_time_us = create_time_us - 24 * 3600 * 1000000")
-    database.close()
+    execute(databases.dataset, "dataset", "UPDATE requests SET create_time_us = create_time_us - 24 * 3600 * 1000000")
     assert isinstance(await refusal(dataset_service.stub.CreateDataset(request)), errors.AlreadyExists)
 
 

@@ -32,7 +32,8 @@ async def alone(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Train
     folder = tmp_path_factory.mktemp("alone")
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        async with running_trainer(folder, FilesystemStore(folder), f"127.0.0.1:{bound.getsockname()[1]}") as service:
+        nobody = f"127.0.0.1:{bound.getsockname()[1]}"
+        async with running_trainer(str(folder / "trainer.sqlite"), FilesystemStore(folder), nobody) as service:
             yield service
 
 

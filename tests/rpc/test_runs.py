@@ -8,7 +8,6 @@ import re
 import socket
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -37,7 +36,7 @@ from tests.playing_worker import (
     seal,
     wanted,
 )
-from tests.servers import DatasetService, TrainerService, running_trainer
+from tests.servers import Databases, DatasetService, TrainerService, running_trainer
 
 
 @pytest.fixture
@@ -127,17 +126,17 @@ async def test_without_a_request_id_every_create_makes_a_run(
 
 
 async def test_a_repeat_gets_the_first_answer_whatever_happened_since(
-    tmp_path: Path, store: ObjectStore, dataset_service: DatasetService, version: str, nobody: str
+    databases: Databases, store: ObjectStore, dataset_service: DatasetService, version: str, nobody: str
 ) -> None:
     """A repeated create gets its answer again: though the run went on, the trainer restarted, the dataset is away."""
     request_id = str(uuid.uuid4())
-    async with running_trainer(tmp_path, store, dataset_service.address) as service:
+    async with running_trainer(databases.trainer, store, dataset_service.address) as service:
         run = await create(service, version, request_id=request_id)
         await claim(service)
         assert await create(service, version, request_id=request_id) == run
-    async with running_trainer(tmp_path, store, dataset_service.address) as service:
+    async with running_trainer(databases.trainer, store, dataset_service.address) as service:
         assert await create(service, version, request_id=request_id) == run
-    async with running_trainer(tmp_path, store, nobody) as service:
+    async with running_trainer(databases.trainer, store, nobody) as service:
         assert await create(service, version, request_id=request_id) == run
 
 

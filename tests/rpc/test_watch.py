@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import grpc
 import pytest
@@ -32,7 +31,7 @@ from tests.playing_worker import (
     refusal,
     seal,
 )
-from tests.servers import DatasetService, TrainerService, running_trainer
+from tests.servers import Databases, DatasetService, TrainerService, running_trainer
 
 Message = WatchTrainingRunResponse
 
@@ -210,14 +209,14 @@ async def test_only_the_latest_progress_is_told(trainer_service: TrainerService,
 
 
 async def test_progress_does_not_outlive_the_trainer(
-    tmp_path: Path, store: ObjectStore, dataset_service: DatasetService, version: str
+    databases: Databases, store: ObjectStore, dataset_service: DatasetService, version: str
 ) -> None:
     """After a restart the events are all there, and progress is what is reported from then on."""
-    async with running_trainer(tmp_path, store, dataset_service.address) as service:
+    async with running_trainer(databases.trainer, store, dataset_service.address) as service:
         await create(service, version)
         hold = await claim(service)
         await hold.report(epoch(1), progress=Progress(phase="fitting", completed=1))
-    async with running_trainer(tmp_path, store, dataset_service.address) as service:
+    async with running_trainer(databases.trainer, store, dataset_service.address) as service:
         hold.stub = service.workers
         watch = Watch.of(service, hold.run)
         while not watch.sequences or watch.sequences[-1] < 4:

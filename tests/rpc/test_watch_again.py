@@ -4,7 +4,6 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Self
 
 import grpc
@@ -19,7 +18,7 @@ from handful.v1.trainer_pb2_grpc import TrainerServiceStub
 from services.shared.objects import ObjectStore
 from tests.playing_worker import PROJECT, bundle, claim, create, epoch, seal
 from tests.relay import Relay
-from tests.servers import DatasetService, TrainerService, running_trainer
+from tests.servers import Databases, DatasetService, TrainerService, running_trainer
 
 
 @pytest.fixture
@@ -87,12 +86,12 @@ async def test_the_sdk_sees_every_event_once_through_twenty_cuts(trainer_service
 
 
 async def test_the_sdk_follows_through_a_restart(
-    tmp_path: Path, store: ObjectStore, dataset_service: DatasetService, version: str
+    databases: Databases, store: ObjectStore, dataset_service: DatasetService, version: str
 ) -> None:
     """While the trainer stops and starts anew at the same address, a watch goes on where it was, to the end."""
     async with AsyncExitStack() as stack:
         relay = await stack.enter_async_context(Relay().listening())
-        async with running_trainer(tmp_path, store, dataset_service.address) as service:
+        async with running_trainer(databases.trainer, store, dataset_service.address) as service:
             relay.upstream = service.address
             await create(service, version)
             hold = await claim(service)
@@ -100,7 +99,7 @@ async def test_the_sdk_follows_through_a_restart(
             await hold.report(epoch(1))
             await follower.seen(4)
         relay.upstream = None
-        service = await stack.enter_async_context(running_trainer(tmp_path, store, dataset_service.address))
+        service = await stack.enter_async_context(running_trainer(databases.trainer, store, dataset_service.address))
         hold.stub = service.workers
         await hold.report(epoch(2))
         relay.upstream = service.address

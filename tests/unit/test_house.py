@@ -72,7 +72,9 @@ def test_sql_has_its_places() -> None:
     assert graph.find_modules_that_directly_import("sqlalchemy") == {
         "services.dataset.catalog",
         "services.dataset.tables",
+        "services.shared.answers",
         "services.shared.database",
+        "services.shared.migrating",
         "services.trainer.attempts",
         "services.trainer.events",
         "services.trainer.models",

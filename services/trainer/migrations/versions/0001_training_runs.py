@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from services.shared.database import text
+
 revision = "0001"
 down_revision = None
 
@@ -10,14 +12,14 @@ down_revision = None
 def upgrade() -> None:
     op.create_table(
         "training_runs",
-        sa.Column("project", sa.String(63), primary_key=True),
-        sa.Column("run", sa.String(36), primary_key=True),
-        sa.Column("model", sa.String(63), nullable=False),
-        sa.Column("dataset_version", sa.String(256), nullable=False),
-        sa.Column("dataset_manifest_sha256", sa.String(64), nullable=False),
+        sa.Column("project", text(63), primary_key=True),
+        sa.Column("run", text(36), primary_key=True),
+        sa.Column("model", text(63), nullable=False),
+        sa.Column("dataset_version", text(256), nullable=False),
+        sa.Column("dataset_manifest_sha256", text(64), nullable=False),
         sa.Column("recipe", sa.LargeBinary, nullable=False),
         sa.Column("promote", sa.Boolean, nullable=False),
-        sa.Column("request_id", sa.String(128), nullable=False),
+        sa.Column("request_id", text(128), nullable=False),
         sa.Column("create_time_us", sa.BigInteger, nullable=False),
         sa.Column("state", sa.Integer, nullable=False),
         sa.Column("failure", sa.LargeBinary),
@@ -29,21 +31,21 @@ def upgrade() -> None:
         sa.Column("finish_time_us", sa.BigInteger),
         sa.Column("attempt", sa.Integer, nullable=False),
         sa.Column("num_lost", sa.Integer, nullable=False),
-        sa.Column("token", sa.String(64)),
-        sa.Column("claim_id", sa.String(64)),
-        sa.Column("worker_id", sa.String(128)),
+        sa.Column("token", text(64)),
+        sa.Column("claim_id", text(64)),
+        sa.Column("worker_id", text(128)),
         sa.Column("lease_expires_us", sa.BigInteger),
         sa.Column("committed_worker_sequence", sa.BigInteger, nullable=False),
-        sa.Column("checkpoint_key", sa.String(512)),
-        sa.Column("checkpoint_sha256", sa.String(64)),
+        sa.Column("checkpoint_key", text(512)),
+        sa.Column("checkpoint_sha256", text(64)),
         sa.Column("checkpoint_epoch", sa.Integer),
     )
     op.create_index("ix_training_runs_state", "training_runs", ["state", "create_time_us"])
     op.create_index("ix_training_runs_created", "training_runs", ["project", "create_time_us"])
     op.create_table(
         "events",
-        sa.Column("project", sa.String(63), primary_key=True),
-        sa.Column("run", sa.String(36), primary_key=True),
+        sa.Column("project", text(63), primary_key=True),
+        sa.Column("run", text(36), primary_key=True),
         sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("event", sa.LargeBinary, nullable=False),
         sa.ForeignKeyConstraint(
@@ -52,19 +54,19 @@ def upgrade() -> None:
     )
     op.create_table(
         "models",
-        sa.Column("project", sa.String(63), primary_key=True),
-        sa.Column("model", sa.String(63), primary_key=True),
+        sa.Column("project", text(63), primary_key=True),
+        sa.Column("model", text(63), primary_key=True),
         sa.Column("latest_version", sa.Integer, nullable=False),
         sa.Column("create_time_us", sa.BigInteger, nullable=False),
     )
     op.create_table(
         "model_versions",
-        sa.Column("project", sa.String(63), primary_key=True),
-        sa.Column("model", sa.String(63), primary_key=True),
+        sa.Column("project", text(63), primary_key=True),
+        sa.Column("model", text(63), primary_key=True),
         sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
-        sa.Column("manifest_sha256", sa.String(64), nullable=False),
-        sa.Column("run", sa.String(36), nullable=False),
-        sa.Column("dataset_version", sa.String(256), nullable=False),
+        sa.Column("manifest_sha256", text(64), nullable=False),
+        sa.Column("run", text(36), nullable=False),
+        sa.Column("dataset_version", text(256), nullable=False),
         sa.Column("recipe", sa.LargeBinary, nullable=False),
         sa.Column("labels", sa.JSON, nullable=False),
         sa.Column("metrics", sa.JSON, nullable=False),
@@ -75,9 +77,9 @@ def upgrade() -> None:
     )
     op.create_table(
         "aliases",
-        sa.Column("project", sa.String(63), primary_key=True),
-        sa.Column("model", sa.String(63), primary_key=True),
-        sa.Column("alias", sa.String(63), primary_key=True),
+        sa.Column("project", text(63), primary_key=True),
+        sa.Column("model", text(63), primary_key=True),
+        sa.Column("alias", text(63), primary_key=True),
         sa.Column("version", sa.Integer, nullable=False),
         sa.ForeignKeyConstraint(
             ["project", "model", "version"],
@@ -87,15 +89,15 @@ def upgrade() -> None:
     )
     op.create_table(
         "generations",
-        sa.Column("project", sa.String(63), primary_key=True),
+        sa.Column("project", text(63), primary_key=True),
         sa.Column("generation", sa.BigInteger, nullable=False),
     )
     op.create_table(
         "requests",
-        sa.Column("method", sa.String(64), primary_key=True),
-        sa.Column("parent", sa.String(256), primary_key=True),
-        sa.Column("request_id", sa.String(64), primary_key=True),
-        sa.Column("request_sha256", sa.String(64), nullable=False),
+        sa.Column("method", text(64), primary_key=True),
+        sa.Column("parent", text(256), primary_key=True),
+        sa.Column("request_id", text(64), primary_key=True),
+        sa.Column("request_sha256", text(64), nullable=False),
         sa.Column("response", sa.LargeBinary, nullable=False),
         sa.Column("create_time_us", sa.BigInteger, nullable=False),
     )
