@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from services.shared.database import text
+
 revision = "0003"
 down_revision = "0002"
 
@@ -11,7 +13,7 @@ def upgrade() -> None:
     with op.batch_alter_table("model_versions") as table:
         table.alter_column("run", existing_type=sa.String(36), nullable=True)
         table.alter_column("dataset_version", existing_type=sa.String(256), nullable=True)
-        table.add_column(sa.Column("imported_from_sha256", sa.String(64)))
+        table.add_column(sa.Column("imported_from_sha256", text(64)))
 
 
 def downgrade() -> None:
