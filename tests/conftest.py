@@ -26,6 +26,7 @@ from services.inference.servicer import InferenceServicer
 from services.shared.logs import configure
 from services.shared.objects.filesystem import FilesystemStore
 from services.shared.server import MEBIBYTE, Limits, Server
+from tests.minio_server import MinioServer
 from tests.postgres_server import PostgresServer
 from tests.servers import Databases, DatasetService, TrainerService, running_trainer
 
@@ -70,6 +71,22 @@ def picture() -> Callable[..., bytes]:
 @pytest.fixture
 def store(tmp_path: Path) -> FilesystemStore:
     return FilesystemStore(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MinioServer]:
+    """A MinIO server with its bucket and identities, shared by the tests that only add to it."""
+    with MinioServer(tmp_path_factory.mktemp("minio")) as server:
+        server.provision()
+        yield server
+
+
+@pytest.fixture
+def own_minio(tmp_path: Path) -> Iterator[MinioServer]:
+    """A MinIO server that the test may stop and damage."""
+    with MinioServer(tmp_path / "minio") as server:
+        server.provision()
+        yield server
 
 
 @pytest.fixture(scope="session")

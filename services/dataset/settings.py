@@ -1,7 +1,8 @@
 """What the dataset service can be told from outside."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from services.shared.objects.settings import StoreSettings
 from services.shared.settings import home, log_level, setting
 
 
@@ -9,7 +10,7 @@ from services.shared.settings import home, log_level, setting
 class DatasetSettings:
     dataset_address: str = setting("127.0.0.1:7101", purpose="address the dataset service listens on")
     dataset_database: str = setting("", purpose="SQLite file or postgresql:// URL of the dataset service", secret=True)
-    store: str = setting("", purpose="folder of the object store; default: in HANDFUL_HOME")
+    store: StoreSettings = field(default_factory=StoreSettings)
     decoders: int = setting(2, purpose="processes that decode uploads", minimum=1, maximum=64)
     reflection: bool = setting(default=False, purpose="whether gRPC reflection is served")
     log_level: str = log_level()
@@ -17,7 +18,3 @@ class DatasetSettings:
     @property
     def database(self) -> str:
         return self.dataset_database or str(home() / "dataset.sqlite")
-
-    @property
-    def store_url(self) -> str:
-        return self.store or str(home() / "store")

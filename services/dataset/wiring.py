@@ -15,7 +15,7 @@ from services.shared.server import Limits, Server
 
 
 async def serve(settings: DatasetSettings) -> None:
-    store = open_store(settings.store_url)
+    store = open_store(settings.store)
     catalog = await Catalog.open(settings.database)
     decoders = Decoders(settings.decoders)
     servicer = DatasetServicer(catalog, store, Uploads(catalog, store, decoders))

@@ -21,7 +21,7 @@ CONNECTION_SECONDS = 300
 
 
 async def serve(settings: InferenceSettings) -> None:
-    store = open_store(settings.store_url)
+    store = open_store(settings.store)
     pointers = Pointers(store)
     loader = Loader(store, settings.inference_memory_mib * MEBIBYTE)
     batcher = Batcher(settings.threads, settings.inference_queue, settings.inference_batch)

@@ -1,25 +1,22 @@
 """What the inference service can be told from outside."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from services.shared.settings import home, log_level, setting
+from services.shared.objects.settings import StoreSettings
+from services.shared.settings import log_level, setting
 
 
 @dataclass(frozen=True)
 class InferenceSettings:
     inference_address: str = setting("127.0.0.1:7103", purpose="address the inference service listens on")
-    store: str = setting("", purpose="folder of the object store; default: in HANDFUL_HOME")
+    store: StoreSettings = field(default_factory=StoreSettings)
     inference_memory_mib: int = setting(1024, purpose="memory for loaded models, in MiB", minimum=64)
     inference_threads: int = setting(0, purpose="threads that predict; 0: one per usable core", minimum=0, maximum=256)
     inference_queue: int = setting(64, purpose="pictures that may wait before calls are refused", minimum=1)
     inference_batch: int = setting(4, purpose="pictures in one forward pass, at most", minimum=1, maximum=64)
     reflection: bool = setting(default=False, purpose="whether gRPC reflection is served")
     log_level: str = log_level()
-
-    @property
-    def store_url(self) -> str:
-        return self.store or str(home() / "store")
 
     @property
     def threads(self) -> int:

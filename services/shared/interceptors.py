@@ -20,7 +20,7 @@ from grpc import aio
 
 from handful import errors
 from services.shared.identifiers import new_id
-from services.shared.objects import ObjectCorrupt, ObjectMissing, StoreUnavailable
+from services.shared.objects import ObjectCorrupt, ObjectMissing, StoreFull, StoreRefused, StoreUnavailable
 
 log = structlog.get_logger()
 
@@ -198,13 +198,30 @@ class _call:  # noqa: N801 - used as a statement, `async with _call(...)`
             log.info("call", **line)
 
 
+_OF_OBJECTS: tuple[tuple[tuple[type[Exception], ...], type[errors.HandfulError], str, str], ...] = (
+    ((StoreFull,), errors.ResourceExhausted, "STORE_FULL", "The object store is full."),
+    (
+        (StoreRefused,),
+        errors.Unavailable,
+        "STORE_REFUSED",
+        "The object store refuses this service. Whoever runs it finds in its log what to mend.",
+    ),
+    ((StoreUnavailable,), errors.Unavailable, "DEPENDENCY_DOWN", "The object store cannot be reached. Try again."),
+    (
+        (ObjectMissing, ObjectCorrupt),
+        errors.DataLoss,
+        "BLOB_CORRUPT",
+        "A stored object is missing, or is not what it was.",
+    ),
+)
+
+
 def _as_error(problem: BaseException) -> errors.HandfulError:
     if isinstance(problem, errors.HandfulError):
         return problem
-    if isinstance(problem, StoreUnavailable):
-        return _caused(errors.Unavailable("The object store cannot be reached. Try again."), problem)
-    if isinstance(problem, (ObjectMissing, ObjectCorrupt)):
-        return _caused(errors.DataLoss("A stored object is missing, or is not what it was."), problem)
+    for kinds, error, reason, message in _OF_OBJECTS:
+        if isinstance(problem, kinds):
+            return _caused(error(message, reason=reason), problem)
     if isinstance(problem, TimeoutError):
         return errors.DeadlineExceeded("The call took longer than its deadline allows.")
     return errors.Internal("Something went wrong on our side. The log has it under the request id of this answer.")

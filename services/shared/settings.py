@@ -2,7 +2,8 @@
 
 A service's settings are a frozen dataclass whose fields are made with `setting`; `read` fills it from variables named
 `HANDFUL_` and the field's name in capitals. A secret may stand in a file instead, which the same variable with `_FILE`
-at its end names. Every bad variable is reported at once, a secret without its value.
+at its end names. A field may be such a class itself: settings that several services have. Every bad variable is
+reported at once, a secret without its value.
 """
 
 import dataclasses
@@ -52,17 +53,11 @@ def read(settings: type[Settings], environment: Mapping[str, str] | None = None)
     values: dict[str, Any] = {}
     problems: list[str] = []
     for field in dataclasses.fields(settings):  # type: ignore[arg-type]
-        variable = PREFIX + field.name.upper()
-        given = source.get(variable, "")
+        kind: type[Any] = hints[field.name]
         try:
-            text = _text(variable, source) if field.metadata["secret"] else given
-            if text:
-                values[field.name] = _parse(text, hints[field.name], field.metadata)
-            elif field.default is dataclasses.MISSING:
-                problems.append(f"{variable} is not set: {field.metadata['purpose']}")
-        except ValueError as problem:
-            shown = "" if field.metadata["secret"] else f"={given!r}"
-            problems.append(f"{variable}{shown}: {problem} ({field.metadata['purpose']})")
+            values[field.name] = read(kind, source) if dataclasses.is_dataclass(kind) else _value(field, kind, source)
+        except BadSettings as problem:
+            problems.append(str(problem))
     if problems:
         raise BadSettings("\n".join(problems))
     return settings(**values)
@@ -76,6 +71,21 @@ def home() -> Path:
 def child_environment(**overrides: str) -> dict[str, str]:
     """This process's environment for a child, with some variables set."""
     return {**os.environ, **overrides}
+
+
+def _value(field: "dataclasses.Field[Any]", kind: type, source: Mapping[str, str]) -> Any:
+    variable, secret = PREFIX + field.name.upper(), field.metadata["secret"]
+    given = source.get(variable, "")
+    try:
+        text = _text(variable, source) if secret else given
+        if text:
+            return _parse(text, kind, field.metadata)
+    except ValueError as problem:
+        shown = "" if secret else f"={given!r}"
+        raise BadSettings(f"{variable}{shown}: {problem} ({field.metadata['purpose']})") from None
+    if field.default is dataclasses.MISSING:
+        raise BadSettings(f"{variable} is not set: {field.metadata['purpose']}")
+    return field.default
 
 
 def _text(variable: str, source: Mapping[str, str]) -> str:

@@ -34,7 +34,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 async def serve(settings: TrainerSettings) -> None:
     _check(settings)
-    store = open_store(settings.store_url)
+    store = open_store(settings.store)
     database = await open_database(settings.database, "trainer", MIGRATIONS)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(database.close)

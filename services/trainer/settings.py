@@ -1,7 +1,8 @@
 """What the trainer can be told from outside."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from services.shared.objects.settings import StoreSettings
 from services.shared.settings import home, log_level, setting
 from services.trainer.architectures import DEFAULT_ARCHITECTURE
 
@@ -12,7 +13,7 @@ class TrainerSettings:
     worker_address: str = setting("127.0.0.1:7112", purpose="address the trainer listens on for workers")
     dataset: str = setting("127.0.0.1:7101", purpose="address of the dataset service")
     trainer_database: str = setting("", purpose="SQLite file or postgresql:// URL of the trainer", secret=True)
-    store: str = setting("", purpose="folder of the object store; default: in HANDFUL_HOME")
+    store: StoreSettings = field(default_factory=StoreSettings)
     workers: int = setting(1, purpose="workers started beside the trainer", minimum=0, maximum=64)
     default_architecture: str = setting(DEFAULT_ARCHITECTURE, purpose="architecture of recipes that name none")
     reflection: bool = setting(default=False, purpose="whether gRPC reflection is served")
@@ -21,7 +22,3 @@ class TrainerSettings:
     @property
     def database(self) -> str:
         return self.trainer_database or str(home() / "trainer.sqlite")
-
-    @property
-    def store_url(self) -> str:
-        return self.store or str(home() / "store")

@@ -10,19 +10,29 @@ from pathlib import Path
 
 import pytest
 
-from services.shared.objects import ObjectCorrupt, ObjectMissing, ObjectStore, StoreUnavailable, get_first, open_store
+from services.shared.identifiers import new_id
+from services.shared.objects import (
+    ObjectCorrupt,
+    ObjectMissing,
+    ObjectStore,
+    StoreSettings,
+    StoreUnavailable,
+    get_first,
+    open_store,
+)
 from services.shared.objects.filesystem import FilesystemStore
-from services.shared.settings import CannotStart
+from services.shared.settings import BadSettings
 
-# Add a store: a line that makes an empty one.
-STORES: dict[str, Callable[[Path], ObjectStore]] = {
-    "filesystem": lambda folder: FilesystemStore(folder / "store"),
+# Add a store: a line with the settings of an empty one.
+STORES: dict[str, Callable[[pytest.FixtureRequest], StoreSettings]] = {
+    "filesystem": lambda request: StoreSettings(store=str(request.getfixturevalue("tmp_path") / "store")),
+    "s3": lambda request: request.getfixturevalue("minio").settings(prefix=new_id()),
 }
 
 
 @pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    return STORES[request.param](tmp_path)
+def store(request: pytest.FixtureRequest) -> ObjectStore:
+    return open_store(STORES[request.param](request))
 
 
 @pytest.mark.parametrize("data", [b"", b"x", bytes(range(256)) * 20_000], ids=["empty", "a byte", "5 MB"])
@@ -182,7 +192,7 @@ def test_a_folder_that_cannot_be_written_is_unavailable(away: FilesystemStore, t
     with pytest.raises(StoreUnavailable):
         away.put("a/b", b"x")
     with pytest.raises(StoreUnavailable):
-        open_store(str(tmp_path / "store" / "below"))
+        open_store(StoreSettings(store=str(tmp_path / "store" / "below")))
 
 
 def test_a_failed_put_leaves_no_file(tmp_path: Path) -> None:
@@ -195,9 +205,9 @@ def test_a_failed_put_leaves_no_file(tmp_path: Path) -> None:
     assert list(store.keys("")) == []
 
 
-def test_stores_are_opened_by_url(tmp_path: Path) -> None:
+def test_a_folder_may_be_a_url(tmp_path: Path) -> None:
     """A folder and its file URL name the same store; a scheme that is not known says what may be set."""
-    open_store(str(tmp_path / "store")).put("a", b"x")
-    assert open_store(f"file://{tmp_path}/store").get("a") == b"x"
-    with pytest.raises(CannotStart, match="HANDFUL_STORE"):
-        open_store("ftp://somewhere")
+    open_store(StoreSettings(store=str(tmp_path / "store"))).put("a", b"x")
+    assert open_store(StoreSettings(store=f"file://{tmp_path}/store")).get("a") == b"x"
+    with pytest.raises(BadSettings, match="HANDFUL_STORE"):
+        StoreSettings(store="ftp://somewhere")

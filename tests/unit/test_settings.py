@@ -113,6 +113,46 @@ def test_a_wrong_secret_is_not_shown(given: dict[str, str], says: str) -> None:
     assert given.get("HANDFUL_KEY", "nothing") not in line
 
 
+BUCKET = {
+    "HANDFUL_STORE": "s3://pictures/handful/",
+    "HANDFUL_S3_ENDPOINT": "http://127.0.0.1:9000",
+    "HANDFUL_S3_ACCESS_KEY": "me",
+    "HANDFUL_S3_SECRET_KEY": "sesame",
+}
+
+
+def test_a_store_is_a_group_of_settings() -> None:
+    """Every service reads the same variables about the store, and the secret one is shown nowhere."""
+    services: tuple[type[Any], ...] = (DatasetSettings, InferenceSettings, TrainerSettings, WorkerSettings)
+    for service in services:
+        store = read(service, BUCKET).store
+        assert (store.is_s3, store.bucket, store.prefix) == (True, "pictures", "handful/")
+        assert (store.s3_endpoint, store.s3_secret_key) == ("http://127.0.0.1:9000", "sesame")
+        assert "sesame" not in repr(store)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        *[("STORE", text) for text in ("s3://", "s3://Upper", "s3://a", "s3://a.b.c", "s3://abc/../x", "s3://abc//x")],
+        *[("STORE", text) for text in ("S3://abc", "gs://abc", "file://here", "https://s3.example.org/abc")],
+        *[("S3_ENDPOINT", text) for text in ("", "127.0.0.1:9000", "ftp://host", "http://", "http://host:port")],
+        *[
+            ("S3_ENDPOINT", text)
+            for text in ("http://host/path", "http://me:pw@host", "http://host:99999", "http://a?b")
+        ],
+        *[("S3_REGION", text) for text in ("here and there", "EU!")],
+        *[("S3_ACCESS_KEY", ""), ("S3_SECRET_KEY", ""), ("STORE_SECONDS", "-1"), ("STORE_SECONDS", "soon")],
+    ],
+)
+def test_a_store_that_cannot_be_is_refused(variable: str, text: str) -> None:
+    """What is wrong about the store is told beside everything else that is wrong, and one variable by itself."""
+    with pytest.raises(BadSettings) as refused:
+        read(DatasetSettings, {**BUCKET, f"HANDFUL_{variable}": text, "HANDFUL_DECODERS": "0"})
+    lines = str(refused.value).splitlines()
+    assert [line.split("=")[0].split(" ")[0] for line in lines] == [f"HANDFUL_{variable}", "HANDFUL_DECODERS"]
+
+
 @pytest.mark.parametrize("settings", [DatasetSettings, InferenceSettings, TrainerSettings, WorkerSettings])
 def test_every_service_starts_without_a_variable(settings: type[Any]) -> None:
     """An empty environment is enough, and services listen on this machine alone."""

@@ -3,40 +3,33 @@
 Keys look like `projects/default/blobs/1f…`: parts of letters, digits, `.`, `_`, `-`, joined by `/`.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+from collections.abc import Iterable
 
-from services.shared.objects.errors import ObjectCorrupt, ObjectMissing, StoreUnavailable
+from services.shared.objects.contract import ObjectStore
+from services.shared.objects.errors import ObjectCorrupt, ObjectMissing, StoreFull, StoreRefused, StoreUnavailable
 from services.shared.objects.filesystem import FilesystemStore
-from services.shared.settings import CannotStart
+from services.shared.objects.settings import StoreSettings
 
-__all__ = ["ObjectCorrupt", "ObjectMissing", "ObjectStore", "StoreUnavailable", "get_first", "open_store"]
-
-
-class ObjectStore(Protocol):
-    """Where artefacts live. Every method blocks and may be called from any thread; all raise StoreUnavailable."""
-
-    def put(self, key: str, data: bytes) -> None:
-        """Stores the bytes; durable and whole when it returns. An object of that key is replaced."""
-
-    def get(self, key: str, sha256: str | None = None) -> bytes:
-        """The bytes. ObjectMissing, or ObjectCorrupt where their SHA-256 (lower-case hex) is not the given one."""
-
-    def get_if_changed(self, key: str, tag: str | None) -> tuple[bytes, str] | None:
-        """The bytes and their tag, or None where the tag is still the given one. ObjectMissing."""
-
-    def keys(self, prefix: str) -> Iterator[str]:
-        """The keys that begin with the prefix, oldest object first."""
-
-    def delete(self, key: str) -> None:
-        """Removes the object; nothing happens where there is none."""
+__all__ = [
+    "ObjectCorrupt",
+    "ObjectMissing",
+    "ObjectStore",
+    "StoreFull",
+    "StoreRefused",
+    "StoreSettings",
+    "StoreUnavailable",
+    "get_first",
+    "open_store",
+]
 
 
-def open_store(url: str) -> ObjectStore:
-    """The store that a setting names: a folder, or `file:///folder`."""
-    if "://" in url and not url.startswith("file://"):
-        raise CannotStart(f"HANDFUL_STORE={url}: must be a folder or file:///folder.")
-    return FilesystemStore(url.removeprefix("file://"))
+def open_store(settings: StoreSettings) -> ObjectStore:
+    """The store that the settings name, found to be there. StoreUnavailable where it is not."""
+    if settings.is_s3:
+        from services.shared.objects import s3  # half a second, which a folder does not cost
+
+        return s3.open_bucket(settings)
+    return FilesystemStore(settings.folder)
 
 
 def get_first(store: ObjectStore, keys: Iterable[str], sha256: str) -> bytes:

@@ -1,6 +1,11 @@
-"""What can go wrong with objects."""
+"""What can go wrong with objects.
 
-import errno
+ObjectMissing       there is none of that key
+ObjectCorrupt       it is not what its SHA-256 says, or cannot be read whole
+StoreUnavailable    the store cannot be reached, or cannot do it now; trying again may help
+├── StoreFull       there is no room: trying again does not help until someone makes some
+└── StoreRefused    it does not let us: trying again does not help until someone mends bucket, keys or policy
+"""
 
 
 class ObjectMissing(Exception):
@@ -8,13 +13,16 @@ class ObjectMissing(Exception):
 
 
 class ObjectCorrupt(Exception):
-    """The object is not what its SHA-256 says."""
+    """The object is not what its SHA-256 says, or the store has it and cannot give its bytes."""
 
 
 class StoreUnavailable(Exception):
-    """The store cannot be reached, or cannot write; trying again may help."""
+    """The store cannot be reached, or cannot do it now; trying again may help."""
 
-    @property
-    def is_full(self) -> bool:
-        """Whether there is no room: trying again does not help."""
-        return isinstance(self.__cause__, OSError) and self.__cause__.errno in (errno.ENOSPC, errno.EDQUOT)
+
+class StoreFull(StoreUnavailable):
+    """There is no room."""
+
+
+class StoreRefused(StoreUnavailable):
+    """The store does not let us; the message says what to mend, and is for whoever runs the service."""

@@ -1,15 +1,17 @@
 """Objects as files below a folder. For one machine; it knows no network."""
 
+import errno
 import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from services.shared.objects.errors import ObjectCorrupt, ObjectMissing, StoreUnavailable
+from services.shared.objects.errors import ObjectCorrupt, ObjectMissing, StoreFull, StoreUnavailable
 from services.shared.objects.keys import KEY
 
 _TEMPORARY = ".writing-"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 # No file there: nothing at all, a folder, or a file where a folder would have to be.
 _ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
@@ -30,7 +32,8 @@ class FilesystemStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             _write_whole(path, data)
         except OSError as problem:
-            raise StoreUnavailable(f"{key} cannot be written: {problem.strerror}") from problem
+            kind = StoreFull if problem.errno in _FULL else StoreUnavailable
+            raise kind(f"{key} cannot be written: {problem.strerror}") from problem
 
     def get(self, key: str, sha256: str | None = None) -> bytes:
         data = self._read(self._path(key), key)

@@ -30,15 +30,13 @@ log = structlog.get_logger()
 CLAIM_TIMEOUT_SECONDS = 20.0
 RETRY_SECONDS = 1.0
 RELEASE_SECONDS = 2.0
-# A store that is away for longer than this fails the run.
-STORE_SECONDS = 60.0
 
 
 def work(settings: WorkerSettings) -> None:
     """Until SIGTERM, which hands the run at hand back and ends the process, or the end of the parent's pipe, after
     which the run at hand is finished first.
     """
-    store = RetryingStore(open_store(settings.store_url), STORE_SECONDS)
+    store = RetryingStore(open_store(settings.store), settings.store.store_seconds)
     stop = threading.Event()
     if settings.worker_parent_pipe:
         threading.Thread(target=_watch_pipe, args=(stop,), daemon=True).start()

@@ -8,7 +8,14 @@ from handful.errors import HandfulError
 from handful.v1.trainer_pb2 import Failure
 from handful.v1.worker_pb2 import Claim, FinishTrainingRunRequest
 from handful.v1.worker_pb2_grpc import WorkerServiceStub
-from services.shared.objects import ObjectCorrupt, ObjectMissing, ObjectStore, StoreUnavailable
+from services.shared.objects import (
+    ObjectCorrupt,
+    ObjectMissing,
+    ObjectStore,
+    StoreFull,
+    StoreRefused,
+    StoreUnavailable,
+)
 from services.trainer.recipes import BASELINE, FAST
 from services.trainer.worker import linear_probe, measuring
 from services.trainer.worker.checkpoints import Checkpoints
@@ -82,8 +89,6 @@ def _failure(problem: Exception) -> Failure:
     """What the user is told: messages that were written for them as they are, anything else in our words."""
     if type(problem) in _TOLD:
         return Failure(reason=_TOLD[type(problem)], message=str(problem))
-    if isinstance(problem, StoreUnavailable) and problem.is_full:
-        return Failure(reason=Failure.REASON_DISK_FULL, message="The disk is full. Make room and start the run again.")
     for kinds, reason, message in _OURS:
         if isinstance(problem, kinds) or (type(problem).__name__ in _OUT_OF_MEMORY and MemoryError in kinds):
             return Failure(reason=reason, message=message)
@@ -109,6 +114,16 @@ _OURS: tuple[tuple[tuple[type[Exception], ...], "Failure.Reason.ValueType", str]
         (ObjectMissing, ObjectCorrupt),
         Failure.REASON_DATA_CORRUPT,
         "A stored object that the run needs is missing or not what its hash says.",
+    ),
+    (
+        (StoreFull,),
+        Failure.REASON_DISK_FULL,
+        "The disk is full. Make room and start the run again.",
+    ),
+    (
+        (StoreRefused,),
+        Failure.REASON_STORE_UNAVAILABLE,
+        "The object store refuses the worker. Its log says what to mend; then start the run again.",
     ),
     (
         (StoreUnavailable,),

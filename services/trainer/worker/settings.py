@@ -1,9 +1,10 @@
 """What a worker can be told from outside."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from services.shared.settings import home, log_level, setting
+from services.shared.objects.settings import StoreSettings
+from services.shared.settings import log_level, setting
 from services.trainer.architectures import DEFAULT_ARCHITECTURE
 
 
@@ -14,12 +15,8 @@ class WorkerSettings:
     worker_health_address: str = setting("", purpose="address that answers health checks of the worker; empty: none")
     worker_threads: int = setting(0, purpose="threads to compute on; 0: one per usable core", minimum=0, maximum=256)
     default_architecture: str = setting(DEFAULT_ARCHITECTURE, purpose="architecture that is prepared at the start")
-    store: str = setting("", purpose="folder of the object store; default: in HANDFUL_HOME")
+    store: StoreSettings = field(default_factory=StoreSettings)
     log_level: str = log_level()
-
-    @property
-    def store_url(self) -> str:
-        return self.store or str(home() / "store")
 
     @property
     def threads(self) -> int:
