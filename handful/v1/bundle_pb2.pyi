@@ -618,6 +618,7 @@ class ModelManifest(_message.Message):
     NUMERICS_FIELD_NUMBER: _builtins.int
     NOTICES_FIELD_NUMBER: _builtins.int
     PARITY_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
     format: _builtins.str
     """Always `handful.model/1`."""
     modality: Global___Modality.ValueType
@@ -654,6 +655,10 @@ class ModelManifest(_message.Message):
     def parity(self) -> Global___Parity:
         """What checked the model before it was published."""
 
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassExamples]:
+        """How many examples each class had, in the order of the labels."""
+
     def __init__(
         self,
         *,
@@ -668,14 +673,41 @@ class ModelManifest(_message.Message):
         numerics: _builtins.str = ...,
         notices: _abc.Iterable[Global___Notice] | None = ...,
         parity: Global___Parity | None = ...,
+        examples: _abc.Iterable[Global___ClassExamples] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "head", b"head", "parity", b"parity", "recipe", b"recipe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "dataset_manifest_sha256", b"dataset_manifest_sha256", "files", b"files", "format", b"format", "head", b"head", "labels", b"labels", "modality", b"modality", "notices", b"notices", "numerics", b"numerics", "parity", b"parity", "recipe", b"recipe"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "dataset_manifest_sha256", b"dataset_manifest_sha256", "examples", b"examples", "files", b"files", "format", b"format", "head", b"head", "labels", b"labels", "modality", b"modality", "notices", b"notices", "numerics", b"numerics", "parity", b"parity", "recipe", b"recipe"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelManifest: _TypeAlias = ModelManifest  # noqa: Y015
+
+@_typing.final
+class ClassExamples(_message.Message):
+    """ClassExamples says how many examples of a class a model was made with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_TRAIN_FIELD_NUMBER: _builtins.int
+    NUM_VAL_FIELD_NUMBER: _builtins.int
+    num_train: _builtins.int
+    """Fitted on."""
+    num_val: _builtins.int
+    """Measured on."""
+    def __init__(
+        self,
+        *,
+        num_train: _builtins.int = ...,
+        num_val: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_train", b"num_train", "num_val", b"num_val"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassExamples: _TypeAlias = ClassExamples  # noqa: Y015
 
 @_typing.final
 class Parity(_message.Message):

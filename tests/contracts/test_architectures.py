@@ -149,6 +149,7 @@ def test_the_graph_is_what_the_contract_says(stored: Stored) -> None:
     size = stored.row.preprocessing.size
     assert [one.dim_param or one.dim_value for one in pixels.shape.dim] == ["n", size, size, 3]
     assert all(one.data_location != onnx.TensorProto.EXTERNAL for one in model.graph.initializer)
+    assert b"stack_trace" not in stored.graph  # no word of where it was built
 
 
 def test_the_graph_computes_what_the_network_computes(stored: Stored) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,8 +52,16 @@ def export(body: torch.nn.Module, row: ArchitectureRow) -> bytes:
         )
     if program is None:
         raise GraphDisagrees("the exporter made nothing")
-    graph: bytes = program.model_proto.SerializeToString()
+    graph: bytes = _without_traces(program.model_proto).SerializeToString()
     return graph
+
+
+def _without_traces(model: Any) -> Any:
+    # Where in which file of ours a node came from: it tells of this machine, and makes equal graphs differ.
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
+        del part.metadata_props[:]
+    return model
 
 
 def check(graph: bytes, body: torch.nn.Module, row: ArchitectureRow) -> None:

@@ -2,6 +2,8 @@
 to the trainer. A model whose stored form answers otherwise than the trained network is not published.
 """
 
+from collections import Counter
+
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
@@ -9,9 +11,10 @@ from safetensors.numpy import save
 from handful.bundle import manifest
 from handful.bundle.heads import LinearHead
 from handful.bundle.predictor import NUMERICS, Backbone, Predictor, to_pixels
-from handful.v1.bundle_pb2 import BundleFile, Evaluation, Head, ModelManifest, Parity
+from handful.v1.bundle_pb2 import BundleFile, ClassExamples, Evaluation, Head, ModelManifest, Parity
 from services.shared.objects import get_first
 from services.trainer.worker import plots
+from services.trainer.worker.examples import Examples, targets
 from services.trainer.worker.work import Trained, Work
 
 # Pictures whose answers go with the model, for whoever loads it to check.
@@ -92,4 +95,10 @@ def _describe(work: Work, trained: Trained, files: dict[str, bytes], parity: Par
         numerics=NUMERICS,
         notices=work.notices,
         parity=parity,
+        examples=_counts(trained.examples),
     )
+
+
+def _counts(examples: Examples) -> list[ClassExamples]:
+    train, val = Counter(targets(examples.train).tolist()), Counter(targets(examples.val).tolist())
+    return [ClassExamples(num_train=train[index], num_val=val[index]) for index in range(len(examples.labels))]
