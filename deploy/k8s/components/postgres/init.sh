@@ -1,13 +1,11 @@
 #!/bin/sh
 # Run once, by the image, when the data folder is empty.
 set -eu
-psql --username "$POSTGRES_USER" --dbname postgres --set ON_ERROR_STOP=1 \
-  --set dataset="$DATASET_PASSWORD" --set trainer="$TRAINER_PASSWORD" --set keda="$KEDA_PASSWORD" <<'SQL'
+psql --username postgres --dbname postgres --set ON_ERROR_STOP=1 \
+  --set dataset="$DATASET_PASSWORD" --set trainer="$TRAINER_PASSWORD" <<'SQL'
 CREATE ROLE dataset LOGIN PASSWORD :'dataset';
 CREATE ROLE trainer LOGIN PASSWORD :'trainer';
-CREATE ROLE keda LOGIN PASSWORD :'keda';
 CREATE DATABASE dataset OWNER dataset;
 CREATE DATABASE trainer OWNER trainer;
 REVOKE CONNECT, TEMPORARY ON DATABASE dataset, trainer FROM PUBLIC;
-GRANT CONNECT ON DATABASE trainer TO keda;
 SQL
