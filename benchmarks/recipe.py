@@ -19,6 +19,7 @@ from handful.v1.bundle_pb2 import WEIGHTS_PRETRAINED, ImagePreprocessing, Recipe
 from services.shared.objects.filesystem import FilesystemStore
 from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 from services.trainer.worker import backbones
+from services.trainer.worker.children import Children
 from services.trainer.worker.linear_probe import fit
 
 DRAWS = 20
@@ -49,7 +50,7 @@ def main(folder: Path) -> None:
     row = ARCHITECTURES[DEFAULT_ARCHITECTURE]
     store = FilesystemStore(tempfile.mkdtemp(prefix="handful-bench-"))
     recipe = Recipe(architecture=row.id, weights=WEIGHTS_PRETRAINED)
-    session = Backbone(backbones.find(store, recipe, row.preprocessing, "bench")[1])
+    session = Backbone(backbones.find(store, recipe, row.preprocessing, "bench", Children())[1])
     files = find(folder)
     names = sorted({file.label for file in files})
     labels = np.array([names.index(file.label) for file in files])

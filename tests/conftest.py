@@ -28,6 +28,7 @@ from services.shared.objects.filesystem import FilesystemStore
 from services.shared.server import MEBIBYTE, Limits, Server
 from tests.minio_server import MinioServer
 from tests.postgres_server import PostgresServer
+from tests.processes import until
 from tests.servers import Databases, DatasetService, TrainerService, running_trainer
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -161,11 +162,17 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield stack
 
 
+@pytest.fixture(scope="session")
+def backbones(stack: Stack) -> Path:
+    """The default backbone, as the worker of the shared stack built it: that takes half a minute, once."""
+    folder = stack.home / "store" / "backbones"
+    until(lambda: any(folder.rglob("*.onnx")), "a worker builds the default backbone", seconds=150)
+    return folder
+
+
 @pytest.fixture
-def own_stack(tmp_path: Path, stack: Stack) -> Stack:
-    """A stack of the test's own, to be started and killed by it. Its store has the backbones of the shared one."""
+def own_stack(tmp_path: Path, backbones: Path) -> Stack:
+    """A stack of the test's own, to be started and killed by it. Its store has the default backbone."""
     own = Stack.on_free_ports(tmp_path / "home")
-    known = stack.home / "store" / "backbones"
-    if known.is_dir():
-        shutil.copytree(known, own.home / "store" / "backbones")
+    shutil.copytree(backbones, own.home / "store" / "backbones")
     return own

@@ -32,6 +32,8 @@ def up(given: argparse.Namespace) -> int:
     home = given.home or Path(os.environ.get("HANDFUL_HOME") or Path.home() / ".handful")
     for number in (signal.SIGTERM, signal.SIGINT):  # a shell starts what runs in the background without SIGINT
         signal.signal(number, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     stack = Stack(home, Addresses.from_env(), os.environ.get("HANDFUL_WORKER_ADDRESS") or DEFAULT_WORKER_ADDRESS)
     # A line per call is for logs, not for people.
     stack.environment.setdefault("HANDFUL_LOG_LEVEL", "warning")
@@ -41,14 +43,12 @@ def up(given: argparse.Namespace) -> int:
             console.print(f"  {service:10} {address}")
         console.print("Next, in another terminal: handful push ./photos --dataset flowers")
         try:
-            ended = stack.wait()
+            stack.supervise(console.print)
         except KeyboardInterrupt:
             console.print("Draining ...")
             stack.stop()
             console.print(f"Stopped. Data stays in {home}.")
             return 0
-    console.print(f"The {ended} service ended; its log says why.")
-    return 1
 
 
 def push(given: argparse.Namespace) -> int:

@@ -1,4 +1,7 @@
-"""All services on this machine, as child processes with embedded defaults. It imports none of them."""
+"""All services on this machine, as child processes with embedded defaults. It imports none of them.
+
+A service holds a pipe to us: should we be killed, it sees the pipe's end, drains and goes.
+"""
 
 import contextlib
 import importlib.util
@@ -7,9 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, NoReturn, Self
 
 import grpc
 
@@ -19,6 +24,8 @@ from handful.errors import InvalidArgument, Unavailable
 DEFAULT_WORKER_ADDRESS = "127.0.0.1:7112"
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
+# A service that ends by itself sooner than this after its start would only do so again.
+SETTLED_SECONDS = 10.0
 _POLL_SECONDS = 0.5
 
 
@@ -36,6 +43,7 @@ class Stack:
     log_folder: Path | None = None
     environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
     _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _started: dict[str, float] = field(default_factory=dict)
     _logs: list[IO[bytes]] = field(default_factory=list)
 
     @classmethod
@@ -76,31 +84,52 @@ class Stack:
     def restart(self, service: str, signal_number: int = signal.SIGTERM) -> None:
         """Ends one service and starts it again at its address."""
         self._processes[service].send_signal(signal_number)
-        self._processes[service].wait(STOP_SECONDS)
-        self._start(service)
-        self._wait_until_ready(service)
+        self._start_again(service)
 
-    def wait(self) -> str:
-        """Until a service ends by itself: its name."""
+    def supervise(self, tell: Callable[[str], None]) -> NoReturn:
+        """Starts every service that ends by itself again, and tells of it. Unavailable where one ends soon after its
+        start.
+        """
         while True:
-            for service, process in self._processes.items():
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(_POLL_SECONDS)
-                    return service
+            service = self._wait()
+            ended = f"The {service} service ended ({_how(self._processes[service].returncode)})"
+            if time.monotonic() - self._started[service] < SETTLED_SECONDS:
+                raise Unavailable(f"{ended} soon after its start. Its log says why.", reason="SERVICE_ENDED")
+            tell(f"{ended}; starting it again.")
+            self._start_again(service)
 
     def stop(self) -> None:
         """Drains the services; what does not end in time is killed."""
         for process in self._processes.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-        for process in self._processes.values():
+        for service, process in self._processes.items():
             try:
-                process.wait(STOP_SECONDS)
+                self._bury(service)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait()
+                self._bury(service)
         for log in self._logs:
             log.close()
+
+    def _start_again(self, service: str) -> None:
+        self._bury(service)
+        self._start(service)
+        self._wait_until_ready(service)
+
+    def _bury(self, service: str) -> None:
+        process = self._processes[service]
+        process.wait(STOP_SECONDS)
+        if process.stdin is not None:
+            process.stdin.close()
+
+    def _wait(self) -> str:
+        """Until a service ends by itself: its name."""
+        while True:
+            for service, process in self._processes.items():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_POLL_SECONDS)
+                    return service
 
     def _start(self, service: str) -> None:
         environment = {
@@ -111,10 +140,17 @@ class Stack:
             "HANDFUL_TRAINER_ADDRESS": self.addresses.trainer,
             "HANDFUL_WORKER_ADDRESS": self.worker_address,
             "HANDFUL_INFERENCE_ADDRESS": self.addresses.inference,
+            "HANDFUL_PARENT_PIPE": "true",
         }
         self._processes[service] = subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-m", f"services.{service}"], env=environment, stderr=self._log(service)
+            [sys.executable, "-m", f"services.{service}"],
+            stdin=subprocess.PIPE,
+            stderr=self._log(service),
+            env=environment,
+            # What a terminal sends to all of its group is for us alone; we pass it on.
+            start_new_session=True,
         )
+        self._started[service] = time.monotonic()
 
     def _log(self, service: str) -> IO[bytes] | None:
         if self.log_folder is None:
@@ -144,6 +180,10 @@ class Stack:
         return f"The {service} service ended: {lines[-1] if lines else 'it said nothing'}"
 
 
+def _how(exit_code: int) -> str:
+    return signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
+
+
 def _check_free(variable: str, address: str) -> None:
     # Asked first: otherwise another Handful on the same ports would answer for a service that is about to fail.
     host, _, port = address.rpartition(":")
@@ -152,7 +192,8 @@ def _check_free(variable: str, address: str) -> None:
     with socket.socket() as probe:
         if probe.connect_ex((host, int(port))) == 0:
             raise Unavailable(
-                f"Something listens on {address} already. Is Handful up? Stop it, or set another {variable}.",
+                f"Something listens on {address} already. Is Handful up, or still draining? Stop it, or set another "
+                f"{variable}.",
                 reason="PORT_TAKEN",
             )
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from services.shared.objects.settings import StoreSettings
-from services.shared.settings import home, log_level, setting
+from services.shared.settings import home, log_level, parent_pipe, setting
 
 
 @dataclass(frozen=True)
@@ -13,6 +13,7 @@ class DatasetSettings:
     store: StoreSettings = field(default_factory=StoreSettings)
     decoders: int = setting(2, purpose="processes that decode uploads", minimum=1, maximum=64)
     reflection: bool = setting(default=False, purpose="whether gRPC reflection is served")
+    parent_pipe: bool = parent_pipe()
     log_level: str = log_level()
 
     @property

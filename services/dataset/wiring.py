@@ -23,7 +23,7 @@ async def serve(settings: DatasetSettings) -> None:
     try:
         register = partial(dataset_pb2_grpc.add_DatasetServiceServicer_to_server, servicer)
         await server.start(settings.dataset_address, {"handful.v1.DatasetService": register})
-        await server.run()
+        await server.run(parent_pipe=settings.parent_pipe)
     finally:
         decoders.close()
         await catalog.close()

@@ -31,7 +31,7 @@ async def serve(settings: InferenceSettings) -> None:
     try:
         register = partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
         await server.start(settings.inference_address, {"handful.v1.InferenceService": register})
-        await server.run(beside=[pointers.follow()])
+        await server.run([pointers.follow()], parent_pipe=settings.parent_pipe)
     finally:
         batcher.close()
 

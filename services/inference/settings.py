@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, field
 
 from services.shared.objects.settings import StoreSettings
-from services.shared.settings import log_level, setting
+from services.shared.settings import log_level, parent_pipe, setting
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,7 @@ class InferenceSettings:
     inference_queue: int = setting(64, purpose="pictures that may wait before calls are refused", minimum=1)
     inference_batch: int = setting(4, purpose="pictures in one forward pass, at most", minimum=1, maximum=64)
     reflection: bool = setting(default=False, purpose="whether gRPC reflection is served")
+    parent_pipe: bool = parent_pipe()
     log_level: str = log_level()
 
     @property

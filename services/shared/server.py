@@ -1,9 +1,11 @@
 """A gRPC server from start to drain: limits, keepalive, health, signals. It does not know what it serves."""
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from grpc import aio
@@ -11,6 +13,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 
+from services.shared import parent
 from services.shared.interceptors import Edge
 from services.shared.settings import CannotStart
 
@@ -75,14 +78,16 @@ class Server:
             log.warning("open to the network without encryption or credentials", address=address)
         return port
 
-    async def run(self, beside: Sequence[Coroutine[None, None, None]] = ()) -> None:
-        """Serves until SIGTERM or SIGINT, then drains. What runs for ever beside it is cancelled after that; should
-        it end by itself, the service drains and ends with its error.
+    async def run(self, beside: Sequence[Coroutine[None, None, None]] = (), *, parent_pipe: bool = False) -> None:
+        """Serves until SIGTERM or SIGINT, or the end of the parent's pipe where there is one, then drains. What runs
+        for ever beside it is cancelled after that; should it end by itself, the service drains and ends with its error.
         """
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        if parent_pipe:
+            parent.when_gone(partial(os.kill, os.getpid(), signal.SIGTERM))
         tasks = [asyncio.create_task(one) for one in beside]
         for task in tasks:
             task.add_done_callback(lambda _: stop.set())

@@ -46,6 +46,11 @@ def log_level() -> Any:
     return setting("info", purpose="how much is logged", choices=("debug", "info", "warning", "error"))
 
 
+def parent_pipe() -> Any:
+    """The setting of what is started by another process of ours; `services.shared.parent` is what it switches on."""
+    return setting(default=False, purpose="whether to go when standard input ends, as it does when the parent is gone")
+
+
 def read(settings: type[Settings], environment: Mapping[str, str] | None = None) -> Settings:
     """The settings as the environment has them; BadSettings listing every variable that is missing or wrong."""
     source = os.environ if environment is None else environment

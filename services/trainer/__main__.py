@@ -61,7 +61,8 @@ async def _serve(settings: TrainerSettings, store: ObjectStore, database: Databa
                 "handful.v1.ModelService": partial(model_pb2_grpc.add_ModelServiceServicer_to_server, model),
             },
         )
-        await products.run(beside=(sweep(database, board), pointers.reconcile(), local.run()))
+        beside = (sweep(database, board), pointers.reconcile(), local.run())
+        await products.run(beside, parent_pipe=settings.parent_pipe)
     finally:
         await workers.stop()
 

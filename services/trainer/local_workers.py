@@ -72,7 +72,7 @@ class LocalWorkers:
         process = subprocess.Popen(
             [sys.executable, "-m", "services.trainer.worker"],
             stdin=subprocess.PIPE,
-            env=child_environment(HANDFUL_WORKER_TRAINER=self._address, HANDFUL_WORKER_PARENT_PIPE="true"),
+            env=child_environment(HANDFUL_WORKER_TRAINER=self._address, HANDFUL_PARENT_PIPE="true"),
             # Ctrl-C goes to the whole group of the terminal; a worker is told by us instead.
             start_new_session=True,
         )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from services.shared.objects.settings import StoreSettings
-from services.shared.settings import home, log_level, setting
+from services.shared.settings import home, log_level, parent_pipe, setting
 from services.trainer.architectures import DEFAULT_ARCHITECTURE
 
 
@@ -17,6 +17,7 @@ class TrainerSettings:
     workers: int = setting(1, purpose="workers started beside the trainer", minimum=0, maximum=64)
     default_architecture: str = setting(DEFAULT_ARCHITECTURE, purpose="architecture of recipes that name none")
     reflection: bool = setting(default=False, purpose="whether gRPC reflection is served")
+    parent_pipe: bool = parent_pipe()
     log_level: str = log_level()
 
     @property

@@ -19,6 +19,7 @@ from services.shared.objects.filesystem import FilesystemStore
 from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE, ArchitectureRow, find, message
 from services.trainer.worker import backbones, graphs
 from services.trainer.worker.architectures import BUILDERS
+from services.trainer.worker.children import Children
 from services.trainer.worker.weights import packaged, tensors_sha256
 from services.trainer.worker.work import GraphDisagrees, WeightsUnavailable
 
@@ -185,7 +186,7 @@ def test_a_stored_backbone_is_found_again(stored: Stored) -> None:
     ]
     assert list(stored.store.keys("backbones/")) == keys
     assert stored.store.get(keys[1], stored.backbone.graph_sha256) == stored.graph
-    assert backbones.find(stored.store, stored.recipe(), stored.row.preprocessing, "any") == (
+    assert backbones.find(stored.store, stored.recipe(), stored.row.preprocessing, "any", Children()) == (
         stored.backbone,
         stored.graph,
     )
@@ -207,7 +208,7 @@ def test_other_preprocessing_is_another_backbone(stored: Stored, store: Filesyst
     squash = ImagePreprocessing(
         fit=ImagePreprocessing.FIT_SQUASH, size=stored.row.preprocessing.size, filter=stored.row.preprocessing.filter
     )
-    other, graph = backbones.find(store, stored.recipe(), squash, "any")
+    other, graph = backbones.find(store, stored.recipe(), squash, "any", Children())
     assert graph == stored.graph
     assert other.preprocessing == squash
     assert other.backbone_id != stored.backbone.backbone_id

@@ -133,7 +133,7 @@ def test_bad_settings_are_all_named(service: str, tmp_path: Path) -> None:
         "HANDFUL_HOME": str(tmp_path),
         "HANDFUL_LOG_LEVEL": "loud",
         "HANDFUL_REFLECTION": "maybe",
-        "HANDFUL_WORKER_PARENT_PIPE": "maybe",
+        "HANDFUL_PARENT_PIPE": "maybe",
     }
     command = [sys.executable, "-m", f"services.{service}"]
     done = subprocess.run(command, env={**os.environ, **bad}, capture_output=True, text=True, timeout=60, check=False)

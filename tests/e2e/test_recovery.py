@@ -13,6 +13,7 @@ from handful import Client, Run
 from handful.cli.stack import Stack
 from handful.history import History
 from handful.v1.trainer_pb2 import TrainingRun, TrainingRunEvent
+from tests.processes import alive, of_home, until
 
 CANCEL_SECONDS = 10.0
 
@@ -35,6 +36,18 @@ def dataset(client: Client, tmp_path: Path, picture: Callable[..., bytes]) -> st
 
 def events(run: Run) -> Iterator[TrainingRunEvent]:
     return (event for event in run.watch() if isinstance(event, TrainingRunEvent))
+
+
+def building(home: Path) -> int:
+    """The process that builds a graph, once there is one: it leads a session of its own."""
+    found: list[int] = []
+
+    def look() -> bool:
+        found[:] = [pid for pid, command in of_home(home).items() if "spawn_main" in command and os.getsid(pid) == pid]
+        return bool(found)
+
+    until(look, "a process builds a graph")
+    return found[0]
 
 
 def worker_pid(event: TrainingRunEvent) -> int:
@@ -85,3 +98,25 @@ def test_a_cancelled_run_stops_soon(client: Client, dataset: str) -> None:
     assert run.training_run.state == TrainingRun.STATE_CANCELLED
     assert time.monotonic() - asked < CANCEL_SECONDS
     assert client.train(dataset).result().state == TrainingRun.STATE_SUCCEEDED
+
+
+def test_a_cancelled_run_takes_its_children_along(own_stack: Stack, client: Client, dataset: str) -> None:
+    """A run whose child is stuck is cancelled within ten seconds all the same, and then the child is gone."""
+    run = client.train(dataset, weights="RANDOM")
+    child = building(own_stack.home)
+    os.kill(child, signal.SIGSTOP)
+    asked = time.monotonic()
+    run.cancel()
+    for _ in events(run):
+        pass
+    assert time.monotonic() - asked < CANCEL_SECONDS
+    assert run.training_run.state == TrainingRun.STATE_CANCELLED
+    assert not alive(child)
+
+
+def test_a_killed_worker_takes_its_children_along(own_stack: Stack, client: Client, dataset: str) -> None:
+    """Nobody goes on building a graph for a worker that was killed."""
+    run = client.train(dataset, weights="RANDOM")
+    child = building(own_stack.home)
+    os.kill(worker_pid(next(event for event in events(run) if event.HasField("attempt_started"))), signal.SIGKILL)
+    until(lambda: not alive(child), "the child is gone")

@@ -14,7 +14,7 @@ import structlog
 from handful.v1.bundle_pb2 import WEIGHTS_PRETRAINED, Backbone, ImagePreprocessing, Recipe
 from services.shared.objects import ObjectStore, StoreUnavailable
 from services.trainer.architectures import ARCHITECTURES, ArchitectureRow, backbone_id
-from services.trainer.worker.children import in_child
+from services.trainer.worker.children import ChildLost, Children
 from services.trainer.worker.work import GraphDisagrees, WeightsUnavailable
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ log = structlog.get_logger()
 _building = threading.Lock()
 
 
-def find(store: ObjectStore, recipe: Recipe, preprocessing: ImagePreprocessing, project: str) -> tuple[Backbone, bytes]:
+def find(
+    store: ObjectStore, recipe: Recipe, preprocessing: ImagePreprocessing, project: str, children: Children
+) -> tuple[Backbone, bytes]:
     """The backbone that a recipe names, with its graph: shared by all projects, or the project's where it is random."""
     row = ARCHITECTURES[recipe.architecture]
     with _building:
@@ -36,7 +38,7 @@ def find(store: ObjectStore, recipe: Recipe, preprocessing: ImagePreprocessing, 
             stored = _first_stored(store, backbone) or _copied(store, row, backbone)
             if stored is not None:
                 return stored
-        return in_child(_build, store, recipe, preprocessing, project)
+        return children.run(_build, store, recipe, preprocessing, project)
 
 
 def _build(
@@ -48,12 +50,12 @@ def _build(
     return store_body(store, body, row, preprocessing, project=project, origin="random")
 
 
-def prepare(store: ObjectStore, architecture: str) -> None:
+def prepare(store: ObjectStore, architecture: str, children: Children) -> None:
     """Has the default backbone ready before the first run asks for it; a run that finds it missing builds it itself."""
     recipe = Recipe(architecture=architecture, weights=WEIGHTS_PRETRAINED)
     try:
-        find(store, recipe, ARCHITECTURES[architecture].preprocessing, project="")
-    except (WeightsUnavailable, GraphDisagrees, StoreUnavailable) as problem:
+        find(store, recipe, ARCHITECTURES[architecture].preprocessing, project="", children=children)
+    except (WeightsUnavailable, GraphDisagrees, StoreUnavailable, ChildLost, MemoryError) as problem:
         log.warning("backbone not prepared", architecture=architecture, problem=str(problem))
 
 

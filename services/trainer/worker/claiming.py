@@ -3,10 +3,8 @@
 import os
 import platform
 import signal
-import sys
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,21 +13,22 @@ import structlog
 
 from handful.channel import connect
 from handful.errors import from_rpc_error
-from handful.v1.worker_pb2 import Capabilities, Claim, ClaimTrainingRunRequest, FinishTrainingRunRequest
+from handful.v1.worker_pb2 import Capabilities, Claim, ClaimTrainingRunRequest
 from handful.v1.worker_pb2_grpc import WorkerServiceStub
-from services.shared import start
+from services.shared import parent, start
 from services.shared.identifiers import new_id
 from services.shared.objects import open_store
 from services.shared.objects.retrying import RetryingStore
 from services.trainer.architectures import ARCHITECTURES
 from services.trainer.worker import backbones, health, session
+from services.trainer.worker.children import Children
 from services.trainer.worker.settings import WorkerSettings
+from services.trainer.worker.work import Work
 
 log = structlog.get_logger()
 
 CLAIM_TIMEOUT_SECONDS = 20.0
 RETRY_SECONDS = 1.0
-RELEASE_SECONDS = 2.0
 
 
 def work(settings: WorkerSettings) -> None:
@@ -38,39 +37,34 @@ def work(settings: WorkerSettings) -> None:
     """
     store = RetryingStore(open_store(settings.store), settings.store.store_seconds)
     stop = threading.Event()
-    if settings.worker_parent_pipe:
-        threading.Thread(target=_watch_pipe, args=(stop,), daemon=True).start()
-    architecture = settings.default_architecture
-    threading.Thread(target=backbones.prepare, args=(store, architecture), daemon=True).start()
+    if settings.parent_pipe:
+        parent.when_gone(stop.set)
+    architecture, preparing = settings.default_architecture, Children()
+    threading.Thread(target=backbones.prepare, args=(store, architecture, preparing), daemon=True).start()
     worker_id = f"{platform.node()}-{os.getpid()}-{new_id()[-6:]}"
     structlog.contextvars.bind_contextvars(worker_id=worker_id)
     with health.answered(settings.worker_health_address), connect(settings.worker_trainer) as channel:
         stub = WorkerServiceStub(channel)
-        at_hand: list[Claim] = []
-        signal.signal(signal.SIGTERM, lambda *_: _go(stub, at_hand))
+        at_hand: list[Work] = []
+        signal.signal(signal.SIGTERM, lambda *_: _go(at_hand, preparing))
         log.info("worker ready", trainer=settings.worker_trainer, threads=settings.threads)
         while not stop.is_set():
             claim = _claim(stub, worker_id, stop)
             if claim is not None:
                 structlog.contextvars.bind_contextvars(request_id=claim.request_id)
-                at_hand.append(claim)
-                session.run(stub, claim, store, settings.threads)
+                at_hand.append(session.begin(stub, claim, store, settings.threads))
+                session.run(at_hand[0])
                 at_hand.clear()
                 structlog.contextvars.unbind_contextvars("request_id")
     log.info("worker ends")
 
 
-def _go(stub: WorkerServiceStub, at_hand: list[Claim]) -> NoReturn:
-    """Ends the process at once. The run at hand is handed back, to be continued from its last checkpoint."""
-    for claim in at_hand:
-        request = FinishTrainingRunRequest(
-            name=claim.training_run,
-            attempt=claim.attempt,
-            token=claim.token,
-            released=FinishTrainingRunRequest.Released(),
-        )
-        with suppress(grpc.RpcError):  # the trainer's sweeper finds out by itself
-            stub.FinishTrainingRun(request, timeout=RELEASE_SECONDS)
+def _go(at_hand: list[Work], preparing: Children) -> NoReturn:
+    """Ends the process at once, and its children. The run at hand is handed back."""
+    preparing.end()
+    for one in at_hand:
+        one.children.end()
+        one.reporter.release()
     os._exit(0)
 
 
@@ -95,12 +89,6 @@ def _capabilities() -> Capabilities:
     device = "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
     pretrained = [row.id for row in ARCHITECTURES.values() if row.weights.locate()]
     return Capabilities(device=device, memory_bytes=memory, pretrained=pretrained)
-
-
-def _watch_pipe(stop: threading.Event) -> None:
-    sys.stdin.buffer.read()
-    log.info("the trainer is gone")
-    stop.set()
 
 
 def main() -> None:

@@ -227,6 +227,6 @@ def _trained_model(
 
 def _backbone(work: Work, network: Network, preprocessing: ImagePreprocessing) -> Backbone:
     if not network.changes:
-        return backbones.find(work.store, work.recipe, preprocessing, work.project)[0]
+        return backbones.find(work.store, work.recipe, preprocessing, work.project, work.children)[0]
     body = network.body.cpu().to(memory_format=torch.contiguous_format)
     return backbones.store_body(work.store, body, network.row, preprocessing, project=work.project, origin="trained")[0]

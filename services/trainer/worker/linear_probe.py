@@ -96,7 +96,9 @@ def train(work: Work, examples: Examples) -> Trained:
     """Features of every example, the head, and its answers on the validation examples."""
     recipe = work.recipe
     preprocessing = ARCHITECTURES[recipe.architecture].preprocessing
-    backbone, graph = work.wait("graph", lambda: backbones.find(work.store, recipe, preprocessing, work.project))
+    backbone, graph = work.wait(
+        "graph", lambda: backbones.find(work.store, recipe, preprocessing, work.project, work.children)
+    )
     features = Features(work.store, examples, backbone, graph, work.threads)
     rows = gather(work, features, (*examples.train, *examples.val))
     train_rows, val_rows = rows[: len(examples.train)], rows[len(examples.train) :]

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 import grpc
 import structlog
@@ -31,6 +32,7 @@ log = structlog.get_logger()
 HEARTBEAT_SECONDS = 2.0
 PROGRESS_SECONDS = 0.25
 TIMEOUT_SECONDS = 10.0
+RELEASE_SECONDS = 2.0
 RETRY_SECONDS = 1.0
 GIVE_UP_SECONDS = 900.0
 BATCH = 100
@@ -122,6 +124,14 @@ class Reporter:
                 time.sleep(RETRY_SECONDS)
             else:
                 return
+
+    def release(self) -> None:
+        """Hands the run back at once, to be continued from its last checkpoint; what is pending is lost."""
+        name, attempt, token = self._grip
+        released = FinishTrainingRunRequest.Released()
+        request = FinishTrainingRunRequest(name=name, attempt=attempt, token=token, released=released)
+        with suppress(grpc.RpcError):  # the trainer's sweeper finds out by itself
+            self._stub.FinishTrainingRun(request, timeout=RELEASE_SECONDS)
 
     @property
     def _grip(self) -> tuple[str, int, str]:

@@ -28,13 +28,20 @@ from services.trainer.worker.work import Diverged, GraphDisagrees, NoExamples, T
 log = structlog.get_logger()
 
 
-def run(stub: WorkerServiceStub, claim: Claim, store: ObjectStore, threads: int) -> None:
-    """Trains the claimed run and reports its end. Where the run is lost to another worker it is dropped."""
-    reporter = Reporter(stub, claim, Checkpoints(store).committed)
-    work = Work(claim, store, reporter, threads)
+def begin(stub: WorkerServiceStub, claim: Claim, store: ObjectStore, threads: int) -> Work:
+    """A claimed run, reported on from now on."""
+    return Work(claim, store, Reporter(stub, claim, Checkpoints(store).committed), threads)
+
+
+def run(work: Work) -> None:
+    """Trains the run and reports its end. Where it is lost to another worker it is dropped."""
+    claim, reporter = work.claim, work.reporter
     log.info("run started", training_run=claim.training_run, attempt=claim.attempt, preset=claim.recipe.preset)
     try:
-        finish = _outcome(work)
+        try:
+            finish = _outcome(work)
+        finally:
+            work.children.end()
         try:
             reporter.close()
             reporter.finish(finish)

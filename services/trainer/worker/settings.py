@@ -4,18 +4,18 @@ import os
 from dataclasses import dataclass, field
 
 from services.shared.objects.settings import StoreSettings
-from services.shared.settings import log_level, setting
+from services.shared.settings import log_level, parent_pipe, setting
 from services.trainer.architectures import DEFAULT_ARCHITECTURE
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
     worker_trainer: str = setting("127.0.0.1:7112", purpose="address of the trainer, for workers")
-    worker_parent_pipe: bool = setting(default=False, purpose="whether to go when standard input ends")
     worker_health_address: str = setting("", purpose="address that answers health checks of the worker; empty: none")
     worker_threads: int = setting(0, purpose="threads to compute on; 0: one per usable core", minimum=0, maximum=256)
     default_architecture: str = setting(DEFAULT_ARCHITECTURE, purpose="architecture that is prepared at the start")
     store: StoreSettings = field(default_factory=StoreSettings)
+    parent_pipe: bool = parent_pipe()
     log_level: str = log_level()
 
     @property

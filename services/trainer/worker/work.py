@@ -15,6 +15,7 @@ from handful.v1.bundle_pb2 import Backbone, EpochMetrics, Metric, Notice, Recipe
 from handful.v1.trainer_pb2 import EpochCompleted, Progress, TrainingRunEvent
 from handful.v1.worker_pb2 import Checkpoint, Claim
 from services.shared.objects import ObjectStore
+from services.trainer.worker.children import Children
 from services.trainer.worker.examples import Examples
 from services.trainer.worker.reporting import Reporter
 
@@ -47,6 +48,7 @@ class Work:
     store: ObjectStore
     reporter: Reporter
     threads: int
+    children: Children = field(default_factory=Children)
     history: list[EpochMetrics] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
 

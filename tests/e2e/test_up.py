@@ -1,0 +1,104 @@
+"""`handful up` as a process that may die: what it started goes with it, and what it kept goes on."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from handful import Client
+from handful.cli.stack import SETTLED_SECONDS, Stack
+from handful.history import History
+from handful.v1.trainer_pb2 import TrainingRun, TrainingRunEvent
+from tests.processes import alive, gone, of_home, until
+
+START_SECONDS = 60.0
+
+
+@contextmanager
+def up(stack: Stack, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """`handful up` at the addresses of a stack that is not started, until it is ready; killed where it still is."""
+    addresses = {f"HANDFUL_{name.upper()}": address for name, address in vars(stack.addresses).items()}
+    environment = {**stack.environment, **addresses, "HANDFUL_WORKER_ADDRESS": stack.worker_address}
+    command = [str(Path(sys.executable).parent / "handful"), "up", "--home", str(stack.home)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            until(lambda: "Handful is up." in log.read_text(), "it is up", START_SECONDS)
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, picture: Callable[..., bytes]) -> Path:
+    """A folder of pictures of two classes."""
+    for seed in range(20):
+        path = tmp_path / "parity" / ("even" if seed % 2 else "odd") / f"{seed}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(seed, (60 + 100 * (seed % 2), 100, 100)))
+    return tmp_path / "parity"
+
+
+def pids(home: Path, part: str) -> list[int]:
+    """The processes of a home whose command line has a part."""
+    return [pid for pid, command in of_home(home).items() if part in command]
+
+
+def test_a_killed_up_leaves_nothing_behind_and_goes_on(own_stack: Stack, dataset: Path, tmp_path: Path) -> None:
+    """After SIGKILL no process of it lives, its databases are whole, and the next one continues the run at once."""
+    with Client(own_stack.addresses) as client:
+        with up(own_stack, tmp_path / "first") as first:
+            client.push("parity", dataset)
+            run = client.train("parity", preset="baseline", num_epochs=8, target_size=0)
+            for event in run.watch():
+                if isinstance(event, TrainingRunEvent) and event.HasField("checkpoint_saved") and event.epoch == 2:
+                    break
+            for part in ("services.dataset", "services.trainer.worker", "services.inference", "spawn_main"):
+                assert pids(own_stack.home, part), part
+            first.kill()
+            gone(own_stack.home)
+        for database in own_stack.home.glob("*.sqlite"):
+            with sqlite3.connect(database) as connection:
+                assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            connection.close()
+        with up(own_stack, tmp_path / "second") as second:
+            events = [event for event in run.watch() if isinstance(event, TrainingRunEvent)]
+            second.send_signal(signal.SIGTERM)
+            assert second.wait(START_SECONDS) == 0
+            gone(own_stack.home)
+    assert run.training_run.state == TrainingRun.STATE_SUCCEEDED, run.training_run.failure
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    assert [one.epoch for one in History(events).epochs] == list(range(1, 9))
+    resumed = [one.attempt_started.resumed_after_epoch for one in events if one.HasField("attempt_started")]
+    assert resumed[0] == 0
+    assert resumed[1] >= 2
+
+
+def test_a_service_that_dies_is_started_again(own_stack: Stack, dataset: Path, tmp_path: Path) -> None:
+    """`handful up` starts a killed service again, whose children are gone; one that dies at once again ends it all."""
+    log = tmp_path / "log"
+    with up(own_stack, log) as process, Client(own_stack.addresses) as client:
+        client.push("parity", dataset)
+        (killed,), decoders = pids(own_stack.home, "services.dataset"), pids(own_stack.home, "spawn_main")
+        until(lambda: seconds_of(killed) > SETTLED_SECONDS + 1, "the service has settled")
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: "The dataset service ended (SIGKILL); starting it again." in log.read_text(), "it says so")
+        until(lambda: client.push("parity", dataset).version.name != "", "it serves again")
+        until(lambda: not any(map(alive, decoders)), "the decoders are gone")
+        os.kill(pids(own_stack.home, "services.dataset")[0], signal.SIGKILL)
+        assert process.wait(START_SECONDS) == 2
+        assert "The dataset service ended (SIGKILL) soon after its start. Its log says why." in log.read_text()
+        gone(own_stack.home)
+
+
+def seconds_of(pid: int) -> float:
+    """How long a process has run."""
+    ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return float(Path("/proc/uptime").read_text().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,114 @@
+"""Work in child processes: real ones, which answer, break, are killed, and end with the work they are part of."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services.trainer.worker.children import ChildLost, Children
+from tests.processes import PATIENCE_SECONDS, alive, until
+
+
+@pytest.fixture
+def children() -> Iterator[Children]:
+    children = Children()
+    yield children
+    children.end()
+
+
+def divide(number: int, by: int) -> tuple[float, int]:
+    return number / by, os.getpid()
+
+
+def die(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def stubborn(file: Path) -> None:
+    """Starts a process of its own, writes both their ids down, and listens to nobody; nor does the other."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sleeper = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)"
+    other = subprocess.Popen([sys.executable, "-c", sleeper])
+    file.with_suffix(".new").write_text(f"{os.getpid()} {other.pid}")
+    file.with_suffix(".new").rename(file)
+    time.sleep(300)
+
+
+def started(file: Path) -> list[int]:
+    """The ids that `stubborn` wrote down."""
+    until(file.exists, "the child starts")
+    return [int(pid) for pid in file.read_text().split()]
+
+
+def test_a_child_answers_from_a_process_of_its_own(children: Children) -> None:
+    """The task's result comes back, and another process made it."""
+    result, pid = children.run(divide, 3, 2)
+    assert (result, pid != os.getpid(), alive(pid)) == (1.5, True, False)
+
+
+def test_what_a_child_raises_is_raised_here(children: Children) -> None:
+    """The task's exception comes back as itself."""
+    with pytest.raises(ZeroDivisionError):
+        children.run(divide, 3, 0)
+
+
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGKILL, MemoryError), (signal.SIGSEGV, ChildLost)])
+def test_a_child_that_dies_is_an_error(children: Children, number: int, kind: type[Exception]) -> None:
+    """What the system kills had no memory left; anything else is a child lost."""
+    with pytest.raises(kind, match=f"exit code -{int(number)}"):
+        children.run(die, number)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_children_end_with_their_work(children: Children, tmp_path: Path, *, stopped: bool) -> None:
+    """The end of the work kills a child that ignores SIGTERM, or is stopped, and all that it started."""
+    lost: list[Exception] = []
+
+    def work() -> None:
+        try:
+            children.run(stubborn, tmp_path / "pids")
+        except ChildLost as problem:
+            lost.append(problem)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    pids = started(tmp_path / "pids")
+    if stopped:
+        os.kill(pids[0], signal.SIGSTOP)
+    began = time.monotonic()
+    children.end()
+    thread.join(PATIENCE_SECONDS)
+    assert time.monotonic() - began < 5
+    assert len(lost) == 1
+    until(lambda: not any(map(alive, pids)), "the group is gone")
+
+
+def test_work_that_is_over_has_no_more_children(children: Children, tmp_path: Path) -> None:
+    """After the end nothing starts."""
+    children.end()
+    with pytest.raises(ChildLost):
+        children.run(stubborn, tmp_path / "pids")
+    assert not (tmp_path / "pids").exists()
+
+
+def test_a_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    """Nobody is left of a child's group when its parent is killed with SIGKILL."""
+    program = tmp_path / "parent.py"
+    program.write_text(
+        "import sys\nfrom pathlib import Path\n"
+        "from services.trainer.worker.children import Children\n"
+        "from tests.unit.test_children import stubborn\n"
+        "if __name__ == '__main__':\n    Children().run(stubborn, Path(sys.argv[1]))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    parent = subprocess.Popen([sys.executable, program, tmp_path / "pids"], env=environment)
+    pids = started(tmp_path / "pids")
+    parent.kill()
+    parent.wait()
+    until(lambda: not any(map(alive, pids)), "the group is gone")
