@@ -132,7 +132,6 @@ def test_bad_settings_are_all_named(service: str, tmp_path: Path) -> None:
     bad = {
         "HANDFUL_HOME": str(tmp_path),
         "HANDFUL_LOG_LEVEL": "loud",
-        "HANDFUL_REFLECTION": "maybe",
         "HANDFUL_PARENT_PIPE": "maybe",
     }
     command = [sys.executable, "-m", f"services.{service}"]
