@@ -74,7 +74,7 @@ def test_compose_gives_a_service_its_settings(service: str) -> None:
     """In compose a service is given every variable that it reads, beside those of its image, and none of another's."""
     given = COMPOSE["services"][service]["environment"]
     image = images()["dataset" if service == "provision" else service]
-    kept = {"HANDFUL_WORKER_PARENT_PIPE"}
+    kept = {"HANDFUL_PARENT_PIPE"}
     expected = {variable for variable, _ in variables(SETTINGS[service])} - image.environment.keys() - kept
     assert given.keys() == expected
 
