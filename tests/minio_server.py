@@ -43,11 +43,12 @@ def free_port() -> int:
 
 @dataclass
 class MinioServer:
-    """A server over a folder. Use it as a context."""
+    """A server over a folder, or over so many megabytes in memory. Use it as a context."""
 
     folder: Path
     port: int = field(default_factory=free_port)
     certificates: Path | None = None
+    megabytes: int | None = None
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -82,24 +83,25 @@ class MinioServer:
         return [path for path in (self.folder / BUCKET / key).rglob("*") if path.is_file()]
 
     def unfinished(self) -> list[Path]:
-        """Parts of objects that were never put together."""
-        return list((self.folder / ".minio.sys" / "multipart").rglob("part.*"))
+        """Parts of objects that were never put together, on the disk that the server sees."""
+        assert self._process is not None
+        disk = Path(f"/proc/{self._process.pid}/root{self.folder}")
+        return list((disk / ".minio.sys" / "multipart").rglob("part.*"))
 
     def start(self) -> None:
-        command: list[str | Path] = [
-            find_minio(),
-            "server",
-            self.folder,
-            "--address",
-            f"127.0.0.1:{self.port}",
-            "--quiet",
-        ]
+        self.folder.mkdir(exist_ok=True)
+        command: list[str | Path] = [*self._on_small_disk(), find_minio(), "server", self.folder]
+        command += ["--address", f"127.0.0.1:{self.port}", "--quiet"]
         if self.certificates:
             command += ["--certs-dir", self.certificates]
         environment = {"MINIO_ROOT_USER": ADMIN[0], "MINIO_ROOT_PASSWORD": ADMIN[1]}
         environment |= {"MINIO_BROWSER": "off", "MINIO_UPDATE": "off", "HOME": str(self.folder)}
         self._process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self._wait_until_ready(self._process)
+        try:
+            self._wait_until_ready(self._process)
+        except BaseException:
+            self.stop(signal.SIGKILL)
+            raise
 
     def stop(self, signal_number: int = signal.SIGTERM) -> None:
         if self._process is not None:
@@ -122,13 +124,24 @@ class MinioServer:
     def __exit__(self, *_: object) -> None:
         self.stop(signal.SIGKILL)
 
+    def _on_small_disk(self) -> list[str]:
+        """A disk of its own, which only it sees and which is gone with it."""
+        if self.megabytes is None:
+            return []
+        own = ["unshare", "--map-root-user", "--mount"]
+        mount = f"mount -t tmpfs -o size={self.megabytes}m tmpfs '{self.folder}'"
+        if subprocess.run([*own, "sh", "-c", mount], capture_output=True, check=False).returncode:
+            pytest.skip("this machine lets nobody mount a small disk")
+        return [*own, "sh", "-c", f'{mount} && exec "$@"', "sh"]
+
     def _signal(self, number: int) -> None:
         assert self._process is not None
         self._process.send_signal(number)
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
         ends = time.monotonic() + START_SECONDS
-        with urllib3.PoolManager(retries=False, cert_reqs="CERT_NONE") as http:
+        authority = str(self.certificates / "public.crt") if self.certificates else None
+        with urllib3.PoolManager(retries=False, ca_certs=authority) as http:
             while time.monotonic() < ends:
                 assert process.poll() is None, f"MinIO ended with {process.returncode}"
                 try:

@@ -29,3 +29,5 @@ def configure(service: str, level: str = "info") -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)
+    # It says of every call that it tries it again, in a form of its own; what comes of it is said by whoever called.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)

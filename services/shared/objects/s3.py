@@ -7,13 +7,14 @@ import hashlib
 import io
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from http.client import IncompleteRead
 from urllib.parse import urlsplit
 from xml.etree.ElementTree import ParseError
 
 from minio import Minio
 from minio.error import MinioException, S3Error, ServerError
 from urllib3 import PoolManager, Retry, Timeout
-from urllib3.exceptions import HTTPError, IncompleteRead, ProtocolError
+from urllib3.exceptions import HTTPError, ProtocolError
 
 from services.shared.objects.errors import ObjectCorrupt, ObjectMissing, StoreFull, StoreRefused, StoreUnavailable
 from services.shared.objects.keys import KEY
@@ -91,7 +92,7 @@ def translated(settings: StoreSettings, key: str) -> Iterator[None]:
     except ProtocolError as problem:
         broken = problem.args[-1]
         if isinstance(broken, IncompleteRead):
-            raise _BrokenOff(f"{key} broke off: {broken}", broken.partial) from problem
+            raise _BrokenOff(f"{key}: {broken}") from problem
         raise _away(where, key, problem) from problem
     except (MinioException, HTTPError, ParseError, ValueError) as problem:
         raise _away(where, key, problem) from problem
@@ -101,7 +102,7 @@ def _answered(where: str, key: str, problem: S3Error) -> Exception:
     if problem.code == "NoSuchKey":
         return ObjectMissing(key)
     if problem.code == _UNREADABLE:
-        return _BrokenOff(f"{key}: {where} cannot read it", 0)
+        return _BrokenOff(f"{key}: {where} cannot read it")
     if problem.code in _FULL:
         return StoreFull(f"{key}: {where} is full ({problem.code})")
     if problem.code in _TO_MEND or problem.response.status in _FORBIDDEN:
@@ -123,11 +124,7 @@ class _Unchanged(Exception):
 
 
 class _BrokenOff(StoreUnavailable):
-    """The bytes ended before the object did, after so many of them."""
-
-    def __init__(self, message: str, num_bytes: int) -> None:
-        super().__init__(message)
-        self.num_bytes = num_bytes
+    """The bytes ended before the object did; the message says after how many of them."""
 
 
 class S3Store:
@@ -206,11 +203,11 @@ class S3Store:
         try:
             data, _ = self._read(key)
         except _BrokenOff as second:
-            if second.num_bytes != first.num_bytes:
+            if str(second) != str(first):
                 raise
             with self._translated(key):  # away, or short of drives, it could not say even that
                 self._client.stat_object(self._settings.bucket, self._name(key))
-            raise ObjectCorrupt(f"{key} breaks off after {second.num_bytes} bytes, every time") from second
+            raise ObjectCorrupt(key) from second
         return data
 
     def _translated(self, key: str) -> AbstractContextManager[None]:
