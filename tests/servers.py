@@ -67,13 +67,13 @@ class TrainerService:
 async def running_trainer(where: str, store: ObjectStore, dataset_address: str) -> AsyncIterator[TrainerService]:
     """A trainer over a database, a file or a URL; starting it again there is what a restart is."""
     database = await open_database(where, "trainer", MIGRATIONS)
-    board, fleet, pointers = Board(), Fleet(), Pointers(database, store)
+    board, fleet, pointers = Board(), Fleet(database), Pointers(database, store)
     server, worker_server = Server(Limits(drain_seconds=0)), Server(Limits(drain_seconds=0))
     async with aio.insecure_channel(dataset_address) as to_dataset:
         watches = Watches(database, board, pointers, server.draining)
         trainer = TrainerServicer(database, board, fleet, watches, Datasets(to_dataset), DEFAULT_ARCHITECTURE)
         model = ModelServicer(database, board, pointers, Evaluations(database, store, Datasets(to_dataset)))
-        worker = WorkerServicer(database, board, fleet, store, pointers, server.draining)
+        worker = WorkerServicer(database, board, store, pointers, server.draining)
         port = await server.start(
             "127.0.0.1:0",
             {

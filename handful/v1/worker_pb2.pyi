@@ -27,13 +27,39 @@ class Capabilities(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Capabilities._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: Capabilities._Kind.ValueType  # 0
+        """As KIND_WARM."""
+        KIND_WARM: Capabilities._Kind.ValueType  # 1
+        """It is there whether there is work or not."""
+        KIND_JOB: Capabilities._Kind.ValueType  # 2
+        """It was started because of the queue, and goes when there is nothing to do."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
+        """Kind says what a worker is there for."""
+
+    KIND_UNSPECIFIED: Capabilities.Kind.ValueType  # 0
+    """As KIND_WARM."""
+    KIND_WARM: Capabilities.Kind.ValueType  # 1
+    """It is there whether there is work or not."""
+    KIND_JOB: Capabilities.Kind.ValueType  # 2
+    """It was started because of the queue, and goes when there is nothing to do."""
+
     DEVICE_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     PRETRAINED_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     device: _builtins.str
     """What it can train on by gradient: `cpu` or `cuda`."""
     memory_bytes: _builtins.int
     """Memory of the machine, in bytes."""
+    kind: Global___Capabilities.Kind.ValueType
+    """What the worker is there for."""
     @_builtins.property
     def pretrained(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Architectures whose pretrained weights the worker has."""
@@ -44,10 +70,11 @@ class Capabilities(_message.Message):
         device: _builtins.str = ...,
         memory_bytes: _builtins.int = ...,
         pretrained: _abc.Iterable[_builtins.str] | None = ...,
+        kind: Global___Capabilities.Kind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "memory_bytes", b"memory_bytes", "pretrained", b"pretrained"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "kind", b"kind", "memory_bytes", b"memory_bytes", "pretrained", b"pretrained"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -44,11 +44,11 @@ async def serve(settings: TrainerSettings) -> None:
 
 async def _serve(settings: TrainerSettings, store: ObjectStore, database: Database, datasets: Datasets) -> None:
     products, workers = Server(Limits(reflection=settings.reflection)), Server()
-    board, fleet, pointers = Board(), Fleet(), Pointers(database, store)
+    board, fleet, pointers = Board(), Fleet(database), Pointers(database, store)
     watches = Watches(database, board, pointers, products.draining)
     trainer = TrainerServicer(database, board, fleet, watches, datasets, settings.default_architecture)
     model = ModelServicer(database, board, pointers, Evaluations(database, store, datasets))
-    worker = WorkerServicer(database, board, fleet, store, pointers, products.draining)
+    worker = WorkerServicer(database, board, store, pointers, products.draining)
     host, _, _ = settings.worker_address.rpartition(":")
     register_worker = partial(worker_pb2_grpc.add_WorkerServiceServicer_to_server, worker)
     port = await workers.start(settings.worker_address, {"handful.v1.WorkerService": register_worker})

@@ -18,6 +18,7 @@ from handful.v1.trainer_pb2 import (
     AttemptStarted,
     CheckpointSaved,
     Failure,
+    Progress,
     TrainingRun,
     TrainingRunEvent,
 )
@@ -95,9 +96,13 @@ async def history(connection: AsyncConnection, key: RunKey) -> list[EpochMetrics
 
 
 async def report(
-    connection: AsyncConnection, grip: Grip, reported: Sequence[WorkerEvent], lease_seconds: float
+    connection: AsyncConnection,
+    grip: Grip,
+    reported: Sequence[WorkerEvent],
+    lease_seconds: float,
+    progress: Progress | None = None,
 ) -> tuple[int, RunRecord]:
-    """Takes events and renews the lease: up to where they are durable now, and the run."""
+    """Takes events and progress and renews the lease: up to where events are durable now, and the run."""
     committed = await hold(connection, grip, lease_seconds)
     fresh = [one for one in reported if one.worker_sequence > committed]
     for sequence, one in enumerate(fresh, start=committed + 1):
@@ -109,6 +114,8 @@ async def report(
             )
         one.event.attempt = grip.attempt
     values: dict[str, object] = {"committed_worker_sequence": committed + len(fresh)}
+    if progress is not None:
+        values |= {"progress": progress.SerializeToString()}
     epochs = [one.event for one in fresh if one.event.WhichOneof("event") == "epoch_completed"]
     if epochs:
         latest = EpochMetrics(epoch=epochs[-1].epoch, metrics=epochs[-1].epoch_completed.metrics)
@@ -188,9 +195,10 @@ async def expire(connection: AsyncConnection) -> list[RunKey]:
     return [run.key for run in expired]
 
 
-async def num_leased(connection: AsyncConnection) -> int:
-    """Runs that some worker holds."""
-    query = sa.select(sa.func.count()).select_from(training_runs).where(training_runs.c.state.in_(CLAIMED))
+async def num_leased(connection: AsyncConnection, workers: str) -> int:
+    """Runs that are held by workers whose ids begin like this."""
+    theirs = training_runs.c.worker_id.startswith(workers, autoescape=True)
+    query = sa.select(sa.func.count()).select_from(training_runs).where(training_runs.c.state.in_(CLAIMED), theirs)
     return int((await connection.execute(query)).scalar_one())
 
 

@@ -1,12 +1,12 @@
-"""Wake-ups within this process: something happened to a run, or a run waits for a worker. It carries no facts but a
-run's latest progress; what happened stands in SQL, and whoever wakes looks there.
+"""Wake-ups within this process: something happened to a run, or a run waits for a worker. It carries no facts: what
+happened stands in SQL, and whoever wakes looks there. Whoever waits looks there now and then without being woken, since
+what happens in another replica rings no bell here.
 """
 
 import asyncio
 from collections import defaultdict
 from typing import Self
 
-from handful.v1.trainer_pb2 import Progress
 from services.trainer.records import RunKey
 
 _QUEUE = RunKey("", "queue")
@@ -17,29 +17,15 @@ class Board:
 
     def __init__(self) -> None:
         self._waiting: dict[RunKey, set[asyncio.Event]] = defaultdict(set)
-        self._progress: dict[RunKey, Progress] = {}
 
     def changed(self, key: RunKey) -> None:
-        """Something durable happened to the run."""
+        """Something happened to the run."""
         for waiter in self._waiting.get(key, ()):
             waiter.set()
 
     def queued(self) -> None:
         """A run waits for a worker."""
         self.changed(_QUEUE)
-
-    def report(self, key: RunKey, progress: Progress) -> None:
-        """How far a run's work at hand is."""
-        self._progress[key] = progress
-        self.changed(key)
-
-    def forget(self, key: RunKey) -> None:
-        """The run has no work at hand any more."""
-        self._progress.pop(key, None)
-        self.changed(key)
-
-    def progress(self, key: RunKey) -> Progress | None:
-        return self._progress.get(key)
 
     def on(self, key: RunKey) -> "Bell":
         """Rings whenever something happens to the run."""

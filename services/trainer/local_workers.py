@@ -1,10 +1,12 @@
 """Workers beside the service, on one machine: started, restarted when they die, stopped with the service.
 
 A worker of ours holds a pipe to us: when we are killed it sees the pipe's end, finishes its run and goes. A trainer
-that starts anew therefore counts the runs that are held before it adds workers. It knows nothing of what workers do.
+that starts anew therefore counts the runs that such workers hold before it adds more; their ids begin with the name of
+the machine and our port. It knows nothing of what workers do.
 """
 
 import asyncio
+import platform
 import subprocess
 import sys
 import time
@@ -32,6 +34,7 @@ class LocalWorkers:
         self._database = database
         self._wanted = wanted
         self._address = address
+        self._name = f"{platform.node()}-{address.rpartition(':')[2]}"
         self._processes: dict[subprocess.Popen[bytes], float] = {}
         self._pause = CHECK_SECONDS
 
@@ -51,7 +54,7 @@ class LocalWorkers:
     async def _num_leased(self, otherwise: int) -> int:
         try:
             async with self._database.read() as connection:
-                return await attempts.num_leased(connection)
+                return await attempts.num_leased(connection, f"{self._name}-")
         except Unavailable as problem:
             log.warning("runs not counted, will be", problem=problem.message)
             return otherwise
@@ -72,7 +75,9 @@ class LocalWorkers:
         process = subprocess.Popen(
             [sys.executable, "-m", "services.trainer.worker"],
             stdin=subprocess.PIPE,
-            env=child_environment(HANDFUL_WORKER_TRAINER=self._address, HANDFUL_PARENT_PIPE="true"),
+            env=child_environment(
+                HANDFUL_WORKER_TRAINER=self._address, HANDFUL_WORKER_NAME=self._name, HANDFUL_PARENT_PIPE="true"
+            ),
             # Ctrl-C goes to the whole group of the terminal; a worker is told by us instead.
             start_new_session=True,
         )

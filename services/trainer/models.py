@@ -102,12 +102,19 @@ async def projects(connection: AsyncConnection) -> dict[str, int]:
 
 
 async def pointer(connection: AsyncConnection, project: str) -> ProjectPointer:
-    """What inference is told about a project."""
-    made = ProjectPointer(generation=(await projects(connection)).get(project, 0))
-    for row in await connection.execute(sa.select(model_versions).where(model_versions.c.project == project)):
+    """What inference is told about a project: one state, since it is one statement."""
+    versions = generations.join(model_versions, generations.c.project == model_versions.c.project)
+    query = (
+        sa.select(generations.c.generation, model_versions, aliases.c.alias)
+        .select_from(versions.outerjoin(aliases))
+        .where(generations.c.project == project)
+    )
+    made = ProjectPointer()
+    for row in await connection.execute(query):
+        made.generation = row.generation
         made.models[row.model].versions[row.number] = row.manifest_sha256
-    for row in await connection.execute(sa.select(aliases).where(aliases.c.project == project)):
-        made.models[row.model].aliases[row.alias] = row.version
+        if row.alias is not None:
+            made.models[row.model].aliases[row.alias] = row.number
     return made
 
 

@@ -1,9 +1,8 @@
 """The pointer objects: what inference is told about a project's models. Written from SQL after every change, and again
-every few seconds where that did not succeed.
+every few seconds where that did not succeed or another replica made the change.
 """
 
 import asyncio
-from collections import defaultdict
 
 import structlog
 
@@ -19,19 +18,21 @@ RECONCILE_SECONDS = 3.0
 
 
 class Pointers:
-    """Writes pointer objects, one at a time per project."""
+    """Writes pointer objects. Of a project one is written at a time, whichever replica does it, from what SQL has then:
+    so an older one never replaces a newer one.
+    """
 
     def __init__(self, database: Database, store: ObjectStore) -> None:
         self._database = database
         self._store = store
         self._written: dict[str, int] = {}
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def write(self, project: str) -> None:
-        """Writes the project's pointer as SQL has it now; where the store is away, `reconcile` does it later."""
-        async with self._locks[project]:
-            async with self._database.read() as connection:
-                pointer = await models.pointer(connection, project)
+        """Writes the project's pointer as SQL has it; where the store is away, `reconcile` does it later."""
+        async with self._database.read_alone(f"pointer of {project}") as connection:
+            pointer = await models.pointer(connection, project)
+            if self._written.get(project) == pointer.generation:
+                return
             try:
                 await asyncio.to_thread(self._store.put, pointer_key(project), to_bytes(pointer))
             except StoreUnavailable as problem:

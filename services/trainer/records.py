@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from handful.v1.bundle_pb2 import Recipe
-from handful.v1.trainer_pb2 import Failure, TrainingRun
+from handful.v1.trainer_pb2 import Failure, Progress, TrainingRun
 from handful.v1.worker_pb2 import Checkpoint
 
 State = TrainingRun.State
@@ -55,6 +55,7 @@ class RunRecord:
     failure: Failure | None
     epoch: int
     metrics: tuple[tuple[str, float], ...]
+    progress: Progress | None
     latest_sequence: int
     version: int | None
     evaluated_version: int | None

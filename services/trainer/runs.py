@@ -1,6 +1,7 @@
 """Runs in SQL, as products see them: asked for, read, listed, cancelled. What workers do to them is in `attempts`."""
 
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 import sqlalchemy as sa
@@ -8,12 +9,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from handful.errors import NotFound
 from handful.v1.bundle_pb2 import Recipe
-from handful.v1.trainer_pb2 import Failure, StateChanged, TrainingRun, TrainingRunEvent
+from handful.v1.trainer_pb2 import Failure, Progress, StateChanged, TrainingRun, TrainingRunEvent
 from handful.v1.worker_pb2 import Checkpoint
 from services.shared.database import clock, newest_first
 from services.trainer import events
 from services.trainer.records import WAITING, ModelVersionRecord, NewRun, RunKey, RunRecord
 from services.trainer.tables import training_runs
+
+# Runs that an estimate looks back at, and what it is where none was like the new one.
+ESTIMATED_FROM = 50
+UNKNOWN_SECONDS = 60.0
 
 
 async def add(connection: AsyncConnection, new: NewRun) -> RunRecord:
@@ -33,6 +38,7 @@ async def add(connection: AsyncConnection, new: NewRun) -> RunRecord:
         "state": TrainingRun.STATE_QUEUED,
         "epoch": 0,
         "metrics": [],
+        "estimated_seconds": await _estimate(connection, new.recipe),
         "latest_sequence": 0,
         "attempt": 0,
         "num_lost": 0,
@@ -41,6 +47,25 @@ async def add(connection: AsyncConnection, new: NewRun) -> RunRecord:
     await connection.execute(sa.insert(training_runs).values(row))
     await events.append(connection, new.key, state_changed(TrainingRun.STATE_QUEUED, attempt=0))
     return await get(connection, new.key)
+
+
+async def _estimate(connection: AsyncConnection, recipe: Recipe) -> float:
+    """Seconds that a run is likely to take: as the latest ones did that had the same preset, architecture and epochs,
+    whatever the size of their data.
+    """
+    ended = training_runs.c.state == TrainingRun.STATE_SUCCEEDED
+    query = sa.select(training_runs).where(ended)
+    latest = query.order_by(training_runs.c.create_time_us.desc()).limit(ESTIMATED_FROM)
+    took = [
+        (row.finish_time_us - row.start_time_us) / 1e6
+        for row in await connection.execute(latest)
+        if _kind(Recipe.FromString(row.recipe)) == _kind(recipe)
+    ]
+    return median(took) if took else UNKNOWN_SECONDS
+
+
+def _kind(recipe: Recipe) -> tuple[str, str, int]:
+    return recipe.preset, recipe.architecture, recipe.num_epochs
 
 
 async def get(connection: AsyncConnection, key: RunKey, *, locked: bool = False) -> RunRecord:
@@ -91,7 +116,7 @@ async def change_state(
 ) -> None:
     """Puts the run into a state, with the event that says so; the lease ends where nobody holds the run any more."""
     if state not in (TrainingRun.STATE_RUNNING, TrainingRun.STATE_CANCELLING):
-        values |= {"lease_expires_us": None}
+        values |= {"lease_expires_us": None, "progress": None}
     if state in (TrainingRun.STATE_SUCCEEDED, TrainingRun.STATE_FAILED, TrainingRun.STATE_CANCELLED):
         values |= {"finish_time_us": clock(connection)}
     await connection.execute(sa.update(training_runs).where(of(run.key)).values(state=state, **values))
@@ -139,6 +164,7 @@ def record(row: Any, num_ahead: int = 0) -> RunRecord:
         failure=Failure.FromString(row.failure) if row.failure is not None else None,
         epoch=row.epoch,
         metrics=tuple((name, value) for name, value in row.metrics),
+        progress=Progress.FromString(row.progress) if row.progress is not None else None,
         latest_sequence=row.latest_sequence,
         version=row.version,
         evaluated_version=row.evaluated_version,

@@ -65,7 +65,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         recipe = recipes.resolve(request.recipe, self._default_architecture)
         dataset = names.match((names.DATASET_VERSION, names.DATASET), request.dataset, "dataset")["dataset"]
         model = names.check_id(request.model_id or dataset, "model_id")
-        self._fleet.check(recipe)
+        await self._fleet.check(recipe)
         version = await self._datasets.version(project, request.dataset)
         return NewRun(
             key=RunKey(project, new_id()),

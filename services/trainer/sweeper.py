@@ -1,4 +1,4 @@
-"""Ends leases that ran out, on the trainer's clock, so that lost runs are taken up again."""
+"""Ends leases that ran out, so that lost runs are taken up again, and forgets workers that are gone."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ import structlog
 
 from handful.errors import Unavailable
 from services.shared.database import Database
-from services.trainer import attempts
+from services.trainer import attempts, workers
 from services.trainer.board import Board
 from services.trainer.worker_servicer import LEASE_SECONDS
 
@@ -16,14 +16,18 @@ SWEEP_SECONDS = 1.0
 
 
 async def sweep(database: Database, board: Board) -> None:
-    """For ever. Waits one full lease first: workers that outlived an outage of ours get time to report."""
-    await asyncio.sleep(LEASE_SECONDS)
+    """For ever. Waits one full lease first, and again whenever the database was away: workers that outlived an outage
+    get time to report.
+    """
     while True:
+        await asyncio.sleep(LEASE_SECONDS)
         try:
-            await _sweep(database, board)
+            while True:
+                await _sweep(database, board)
+                await asyncio.sleep(SWEEP_SECONDS)
         except Unavailable as problem:
             log.warning("not swept, will be", problem=problem.message)
-        await asyncio.sleep(SWEEP_SECONDS)
+            await _back(database)
 
 
 async def _sweep(database: Database, board: Board) -> None:
@@ -31,5 +35,18 @@ async def _sweep(database: Database, board: Board) -> None:
         lost = await attempts.expire(connection)
     for key in lost:
         log.warning("worker lost", training_run=key.name)
-        board.forget(key)
+        board.changed(key)
         board.queued()
+    async with database.write() as connection:
+        await workers.forget(connection)
+
+
+async def _back(database: Database) -> None:
+    while True:
+        try:
+            async with database.read() as connection:
+                await workers.known(connection)
+        except Unavailable:
+            await asyncio.sleep(SWEEP_SECONDS)
+        else:
+            return

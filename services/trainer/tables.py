@@ -27,6 +27,10 @@ training_runs = sa.Table(
     sa.Column("failure", sa.LargeBinary),
     sa.Column("epoch", sa.Integer, nullable=False),
     sa.Column("metrics", sa.JSON, nullable=False),
+    # How far the work at hand is; only the latest.
+    sa.Column("progress", sa.LargeBinary),
+    # How long it is likely to take, as far as was known when it was asked for.
+    sa.Column("estimated_seconds", sa.Float, nullable=False, server_default="60"),
     sa.Column("latest_sequence", sa.BigInteger, nullable=False),
     sa.Column("version", sa.Integer),
     sa.Column("evaluation_sha256", text(64)),
@@ -46,6 +50,15 @@ training_runs = sa.Table(
     sa.Column("checkpoint_epoch", sa.Integer),
     sa.Index("ix_training_runs_state", "state", "create_time_us"),
     sa.Index("ix_training_runs_created", "project", "create_time_us"),
+)
+# Who asked for work lately.
+workers = sa.Table(
+    "workers",
+    metadata,
+    sa.Column("worker_id", text(128), primary_key=True),
+    sa.Column("kind", sa.Integer, nullable=False),
+    sa.Column("capabilities", sa.LargeBinary, nullable=False),
+    sa.Column("seen_us", sa.BigInteger, nullable=False),
 )
 events = sa.Table(
     "events",

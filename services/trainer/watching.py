@@ -71,10 +71,9 @@ class Watches:
             await self._pointers.ensure(run.key.project)
             yield WatchTrainingRunResponse(finished=WatchTrainingRunResponse.Finished(training_run=run_message(run)))
             return
-        progress = self._board.progress(run.key)
-        if progress is not None and progress != watch.progress:
-            watch.progress = progress
-            yield watch.say(WatchTrainingRunResponse(progress=progress))
+        if run.progress is not None and run.progress != watch.progress:
+            watch.progress = run.progress
+            yield watch.say(WatchTrainingRunResponse(progress=run.progress))
         if watch.silent_seconds >= HEARTBEAT_SECONDS:
             yield watch.say(WatchTrainingRunResponse(heartbeat=WatchTrainingRunResponse.Heartbeat()))
 

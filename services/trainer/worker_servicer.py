@@ -13,9 +13,9 @@ from handful.v1 import bundle_pb2, trainer_pb2, worker_pb2, worker_pb2_grpc
 from services.shared.database import Database
 from services.shared.objects import ObjectMissing, ObjectStore
 from services.shared.objects.keys import KEY
-from services.trainer import attempts, models, runs
+from services.trainer import attempts, models, runs, workers
 from services.trainer.board import Board
-from services.trainer.fleet import Fleet, suits
+from services.trainer.fleet import suits
 from services.trainer.messages import claim_message
 from services.trainer.pointers import Pointers
 from services.trainer.records import Grip, ModelKey, NewModelVersion, RunKey, RunRecord
@@ -36,14 +36,12 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self,
         database: Database,
         board: Board,
-        fleet: Fleet,
         store: ObjectStore,
         pointers: Pointers,
         draining: asyncio.Event,
     ) -> None:
         self._database = database
         self._board = board
-        self._fleet = fleet
         self._store = store
         self._pointers = pointers
         self._draining = draining
@@ -53,7 +51,8 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     ) -> worker_pb2.ClaimTrainingRunResponse:
         if not request.worker_id or not request.claim_id:
             raise InvalidArgument.fields([("claim_id", "worker_id and claim_id must be set")])
-        self._fleet.asked(request.worker_id, request.capabilities)
+        async with self._database.write() as connection:
+            await workers.asked(connection, request.worker_id, request.capabilities)
         ends = time.monotonic() + LONG_POLL_SECONDS
         with self._board.on_queue() as bell:
             while not self._draining.is_set():
@@ -85,12 +84,10 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         if len(request.events) > MAX_EVENTS:
             raise InvalidArgument.fields([("events", f"at most {MAX_EVENTS} in one report")])
         grip = _grip(request)
+        progress = request.progress if request.HasField("progress") else None
         async with self._database.write() as connection:
-            committed, run = await attempts.report(connection, grip, request.events, LEASE_SECONDS)
-        self._fleet.reported(run.worker_id)
-        if request.HasField("progress"):
-            self._board.report(grip.key, request.progress)
-        elif request.events:
+            committed, run = await attempts.report(connection, grip, request.events, LEASE_SECONDS, progress)
+        if request.events or progress is not None:
             self._board.changed(grip.key)
         return worker_pb2.ReportTrainingRunResponse(committed_worker_sequence=committed, directive=_directive(run))
 
@@ -121,7 +118,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             async with self._database.read() as connection:
                 if not await attempts.is_over(connection, grip, released=released):
                     raise
-        self._board.forget(grip.key)
+        self._board.changed(grip.key)
         self._board.queued()
         return worker_pb2.FinishTrainingRunResponse()
 

@@ -2,23 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 
 import pytest
 
-from handful.v1.trainer_pb2 import Progress
 from services.trainer.board import Bell, Board
 from services.trainer.records import RunKey
 
 RUN = RunKey("default", "run-1")
 # Another run, and a run of the same id in another project.
 OTHERS = (RunKey("default", "run-2"), RunKey("elsewhere", "run-1"))
-HAPPENINGS: dict[str, Callable[[Board, RunKey], None]] = {
-    "changed": lambda board, key: board.changed(key),
-    "report": lambda board, key: board.report(key, Progress(completed=1)),
-    "forget": lambda board, key: board.forget(key),
-}
-happenings = pytest.mark.parametrize("happen", [pytest.param(call, id=name) for name, call in HAPPENINGS.items()])
 # Longer than any wake-up takes; and short, for what must not happen.
 LONG, SHORT = 5.0, 0.05
 
@@ -30,24 +22,22 @@ async def rings(bell: Bell, seconds: float = LONG) -> bool:
     return time.monotonic() - start < seconds
 
 
-@happenings
-async def test_everyone_who_waits_for_a_run_wakes(happen: Callable[[Board, RunKey], None]) -> None:
+async def test_everyone_who_waits_for_a_run_wakes() -> None:
     """Whatever happens to a run wakes all who wait for it."""
     board = Board()
     with board.on(RUN) as one, board.on(RUN) as another:
         waiting = asyncio.gather(rings(one), rings(another))
         await asyncio.sleep(0)
-        happen(board, RUN)
+        board.changed(RUN)
         assert all(await waiting)
 
 
-@happenings
 @pytest.mark.parametrize("other", OTHERS, ids=lambda key: key.name)
-async def test_nobody_wakes_for_another_run(happen: Callable[[Board, RunKey], None], other: RunKey) -> None:
+async def test_nobody_wakes_for_another_run(other: RunKey) -> None:
     """What happens to one run rings no bell of another, nor the queue's."""
     board = Board()
     with board.on(RUN) as bell, board.on_queue() as queue:
-        happen(board, other)
+        board.changed(other)
         assert not any(await asyncio.gather(rings(bell, SHORT), rings(queue, SHORT)))
 
 
@@ -100,16 +90,3 @@ async def test_one_who_leaves_takes_nobody_along() -> None:
     await asyncio.sleep(0)
     board.changed(RUN)
     assert await coming
-
-
-def test_the_latest_progress_is_kept_until_it_is_forgotten() -> None:
-    """A run's progress is the last one reported, its own, and gone when it has no work at hand."""
-    board = Board()
-    assert board.progress(RUN) is None
-    for completed in (1, 2):
-        board.report(RUN, Progress(phase="features", completed=completed, total=2))
-    assert board.progress(RUN) == Progress(phase="features", completed=2, total=2)
-    assert [board.progress(other) for other in OTHERS] == [None, None]
-    board.forget(RUN)
-    assert board.progress(RUN) is None
-    board.forget(RUN)

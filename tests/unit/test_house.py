@@ -81,6 +81,7 @@ def test_sql_has_its_places() -> None:
         "services.trainer.models",
         "services.trainer.runs",
         "services.trainer.tables",
+        "services.trainer.workers",
     }
 
 

@@ -1,7 +1,6 @@
 """Claims runs and has them trained, one at a time, until it is told to stop."""
 
 import os
-import platform
 import signal
 import threading
 import time
@@ -23,38 +22,41 @@ from services.trainer.architectures import ARCHITECTURES
 from services.trainer.worker import backbones, health, session
 from services.trainer.worker.children import Children
 from services.trainer.worker.settings import WorkerSettings
+from services.trainer.worker.shift import Shift
 from services.trainer.worker.work import Work
 
 log = structlog.get_logger()
 
 CLAIM_TIMEOUT_SECONDS = 20.0
 RETRY_SECONDS = 1.0
+KINDS = {"warm": Capabilities.KIND_WARM, "job": Capabilities.KIND_JOB}
 
 
 def work(settings: WorkerSettings) -> None:
-    """Until SIGTERM, which hands the run at hand back and ends the process, or the end of the parent's pipe, after
-    which the run at hand is finished first.
+    """Until SIGTERM, which hands the run at hand back and ends the process, or the end of the shift or of the parent's
+    pipe, before which the run at hand is finished.
     """
     store = RetryingStore(open_store(settings.store), settings.store.store_seconds)
-    stop = threading.Event()
+    shift = Shift(settings.worker_idle_seconds, settings.worker_max_seconds)
     if settings.parent_pipe:
-        parent.when_gone(stop.set)
+        parent.when_gone(shift.end)
     architecture, preparing = settings.default_architecture, Children()
     threading.Thread(target=backbones.prepare, args=(store, architecture, preparing), daemon=True).start()
-    worker_id = f"{platform.node()}-{os.getpid()}-{new_id()[-6:]}"
+    worker_id = f"{settings.name}-{os.getpid()}-{new_id()[-6:]}"
     structlog.contextvars.bind_contextvars(worker_id=worker_id)
     with health.answered(settings.worker_health_address), connect(settings.worker_trainer) as channel:
         stub = WorkerServiceStub(channel)
         at_hand: list[Work] = []
         signal.signal(signal.SIGTERM, lambda *_: _go(at_hand, preparing))
         log.info("worker ready", trainer=settings.worker_trainer, threads=settings.threads)
-        while not stop.is_set():
-            claim = _claim(stub, worker_id, stop)
+        while not shift.is_over:
+            claim = _claim(stub, worker_id, settings.worker_kind, shift)
             if claim is not None:
                 structlog.contextvars.bind_contextvars(request_id=claim.request_id)
                 at_hand.append(session.begin(stub, claim, store, settings.threads))
                 session.run(at_hand[0])
                 at_hand.clear()
+                shift.worked()
                 structlog.contextvars.unbind_contextvars("request_id")
     log.info("worker ends")
 
@@ -68,10 +70,10 @@ def _go(at_hand: list[Work], preparing: Children) -> NoReturn:
     os._exit(0)
 
 
-def _claim(stub: WorkerServiceStub, worker_id: str, stop: threading.Event) -> Claim | None:
-    """A run, or None where the worker shall stop first. The claim id is kept until an answer came."""
-    request = ClaimTrainingRunRequest(worker_id=worker_id, claim_id=new_id(), capabilities=_capabilities())
-    while not stop.is_set():
+def _claim(stub: WorkerServiceStub, worker_id: str, kind: str, shift: Shift) -> Claim | None:
+    """A run, or None where the shift is over first. The claim id is kept until an answer came."""
+    request = ClaimTrainingRunRequest(worker_id=worker_id, claim_id=new_id(), capabilities=_capabilities(kind))
+    while not shift.is_over:
         try:
             answer = stub.ClaimTrainingRun(request, timeout=CLAIM_TIMEOUT_SECONDS)
         except grpc.RpcError as problem:
@@ -84,11 +86,11 @@ def _claim(stub: WorkerServiceStub, worker_id: str, stop: threading.Event) -> Cl
     return None
 
 
-def _capabilities() -> Capabilities:
+def _capabilities(kind: str) -> Capabilities:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     device = "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
     pretrained = [row.id for row in ARCHITECTURES.values() if row.weights.locate()]
-    return Capabilities(device=device, memory_bytes=memory, pretrained=pretrained)
+    return Capabilities(device=device, memory_bytes=memory, pretrained=pretrained, kind=KINDS[kind])
 
 
 def main() -> None:

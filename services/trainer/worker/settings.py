@@ -1,6 +1,7 @@
 """What a worker can be told from outside."""
 
 import os
+import platform
 from dataclasses import dataclass, field
 
 from services.shared.objects.settings import StoreSettings
@@ -11,12 +12,20 @@ from services.trainer.architectures import DEFAULT_ARCHITECTURE
 @dataclass(frozen=True)
 class WorkerSettings:
     worker_trainer: str = setting("127.0.0.1:7112", purpose="address of the trainer, for workers")
+    worker_name: str = setting("", purpose="what the worker's id begins with; default: the machine's name")
+    worker_kind: str = setting("warm", purpose="whether it is always there, or a job", choices=("warm", "job"))
+    worker_idle_seconds: float = setting(0.0, purpose="seconds without work after which it ends; 0: never", minimum=0)
+    worker_max_seconds: float = setting(0.0, purpose="seconds after which it takes no more work; 0: never", minimum=0)
     worker_health_address: str = setting("", purpose="address that answers health checks of the worker; empty: none")
     worker_threads: int = setting(0, purpose="threads to compute on; 0: one per usable core", minimum=0, maximum=256)
     default_architecture: str = setting(DEFAULT_ARCHITECTURE, purpose="architecture that is prepared at the start")
     store: StoreSettings = field(default_factory=StoreSettings)
     parent_pipe: bool = parent_pipe()
     log_level: str = log_level()
+
+    @property
+    def name(self) -> str:
+        return self.worker_name or platform.node()
 
     @property
     def threads(self) -> int:
