@@ -1,69 +1,57 @@
 """Proves the images of deploy/Dockerfile where there is no container engine: each environment is built anew in an empty
-folder by the Dockerfile's own commands, and each service runs from it as it would in a container.
+folder by the Dockerfile's own commands, and each service runs from it, confined as a container is (containers.py), on a
+network that reaches only the others. Then they do together what they are for: a folder of pictures becomes a model that
+answers.
 
-A service is started in a file system of its own that has the image's paths, the interpreter and the system's libraries:
-read-only but for /tmp and /cache, as user 10001, without capabilities, on a network that reaches only the others. Then
-they do together what they are for: a folder of pictures becomes a model that answers. Needs Linux, root, and uv, or pip
-by --pip. Prints a table.
+With --minio and --postgres they are set up as compose.yaml sets them up, on these servers; without, on files that they
+share. Needs Linux, root, and uv, or pip by --pip. Prints a table.
 
-usage: python -m deploy.prove [--pip]
+usage: python -m deploy.prove [--pip] [--minio PROGRAM --postgres FOLDER-OF-PROGRAMS]
 """
 
 import argparse
 import contextlib
-import ctypes
+import dataclasses
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 from PIL import Image
 
+from deploy import composition
+from deploy.containers import Container, leave_the_network
 from deploy.dockerfile import Target, images, lock, stages
 from handful import Client
 from handful.channel import Addresses
 
 ROOT = Path(__file__).parents[1]
-START_SECONDS, STOP_SECONDS = 120.0, 40.0
-WRITABLE, READ_ONLY = ("/tmp", "/cache"), ("/", "/app", "/opt/venv")  # noqa: S108 - of the container
-SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc", "/dev", "/proc", "/sys", sys.base_prefix)
-# The root of a container: what is bound is read-only, but for the two folders that an image may write to.
-CONFINE = """
-set -eu
-mount -t tmpfs tmpfs /mnt
-for path in $SYSTEM; do
-  mkdir -p "/mnt$path"; mount --rbind "$path" "/mnt$path"; mount -o remount,bind,ro "/mnt$path"
-done
-for path in /opt/venv /app; do
-  mkdir -p "/mnt$path"; mount --bind "$IMAGE$path" "/mnt$path"; mount -o remount,bind,ro "/mnt$path"
-done
-for path in /tmp /cache; do mkdir -p "/mnt$path"; mount --bind "$IMAGE$path" "/mnt$path"; done
-mount --bind "$CACHE" /mnt/cache
-mount -o remount,ro /mnt
-cd /mnt/app
-exec chroot /mnt /usr/bin/setpriv --reuid=10001 --regid=10001 --clear-groups --no-new-privs --bounding-set=-all \\
-  --inh-caps=-all /usr/bin/env --chdir=/app "$@"
-"""
+WRITE = (
+    "from services.inference.settings import InferenceSettings as S; from services.shared.settings import read; "
+    "from services.shared.objects import open_store; open_store(read(S).store).put('projects/p/x', b'')"
+)
 
 
 @dataclass
 class Proof:
-    """What was found out about one image."""
+    """What was found out about one image; `seconds` from start to health, and from SIGTERM to the end."""
 
     name: str
     packages: int
     environment_bytes: int
     source_bytes: int
     torch: str
-    start_seconds: float = 0.0
-    stop_seconds: float = 0.0
+    seconds: list[float] = field(default_factory=list)
+
+    def row(self) -> str:
+        sizes = f"{self.environment_bytes / 2**20:.0f} | {self.source_bytes / 2**20:.1f}"
+        seconds = " | ".join(f"{number:.1f}" for number in self.seconds)
+        return f"| {self.name} | {self.packages} | {sizes} | {self.torch} | {seconds} |"
 
 
 def build(image: Target, folder: Path, *, pip: bool) -> Proof:
@@ -80,11 +68,11 @@ def build(image: Target, folder: Path, *, pip: bool) -> Proof:
         command = install[install.index("uv pip sync") :].replace(locked.name, str(locked)).split()
         _run([*command, "--quiet"], VIRTUAL_ENV=str(venv), UV_LINK_MODE="copy", UV_COMPILE_BYTECODE="1")
     copy_sources(image, app)
-    for writable in ("tmp", "cache"):
-        (folder / writable).mkdir()
-        os.chown(folder / writable, 10001, 10001)
     packages = len(list((venv / "lib").glob("python*/site-packages/*.dist-info")))
-    return Proof(image.name, packages, _size(venv), _size(app), _torch(venv))
+    proof = Proof(image.name, packages, _size(venv), _size(app), _torch(venv))
+    if (proof.torch == "none") is (image.name == "worker"):
+        raise SystemExit(f"{image.name}: torch is {proof.torch}")
+    return proof
 
 
 def copy_sources(image: Target, app: Path) -> None:
@@ -95,67 +83,6 @@ def copy_sources(image: Target, app: Path) -> None:
         else:
             (app / source).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / source, app / source)
-
-
-def _torch(venv: Path) -> str:
-    ask = "from importlib.util import find_spec; print(find_spec('torch') and __import__('torch').version.cuda)"
-    found = subprocess.run([venv / "bin/python", "-I", "-c", ask], check=True, capture_output=True, text=True)
-    version = found.stdout.strip()
-    return "none" if version == "None" else f"CUDA {version}"
-
-
-@dataclass
-class Container:
-    """A service that runs from its image's environment; `cache` is what is mounted at /cache."""
-
-    image: Target
-    folder: Path
-    cache: Path
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "log"
-
-    def run(self, command: list[str]) -> subprocess.Popen[bytes]:
-        """A command in the container, with the image's variables and no others."""
-        variables = {**self.image.environment, "PATH": "/opt/venv/bin:/usr/bin:/bin"}
-        arguments = ["-i", *(f"{name}={value}" for name, value in variables.items()), *command]
-        places = {"SYSTEM": " ".join(SYSTEM), "IMAGE": str(self.folder), "CACHE": str(self.cache)}
-        confine = ["unshare", "--mount", "--propagation", "private", "sh", "-c", CONFINE, "sh"]
-        with self.log.open("ab") as log:
-            environment = {"PATH": os.environ["PATH"], **places}
-            return subprocess.Popen([*confine, *arguments], env=environment, stdout=log, stderr=log)
-
-    @contextlib.contextmanager
-    def serving(self, proof: Proof) -> Iterator[None]:
-        """From the first healthy answer to a SIGTERM, which must end the service with exit code 0."""
-        started, process = time.monotonic(), self.run(self.image.command)
-        try:
-            while self.run(self.image.probe).wait() != 0:
-                if process.poll() is not None or time.monotonic() - started > START_SECONDS:
-                    self.fail(f"not healthy (exit code {process.poll()})")
-            proof.start_seconds = time.monotonic() - started
-            yield
-            stopping = time.monotonic()
-            process.terminate()
-            if process.wait(STOP_SECONDS) != 0:
-                self.fail(f"ended with exit code {process.returncode} on SIGTERM")
-            proof.stop_seconds = time.monotonic() - stopping
-        finally:
-            process.kill()
-            process.wait()
-
-    def fail(self, problem: str) -> NoReturn:
-        print(self.log.read_text(errors="replace"), file=sys.stderr)
-        raise SystemExit(f"{self.image.name}: {problem}")
-
-
-def check_confined(container: Container) -> None:
-    """That a container may write to /tmp and /cache, and nowhere else."""
-    for folder in (*WRITABLE, *READ_ONLY):
-        written = container.run(["python", "-c", f"open('{folder}/x', 'w')"]).wait() == 0
-        if written is not (folder in WRITABLE):
-            container.fail(f"{folder} is {'' if written else 'not '}writable")
 
 
 def work(folder: Path) -> str:
@@ -174,45 +101,53 @@ def work(folder: Path) -> str:
     return f"{run.model_version}: light/0.png is {best.label}, {best.score:.3f}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Proves the images of deploy/Dockerfile without a container engine.")
-    parser.add_argument("--pip", action="store_true", help="install with pip instead of uv")
-    given = parser.parse_args()
-    if os.geteuid() != 0:
-        sys.exit("This needs root, as a container engine would: run it with sudo, or on a machine of its own.")
-    with tempfile.TemporaryDirectory(prefix="handful-images-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        cache = folder / "cache"
-        cache.mkdir()
-        os.chown(cache, 10001, 10001)
-        proofs = {image: build(target, folder / image, pip=given.pip) for image, target in images().items()}
-        _leave_the_network()
-        with contextlib.ExitStack() as stack:
-            for image, target in images().items():
-                container = Container(target, folder / image, cache)
-                check_confined(container)
-                stack.enter_context(container.serving(proofs[image]))
-            said = work(folder / "shades")
-        _print(proofs, said)
-
-
-def _leave_the_network() -> None:
-    if ctypes.CDLL(None, use_errno=True).unshare(0x40000000) != 0:  # CLONE_NEWNET
-        raise OSError(ctypes.get_errno(), "cannot make a network namespace")
-    _run(["ip", "link", "set", "lo", "up"])
-
-
-def _print(proofs: dict[str, Proof], said: str) -> None:
+def prove(folder: Path, given: argparse.Namespace) -> None:
+    proofs = {name: build(image, folder / name, pip=given.pip) for name, image in images().items()}
+    leave_the_network()
+    with contextlib.ExitStack() as stack:
+        containers = stack.enter_context(_on_servers(folder, given) if given.minio else _on_files(folder))
+        for name, container in containers.items():
+            container.check_confined()
+            proofs[name].seconds = stack.enter_context(container.serving())
+        said = work(folder / "shades")
+        if given.minio and containers["inference"].succeeds("python", "-c", WRITE):
+            containers["inference"].fail("can write to the object store")
     print("| image | packages | environment, MiB | source, MiB | torch | healthy after, s | ended after SIGTERM, s |")
     print("|---|---|---|---|---|---|---|")
     for proof in proofs.values():
-        environment, source = proof.environment_bytes / 2**20, proof.source_bytes / 2**20
-        print(
-            f"| {proof.name} | {proof.packages} | {environment:.0f} | {source:.1f} | {proof.torch} | "
-            f"{proof.start_seconds:.1f} | {proof.stop_seconds:.1f} |"
-        )
-    print(said)
+        print(proof.row())
+    print(f"{'set up by compose.yaml' if given.minio else 'on shared files'}: {said}")
+
+
+@contextlib.contextmanager
+def _on_files(folder: Path) -> Iterator[dict[str, Container]]:
+    containers = {name: Container(image, folder / name, folder / "cache") for name, image in images().items()}
+    for container in containers.values():
+        container.prepare(hosts=())
+    yield containers
+
+
+@contextlib.contextmanager
+def _on_servers(folder: Path, given: argparse.Namespace) -> Iterator[dict[str, Container]]:
+    variables = composition.environments(composition.example())
+    containers = {
+        name: Container(image, folder / name, folder / name / "cache", variables[name])
+        for name, image in images().items()
+    }
+    for container in containers.values():
+        container.prepare(hosts=tuple(variables))
+    with composition.servers(folder / "servers", given.minio, given.postgres, variables):
+        provision = dataclasses.replace(containers["dataset"], settings=variables["provision"])
+        if not provision.succeeds("python", "-m", "services.shared.objects.provision"):
+            provision.fail("the bucket and its identities were not made")
+        yield containers
+
+
+def _torch(venv: Path) -> str:
+    ask = "from importlib.util import find_spec; print(find_spec('torch') and __import__('torch').version.cuda)"
+    found = subprocess.run([venv / "bin/python", "-I", "-c", ask], check=True, capture_output=True, text=True)
+    version = found.stdout.strip()
+    return "none" if version == "None" else f"CUDA {version}"
 
 
 def _size(folder: Path) -> int:
@@ -221,6 +156,21 @@ def _size(folder: Path) -> int:
 
 def _run(command: list[str], **environment: str) -> None:
     subprocess.run(command, check=True, env={**os.environ, **environment})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Proves the images of deploy/Dockerfile without a container engine.")
+    parser.add_argument("--pip", action="store_true", help="install with pip instead of uv")
+    parser.add_argument("--minio", type=Path, help="MinIO's server program")
+    parser.add_argument("--postgres", type=Path, help="folder of PostgreSQL's programs")
+    given = parser.parse_args()
+    if (given.minio is None) is not (given.postgres is None):
+        parser.error("--minio and --postgres go together")
+    if os.geteuid() != 0:
+        parser.error("this needs root, as a container engine does")
+    with tempfile.TemporaryDirectory(prefix="handful-images-") as folder:
+        Path(folder).chmod(0o755)
+        prove(Path(folder), given)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 import pytest
 import yaml
 
+from deploy import composition
 from deploy.dockerfile import images
 from services.dataset.settings import DatasetSettings
 from services.inference.settings import InferenceSettings
@@ -99,6 +100,15 @@ def test_compose_hardens_and_publishes_to_this_machine_alone() -> None:
             assert service["security_opt"] == ["no-new-privileges:true"]
         else:
             assert "@sha256:" in service["image"]
+
+
+def test_a_filled_example_is_all_that_compose_needs() -> None:
+    """With passwords in .env every variable of every service gets its value."""
+    given = composition.environments(composition.example())
+    assert given.keys() == COMPOSE["services"].keys()
+    assert all(value and "$" not in value for service in given.values() for value in service.values())
+    with pytest.raises(KeyError):
+        composition.environments({})
 
 
 @pytest.mark.parametrize("files", [["compose.yaml"], ["compose.yaml", "compose.gpu.yaml"]])
