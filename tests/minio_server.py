@@ -112,10 +112,13 @@ class MinioServer:
 
     def freeze(self) -> None:
         """It keeps its connections, and says nothing more."""
-        self._signal(signal.SIGSTOP)
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def thaw(self) -> None:
-        self._signal(signal.SIGCONT)
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def __enter__(self) -> Self:
         self.start()
@@ -133,10 +136,6 @@ class MinioServer:
         if subprocess.run([*own, "sh", "-c", mount], capture_output=True, check=False).returncode:
             pytest.skip("this machine lets nobody mount a small disk")
         return [*own, "sh", "-c", f'{mount} && exec "$@"', "sh"]
-
-    def _signal(self, number: int) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
         ends = time.monotonic() + START_SECONDS

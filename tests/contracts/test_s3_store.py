@@ -189,7 +189,7 @@ def test_a_server_that_comes_back_is_used_again(own_minio: MinioServer) -> None:
 
 
 def test_a_server_that_says_nothing_is_away(own_minio: MinioServer) -> None:
-    """A call to a server that keeps the connection and is silent ends in time; when it speaks again it is used again."""
+    """A call to a server that keeps the connection and is silent ends in time; once it speaks, it is used again."""
     store: ObjectStore = open_store(own_minio.settings())
     own_minio.freeze()
     began = time.monotonic()
