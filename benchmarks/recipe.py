@@ -21,6 +21,7 @@ from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 from services.trainer.worker import backbones
 from services.trainer.worker.children import Children
 from services.trainer.worker.linear_probe import fit
+from services.trainer.worker.pretrained import PretrainedWeights
 
 DRAWS = 20
 PER_CLASS = (5, 15, 50)
@@ -50,7 +51,9 @@ def main(folder: Path) -> None:
     row = ARCHITECTURES[DEFAULT_ARCHITECTURE]
     store = FilesystemStore(tempfile.mkdtemp(prefix="handful-bench-"))
     recipe = Recipe(architecture=row.id, weights=WEIGHTS_PRETRAINED)
-    session = Backbone(backbones.find(store, recipe, row.preprocessing, "bench", Children())[1])
+    weights, children = PretrainedWeights(store), Children()
+    found = backbones.find(store, weights, recipe, row.preprocessing, "bench", children)
+    session = Backbone(found[1])
     files = find(folder)
     names = sorted({file.label for file in files})
     labels = np.array([names.index(file.label) for file in files])

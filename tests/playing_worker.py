@@ -244,10 +244,13 @@ class Hold:
 
 
 def asking(
-    worker: str = "worker-1", claim: str = "", pretrained: Iterable[str] = ARCHITECTURES
+    worker: str = "worker-1",
+    claim: str = "",
+    pretrained: Iterable[str] = ARCHITECTURES,
+    fetchable: Iterable[str] = (),
 ) -> worker_pb2.ClaimTrainingRunRequest:
     """A worker's request for work; under a new claim_id unless one is given."""
-    capabilities = worker_pb2.Capabilities(device="cpu", pretrained=pretrained)
+    capabilities = worker_pb2.Capabilities(device="cpu", pretrained=pretrained, fetchable=fetchable)
     return worker_pb2.ClaimTrainingRunRequest(
         worker_id=worker, claim_id=claim or str(uuid.uuid4()), capabilities=capabilities
     )
@@ -266,7 +269,7 @@ async def claim_briefly(service: TrainerService, worker: str = "worker-1") -> Ho
         run = await attempts.claim(connection, worker, str(uuid.uuid4()), "cpu", 0, suits=lambda _: True)
         assert run is not None
         history = await attempts.history(connection, run.key)
-    return Hold(service.workers, claim_message(run, 0, history))
+    return Hold(service.workers, claim_message(run, 0, history, []))
 
 
 async def lose(service: TrainerService, hold: Hold) -> None:

@@ -22,6 +22,7 @@ _BLOCKS = " ▁▂▃▄▅▆▇█"
 _COLUMNS = ("train/loss", "val/loss", "val/accuracy", "val/f1_weighted")
 _PHASES = {
     "loading": "loading pictures",
+    "weights": "downloading pretrained weights (once)",
     "graph": "preparing the network (half a minute, once)",
     "features": "computing features",
     "fitting": "training",

@@ -77,6 +77,10 @@ class _WeightsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Weights.Value
     """The pretrained weights of the catalogue; the run fails with WEIGHTS_UNAVAILABLE where they cannot be had."""
     WEIGHTS_RANDOM: _Weights.ValueType  # 2
     """Random numbers from the recipe's seed."""
+    WEIGHTS_AUTO: _Weights.ValueType  # 3
+    """PRETRAINED where they can be had; else RANDOM, with the whole network trained (preset `baseline`, freeze NONE) and
+    a notice WEIGHTS_FALLBACK. The run's recipe says which it was once a worker has settled it.
+    """
 
 class Weights(_Weights, metaclass=_WeightsEnumTypeWrapper):
     """Weights says what an architecture starts from."""
@@ -87,6 +91,10 @@ WEIGHTS_PRETRAINED: Weights.ValueType  # 1
 """The pretrained weights of the catalogue; the run fails with WEIGHTS_UNAVAILABLE where they cannot be had."""
 WEIGHTS_RANDOM: Weights.ValueType  # 2
 """Random numbers from the recipe's seed."""
+WEIGHTS_AUTO: Weights.ValueType  # 3
+"""PRETRAINED where they can be had; else RANDOM, with the whole network trained (preset `baseline`, freeze NONE) and
+a notice WEIGHTS_FALLBACK. The run's recipe says which it was once a worker has settled it.
+"""
 Global___Weights: _TypeAlias = Weights  # noqa: Y015
 
 class _Freeze:

@@ -265,6 +265,7 @@ class TrainingRunEvent(_message.Message):
     EPOCH_COMPLETED_FIELD_NUMBER: _builtins.int
     CHECKPOINT_SAVED_FIELD_NUMBER: _builtins.int
     NOTICE_FIELD_NUMBER: _builtins.int
+    RECIPE_SETTLED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Number of the event within its run, from 1 without gaps."""
     attempt: _builtins.int
@@ -299,6 +300,10 @@ class TrainingRunEvent(_message.Message):
     def notice(self) -> _bundle_pb2.Notice:
         """Something was not done as plainly as asked."""
 
+    @_builtins.property
+    def recipe_settled(self) -> Global___RecipeSettled:
+        """What the recipe left to the worker is settled."""
+
     def __init__(
         self,
         *,
@@ -312,12 +317,13 @@ class TrainingRunEvent(_message.Message):
         epoch_completed: Global___EpochCompleted | None = ...,
         checkpoint_saved: Global___CheckpointSaved | None = ...,
         notice: _bundle_pb2.Notice | None = ...,
+        recipe_settled: Global___RecipeSettled | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_started", b"attempt_started", "checkpoint_saved", b"checkpoint_saved", "epoch_completed", b"epoch_completed", "event", b"event", "features_ready", b"features_ready", "notice", b"notice", "state_changed", b"state_changed", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_started", b"attempt_started", "checkpoint_saved", b"checkpoint_saved", "epoch_completed", b"epoch_completed", "event", b"event", "features_ready", b"features_ready", "notice", b"notice", "recipe_settled", b"recipe_settled", "state_changed", b"state_changed", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_started", b"attempt_started", "checkpoint_saved", b"checkpoint_saved", "epoch", b"epoch", "epoch_completed", b"epoch_completed", "event", b"event", "features_ready", b"features_ready", "notice", b"notice", "sequence", b"sequence", "state_changed", b"state_changed", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_started", b"attempt_started", "checkpoint_saved", b"checkpoint_saved", "epoch", b"epoch", "epoch_completed", b"epoch_completed", "event", b"event", "features_ready", b"features_ready", "notice", b"notice", "recipe_settled", b"recipe_settled", "sequence", b"sequence", "state_changed", b"state_changed", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["state_changed", "attempt_started", "features_ready", "epoch_completed", "checkpoint_saved", "notice"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["state_changed", "attempt_started", "features_ready", "epoch_completed", "checkpoint_saved", "notice", "recipe_settled"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -452,6 +458,30 @@ class CheckpointSaved(_message.Message):
 Global___CheckpointSaved: _TypeAlias = CheckpointSaved  # noqa: Y015
 
 @_typing.final
+class RecipeSettled(_message.Message):
+    """RecipeSettled says what the run does where its recipe left that to the worker: weights AUTO."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECIPE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def recipe(self) -> _bundle_pb2.Recipe:
+        """The run's recipe from now on, in every attempt."""
+
+    def __init__(
+        self,
+        *,
+        recipe: _bundle_pb2.Recipe | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["recipe", b"recipe"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["recipe", b"recipe"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecipeSettled: _TypeAlias = RecipeSettled  # noqa: Y015
+
+@_typing.final
 class Progress(_message.Message):
     """Progress is how far the work at hand is. It is not durable: only the latest is sent."""
 
@@ -463,7 +493,7 @@ class Progress(_message.Message):
     FEATURES_COMPUTED_FIELD_NUMBER: _builtins.int
     FEATURES_CACHED_FIELD_NUMBER: _builtins.int
     phase: _builtins.str
-    """What the worker does: `loading`, `graph`, `features`, `fitting`, `publishing`."""
+    """What the worker does: `loading`, `weights` (downloads them), `graph`, `features`, `fitting`, `publishing`."""
     completed: _builtins.int
     """Units done."""
     total: _builtins.int
@@ -906,6 +936,33 @@ class Architecture(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _WeightsState:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _WeightsStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Architecture._WeightsState.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        WEIGHTS_STATE_UNSPECIFIED: Architecture._WeightsState.ValueType  # 0
+        """No worker was heard of: not known."""
+        WEIGHTS_STATE_PRESENT: Architecture._WeightsState.ValueType  # 1
+        """A worker has them."""
+        WEIGHTS_STATE_FETCHABLE: Architecture._WeightsState.ValueType  # 2
+        """No worker has them; one may download them from `weights_source`."""
+        WEIGHTS_STATE_ABSENT: Architecture._WeightsState.ValueType  # 3
+        """No worker has them, and none may download them."""
+
+    class WeightsState(_WeightsState, metaclass=_WeightsStateEnumTypeWrapper):
+        """WeightsState says whether pretrained weights can be had, as far as workers were heard of lately."""
+
+    WEIGHTS_STATE_UNSPECIFIED: Architecture.WeightsState.ValueType  # 0
+    """No worker was heard of: not known."""
+    WEIGHTS_STATE_PRESENT: Architecture.WeightsState.ValueType  # 1
+    """A worker has them."""
+    WEIGHTS_STATE_FETCHABLE: Architecture.WeightsState.ValueType  # 2
+    """No worker has them; one may download them from `weights_source`."""
+    WEIGHTS_STATE_ABSENT: Architecture.WeightsState.ValueType  # 3
+    """No worker has them, and none may download them."""
+
     ID_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     MODALITY_FIELD_NUMBER: _builtins.int
@@ -917,6 +974,9 @@ class Architecture(_message.Message):
     WEIGHTS_LICENSE_FIELD_NUMBER: _builtins.int
     WEIGHTS_SHA256_FIELD_NUMBER: _builtins.int
     IS_DEFAULT_FIELD_NUMBER: _builtins.int
+    WEIGHTS_LICENSE_NOTE_FIELD_NUMBER: _builtins.int
+    WEIGHTS_MAX_BYTES_FIELD_NUMBER: _builtins.int
+    WEIGHTS_STATE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id, for Recipe.architecture."""
     description: _builtins.str
@@ -932,13 +992,19 @@ class Architecture(_message.Message):
     feature_width: _builtins.int
     """Length of its feature vector."""
     weights_source: _builtins.str
-    """Where its pretrained weights come from."""
+    """Where its pretrained weights come from: a Python package or an address."""
     weights_license: _builtins.str
     """Licence of the pretrained weights, as an SPDX id."""
     weights_sha256: _builtins.str
     """SHA-256 of the weights file, lower-case hex."""
     is_default: _builtins.bool
     """Whether it is taken where a recipe names none."""
+    weights_license_note: _builtins.str
+    """What else is known of the licence; empty where the id says it all."""
+    weights_max_bytes: _builtins.int
+    """Size of the weights file in bytes, or, where it is known by rounding only, the most it can be."""
+    weights_state: Global___Architecture.WeightsState.ValueType
+    """Whether its pretrained weights can be had."""
     def __init__(
         self,
         *,
@@ -953,10 +1019,13 @@ class Architecture(_message.Message):
         weights_license: _builtins.str = ...,
         weights_sha256: _builtins.str = ...,
         is_default: _builtins.bool = ...,
+        weights_license_note: _builtins.str = ...,
+        weights_max_bytes: _builtins.int = ...,
+        weights_state: Global___Architecture.WeightsState.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "feature_width", b"feature_width", "gflops", b"gflops", "id", b"id", "input_size", b"input_size", "is_default", b"is_default", "modality", b"modality", "num_parameters", b"num_parameters", "weights_license", b"weights_license", "weights_sha256", b"weights_sha256", "weights_source", b"weights_source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "feature_width", b"feature_width", "gflops", b"gflops", "id", b"id", "input_size", b"input_size", "is_default", b"is_default", "modality", b"modality", "num_parameters", b"num_parameters", "weights_license", b"weights_license", "weights_license_note", b"weights_license_note", "weights_max_bytes", b"weights_max_bytes", "weights_sha256", b"weights_sha256", "weights_source", b"weights_source", "weights_state", b"weights_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

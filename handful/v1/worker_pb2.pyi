@@ -53,6 +53,7 @@ class Capabilities(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     PRETRAINED_FIELD_NUMBER: _builtins.int
+    FETCHABLE_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     device: _builtins.str
     """What it can train on by gradient: `cpu` or `cuda`."""
@@ -64,17 +65,22 @@ class Capabilities(_message.Message):
     def pretrained(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Architectures whose pretrained weights the worker has."""
 
+    @_builtins.property
+    def fetchable(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Architectures whose pretrained weights it has not and may download."""
+
     def __init__(
         self,
         *,
         device: _builtins.str = ...,
         memory_bytes: _builtins.int = ...,
         pretrained: _abc.Iterable[_builtins.str] | None = ...,
+        fetchable: _abc.Iterable[_builtins.str] | None = ...,
         kind: Global___Capabilities.Kind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "kind", b"kind", "memory_bytes", b"memory_bytes", "pretrained", b"pretrained"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "fetchable", b"fetchable", "kind", b"kind", "memory_bytes", b"memory_bytes", "pretrained", b"pretrained"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -126,6 +132,7 @@ class Claim(_message.Message):
     HISTORY_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     EVALUATED_MANIFEST_SHA256_FIELD_NUMBER: _builtins.int
+    NOTICES_FIELD_NUMBER: _builtins.int
     training_run: _builtins.str
     """`projects/{project}/trainingRuns/{run}`."""
     attempt: _builtins.int
@@ -152,6 +159,10 @@ class Claim(_message.Message):
     def history(self) -> _containers.RepeatedCompositeFieldContainer[_bundle_pb2.EpochMetrics]:
         """Every epoch that counts so far, for the history of the model."""
 
+    @_builtins.property
+    def notices(self) -> _containers.RepeatedCompositeFieldContainer[_bundle_pb2.Notice]:
+        """What earlier attempts noted; the model's manifest says it too."""
+
     def __init__(
         self,
         *,
@@ -165,10 +176,11 @@ class Claim(_message.Message):
         history: _abc.Iterable[_bundle_pb2.EpochMetrics] | None = ...,
         request_id: _builtins.str = ...,
         evaluated_manifest_sha256: _builtins.str = ...,
+        notices: _abc.Iterable[_bundle_pb2.Notice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "recipe", b"recipe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "dataset_manifest_sha256", b"dataset_manifest_sha256", "evaluated_manifest_sha256", b"evaluated_manifest_sha256", "history", b"history", "lease_seconds", b"lease_seconds", "recipe", b"recipe", "request_id", b"request_id", "token", b"token", "training_run", b"training_run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "dataset_manifest_sha256", b"dataset_manifest_sha256", "evaluated_manifest_sha256", b"evaluated_manifest_sha256", "history", b"history", "lease_seconds", b"lease_seconds", "notices", b"notices", "recipe", b"recipe", "request_id", b"request_id", "token", b"token", "training_run", b"training_run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

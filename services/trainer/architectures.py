@@ -123,6 +123,26 @@ ARCHITECTURES: dict[str, ArchitectureRow] = {
             feature_width=1280,
             **_pinned("efficientnet_lite2"),
         ),
+        ArchitectureRow(
+            id="efficientnet_b0",
+            network=TorchNetwork("torchvision", "efficientnet_b0"),
+            description="EfficientNet-B0: the textbook network; of Lite0's size, slower to serve.",
+            modality=bundle_pb2.MODALITY_IMAGE,
+            num_parameters=4_007_548,
+            gflops=0.385,
+            feature_width=1280,
+            **_pinned("efficientnet_b0"),
+        ),
+        ArchitectureRow(
+            id="efficientnet_b7",
+            network=TorchNetwork("torchvision", "efficientnet_b7"),
+            description="EfficientNet-B7: a hundred times the work of B0, on large pictures; for an accelerator.",
+            modality=bundle_pb2.MODALITY_IMAGE,
+            num_parameters=63_786_960,
+            gflops=37.7,
+            feature_width=2560,
+            **_pinned("efficientnet_b7"),
+        ),
     )
 }
 DEFAULT_ARCHITECTURE = "efficientnet_lite0"
@@ -148,7 +168,9 @@ def backbone_id(architecture: str, preprocessing: bundle_pb2.ImagePreprocessing,
     return hashlib.sha256(canonical).hexdigest()
 
 
-def message(row: ArchitectureRow, default: str) -> trainer_pb2.Architecture:
+def message(
+    row: ArchitectureRow, default: str, state: "trainer_pb2.Architecture.WeightsState.ValueType"
+) -> trainer_pb2.Architecture:
     return trainer_pb2.Architecture(
         id=row.id,
         description=row.description,
@@ -159,6 +181,9 @@ def message(row: ArchitectureRow, default: str) -> trainer_pb2.Architecture:
         feature_width=row.feature_width,
         weights_source=row.weights.source,
         weights_license=row.weights.license,
+        weights_license_note=row.weights.license_note,
         weights_sha256=row.weights.sha256,
+        weights_max_bytes=row.weights.max_bytes,
+        weights_state=state,
         is_default=row.id == default,
     )

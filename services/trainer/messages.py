@@ -31,7 +31,12 @@ def run_message(run: RunRecord) -> trainer_pb2.TrainingRun:
     )
 
 
-def claim_message(run: RunRecord, lease_seconds: float, history: Sequence[bundle_pb2.EpochMetrics]) -> worker_pb2.Claim:
+def claim_message(
+    run: RunRecord,
+    lease_seconds: float,
+    history: Sequence[bundle_pb2.EpochMetrics],
+    notices: Sequence[bundle_pb2.Notice],
+) -> worker_pb2.Claim:
     return worker_pb2.Claim(
         training_run=run.key.name,
         attempt=run.attempt,
@@ -41,6 +46,7 @@ def claim_message(run: RunRecord, lease_seconds: float, history: Sequence[bundle
         dataset_manifest_sha256=run.dataset_manifest_sha256,
         checkpoint=run.checkpoint,
         history=history,
+        notices=notices,
         request_id=run.request_id,
         evaluated_manifest_sha256=run.evaluated_manifest_sha256 or "",
     )

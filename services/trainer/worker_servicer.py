@@ -75,8 +75,9 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             if run is None:
                 return None
             history = await attempts.history(connection, run.key)
+            notices = await attempts.notices(connection, run.key)
         self._board.changed(run.key)
-        return claim_message(run, LEASE_SECONDS, history)
+        return claim_message(run, LEASE_SECONDS, history, notices)
 
     async def ReportTrainingRun(
         self, request: worker_pb2.ReportTrainingRunRequest, context: Context

@@ -155,7 +155,8 @@ async def test_the_architectures_are_listed_in_full(trainer_service: TrainerServ
     """Every architecture says what it is and where its weights come from, and can be asked for; one is the default."""
     listed = await trainer_service.trainer.ListArchitectures(trainer_pb2.ListArchitecturesRequest())
     for one in listed.architectures:
-        filled = {descriptor.name for descriptor, _ in one.ListFields()} | {"is_default"}
+        filled = {descriptor.name for descriptor, _ in one.ListFields()}
+        filled |= {"is_default", "weights_license_note", "weights_state"}
         assert filled == set(one.DESCRIPTOR.fields_by_name)
         assert SHA256.fullmatch(one.weights_sha256)
         assert (

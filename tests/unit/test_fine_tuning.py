@@ -25,6 +25,7 @@ from services.trainer import recipes
 from services.trainer.architectures import DEFAULT_ARCHITECTURE
 from services.trainer.worker import fine_tuning
 from services.trainer.worker.examples import Example, Examples
+from services.trainer.worker.pretrained import PretrainedWeights
 from services.trainer.worker.reporting import Reporter, RunCancelled
 from services.trainer.worker.weights import load_checkpoint
 from services.trainer.worker.work import Work
@@ -101,7 +102,7 @@ def resume(store: FilesystemStore, examples: Examples, first: Attempt, after_epo
 def _attempt(store: FilesystemStore, examples: Examples, claim: Claim, last_epoch: int) -> Attempt:
     claim.training_run = "projects/default/trainingRuns/r1"
     recorder = Recorder(last_epoch)
-    work = Work(claim, store, cast("Reporter", recorder), threads=1)
+    work = Work(claim, store, PretrainedWeights(store), cast("Reporter", recorder), threads=1)
     with pytest.raises(RunCancelled):
         fine_tuning.train(work, examples)
     return Attempt(claim.recipe, work.history, recorder.events, recorder.checkpoints)

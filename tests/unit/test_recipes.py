@@ -175,7 +175,7 @@ def test_the_hyperparameter_file_is_taken_as_it_is() -> None:
         ({"learning_rate": "fast"}, "recipe.learning_rate", "must be a number, not fast"),
         ({"learning_rate": None}, "recipe.learning_rate", "must be a number, not None"),
         ({"freeze": "head"}, "recipe.freeze", "must be one of BODY, NONE, not head"),
-        ({"weights": "unspecified"}, "recipe.weights", "must be one of PRETRAINED, RANDOM, not unspecified"),
+        ({"weights": "unspecified"}, "recipe.weights", "must be one of PRETRAINED, RANDOM, AUTO, not unspecified"),
     ],
     ids=str,
 )

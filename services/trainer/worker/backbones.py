@@ -15,7 +15,8 @@ from handful.v1.bundle_pb2 import WEIGHTS_PRETRAINED, Backbone, ImagePreprocessi
 from services.shared.objects import ObjectStore, StoreUnavailable
 from services.trainer.architectures import ARCHITECTURES, ArchitectureRow, backbone_id
 from services.trainer.worker.children import ChildLost, Children
-from services.trainer.worker.work import GraphDisagrees, WeightsUnavailable
+from services.trainer.worker.pretrained import PretrainedWeights, WeightsUnavailable
+from services.trainer.worker.work import GraphDisagrees
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,12 @@ _building = threading.Lock()
 
 
 def find(
-    store: ObjectStore, recipe: Recipe, preprocessing: ImagePreprocessing, project: str, children: Children
+    store: ObjectStore,
+    weights: PretrainedWeights,
+    recipe: Recipe,
+    preprocessing: ImagePreprocessing,
+    project: str,
+    children: Children,
 ) -> tuple[Backbone, bytes]:
     """The backbone that a recipe names, with its graph: shared by all projects, or the project's where it is random."""
     row = ARCHITECTURES[recipe.architecture]
@@ -38,37 +44,43 @@ def find(
             stored = _first_stored(store, backbone) or _copied(store, row, backbone)
             if stored is not None:
                 return stored
-        return children.run(_build, store, recipe, preprocessing, project)
+        return children.run(_build, store, weights, recipe, preprocessing, project)
+
+
+def is_stored(store: ObjectStore, row: ArchitectureRow) -> bool:
+    """Whether the backbone of the pretrained weights lies in the store: those who need no more than features need no
+    weights then.
+    """
+    return _first(store, _describe(row, row.preprocessing, row.weights.sha256, "pretrained")) is not None
 
 
 def _build(
-    store: ObjectStore, recipe: Recipe, preprocessing: ImagePreprocessing, project: str
+    store: ObjectStore, weights: PretrainedWeights, recipe: Recipe, preprocessing: ImagePreprocessing, project: str
 ) -> tuple[Backbone, bytes]:
-    row, body = ARCHITECTURES[recipe.architecture], build_body(recipe)
+    row, body = ARCHITECTURES[recipe.architecture], build_body(recipe, weights)
     if recipe.weights == WEIGHTS_PRETRAINED:
         return store_body(store, body, row, preprocessing, project=None, origin="pretrained")
     return store_body(store, body, row, preprocessing, project=project, origin="random")
 
 
-def prepare(store: ObjectStore, architecture: str, children: Children) -> None:
+def prepare(store: ObjectStore, weights: PretrainedWeights, architecture: str, children: Children) -> None:
     """Has the default backbone ready before the first run asks for it; a run that finds it missing builds it itself."""
     recipe = Recipe(architecture=architecture, weights=WEIGHTS_PRETRAINED)
     try:
-        find(store, recipe, ARCHITECTURES[architecture].preprocessing, project="", children=children)
+        find(store, weights, recipe, ARCHITECTURES[architecture].preprocessing, project="", children=children)
     except (WeightsUnavailable, GraphDisagrees, StoreUnavailable, ChildLost, MemoryError) as problem:
         log.warning("backbone not prepared", architecture=architecture, problem=str(problem))
 
 
-def build_body(recipe: Recipe) -> "torch.nn.Module":
-    """The network without its classifier, with the weights the recipe asks for."""
+def build_body(recipe: Recipe, weights: PretrainedWeights) -> "torch.nn.Module":
+    """The network without its classifier, with the weights the recipe asks for. WeightsUnavailable."""
     import torch
 
     from services.trainer.worker.architectures import BUILDERS
-    from services.trainer.worker.weights import packaged
 
     row = ARCHITECTURES[recipe.architecture]
     torch.manual_seed(recipe.seed)
-    tensors = packaged(row.weights) if recipe.weights == WEIGHTS_PRETRAINED else None
+    tensors = weights.tensors(row) if recipe.weights == WEIGHTS_PRETRAINED else None
     return BUILDERS[row.id](row.network.name, tensors)
 
 
@@ -127,6 +139,13 @@ def _describe(row: ArchitectureRow, preprocessing: ImagePreprocessing, weights_s
 
 
 def _first_stored(store: ObjectStore, backbone: Backbone, folder: str = "backbones") -> tuple[Backbone, bytes] | None:
+    found = _first(store, backbone, folder)
+    if found is None:
+        return None
+    return found, store.get(f"{folder}/{found.backbone_id}/{found.graph_sha256}.onnx", found.graph_sha256)
+
+
+def _first(store: ObjectStore, backbone: Backbone, folder: str = "backbones") -> Backbone | None:
     first: dict[str, str] = {}
     for key in store.keys(f"{folder}/{backbone.backbone_id}/"):
         digest, _, kind = key.rpartition("/")[2].partition(".")
@@ -136,4 +155,4 @@ def _first_stored(store: ObjectStore, backbone: Backbone, folder: str = "backbon
     found = Backbone()
     found.CopyFrom(backbone)
     found.graph_sha256, found.weights_file_sha256 = first["onnx"], first["safetensors"]
-    return found, store.get(f"{folder}/{found.backbone_id}/{found.graph_sha256}.onnx", found.graph_sha256)
+    return found

@@ -4,6 +4,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,9 +20,9 @@ from services.shared import parent, start
 from services.shared.identifiers import new_id
 from services.shared.objects import open_store
 from services.shared.objects.retrying import RetryingStore
-from services.trainer.architectures import ARCHITECTURES
 from services.trainer.worker import backbones, health, session
 from services.trainer.worker.children import Children
+from services.trainer.worker.pretrained import Place, PretrainedWeights, opened
 from services.trainer.worker.settings import WorkerSettings
 from services.trainer.worker.shift import Shift
 from services.trainer.worker.work import Work
@@ -40,8 +42,9 @@ def work(settings: WorkerSettings) -> None:
     shift = Shift(settings.worker_idle_seconds, settings.worker_max_seconds)
     if settings.parent_pipe:
         parent.when_gone(shift.end)
-    architecture, preparing = settings.default_architecture, Children()
-    threading.Thread(target=backbones.prepare, args=(store, architecture, preparing), daemon=True).start()
+    weights, preparing = opened(settings), Children()
+    prepared = (store, weights, settings.default_architecture, preparing)
+    threading.Thread(target=backbones.prepare, args=prepared, daemon=True).start()
     worker_id = f"{settings.name}-{os.getpid()}-{new_id()[-6:]}"
     structlog.contextvars.bind_contextvars(worker_id=worker_id)
     with health.answered(settings.worker_health_address), connect(settings.worker_trainer) as channel:
@@ -50,10 +53,10 @@ def work(settings: WorkerSettings) -> None:
         signal.signal(signal.SIGTERM, lambda *_: _go(at_hand, preparing))
         log.info("worker ready", trainer=settings.worker_trainer, threads=settings.threads)
         while not shift.is_over:
-            claim = _claim(stub, worker_id, settings.worker_kind, shift)
+            claim = _claim(stub, worker_id, partial(_capabilities, settings.worker_kind, weights), shift)
             if claim is not None:
                 structlog.contextvars.bind_contextvars(request_id=claim.request_id)
-                at_hand.append(session.begin(stub, claim, store, settings.threads))
+                at_hand.append(session.begin(stub, claim, store, weights, settings.threads))
                 session.run(at_hand[0])
                 at_hand.clear()
                 shift.worked()
@@ -70,10 +73,13 @@ def _go(at_hand: list[Work], preparing: Children) -> NoReturn:
     os._exit(0)
 
 
-def _claim(stub: WorkerServiceStub, worker_id: str, kind: str, shift: Shift) -> Claim | None:
+def _claim(
+    stub: WorkerServiceStub, worker_id: str, capabilities: Callable[[], Capabilities], shift: Shift
+) -> Claim | None:
     """A run, or None where the shift is over first. The claim id is kept until an answer came."""
-    request = ClaimTrainingRunRequest(worker_id=worker_id, claim_id=new_id(), capabilities=_capabilities(kind))
+    request = ClaimTrainingRunRequest(worker_id=worker_id, claim_id=new_id())
     while not shift.is_over:
+        request.capabilities.CopyFrom(capabilities())  # weights may have come in the meantime
         try:
             answer = stub.ClaimTrainingRun(request, timeout=CLAIM_TIMEOUT_SECONDS)
         except grpc.RpcError as problem:
@@ -86,11 +92,17 @@ def _claim(stub: WorkerServiceStub, worker_id: str, kind: str, shift: Shift) -> 
     return None
 
 
-def _capabilities(kind: str) -> Capabilities:
+def _capabilities(kind: str, weights: PretrainedWeights) -> Capabilities:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     device = "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
-    pretrained = [row.id for row in ARCHITECTURES.values() if row.weights.locate()]
-    return Capabilities(device=device, memory_bytes=memory, pretrained=pretrained, kind=KINDS[kind])
+    places = weights.places()
+    return Capabilities(
+        device=device,
+        memory_bytes=memory,
+        pretrained=[id_ for id_, place in places.items() if place in (Place.PACKAGE, Place.STORE)],
+        fetchable=[id_ for id_, place in places.items() if place == Place.SOURCE],
+        kind=KINDS[kind],
+    )
 
 
 def main() -> None:

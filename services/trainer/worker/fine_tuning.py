@@ -118,7 +118,8 @@ def train(work: Work, examples: Examples) -> Trained:
 
 def _network(work: Work, row: ArchitectureRow, num_classes: int) -> Network:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    body = backbones.build_body(work.recipe).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    body = backbones.build_body(work.recipe, work.weights)
+    body = body.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     trains_body = work.recipe.freeze == FREEZE_NONE
     body.requires_grad_(trains_body)
     torch.manual_seed(work.recipe.seed)
@@ -227,6 +228,7 @@ def _trained_model(
 
 def _backbone(work: Work, network: Network, preprocessing: ImagePreprocessing) -> Backbone:
     if not network.changes:
-        return backbones.find(work.store, work.recipe, preprocessing, work.project, work.children)[0]
+        found = backbones.find(work.store, work.weights, work.recipe, preprocessing, work.project, work.children)
+        return found[0]
     body = network.body.cpu().to(memory_format=torch.contiguous_format)
     return backbones.store_body(work.store, body, network.row, preprocessing, project=work.project, origin="trained")[0]

@@ -12,8 +12,9 @@ from services.trainer.architectures import ArchitectureRow
 from services.trainer.worker.work import GraphDisagrees
 
 OPSET = 18
-# Two float32 runtimes differ by rounding; a wrong graph differs by far more.
-MAX_RELATIVE_DIFFERENCE = 1e-4
+# Two float32 runtimes differ by rounding: by 1e-6 of the largest feature with good weights, by 4e-4 with a body whose
+# statistics are odd, as after few steps from random numbers. A wrong graph differs by as much as there is.
+MAX_RELATIVE_DIFFERENCE = 1e-3
 
 
 class PixelsIn(torch.nn.Module):
@@ -71,6 +72,6 @@ def check(graph: bytes, body: torch.nn.Module, row: ArchitectureRow) -> None:
     with torch.inference_mode():
         expected = PixelsIn(body, row).cpu().eval()(torch.from_numpy(pixels))[0].numpy()
     got = Backbone(graph).features(pixels)
-    difference = float(np.abs(got - expected).max() / max(1.0, float(np.abs(expected).max())))
+    difference = float(np.abs(got - expected).max() / np.abs(expected).max())
     if not difference <= MAX_RELATIVE_DIFFERENCE:
         raise GraphDisagrees(f"features of {row.id} differ by {difference:.1e} of their size")

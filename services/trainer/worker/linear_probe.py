@@ -12,6 +12,7 @@ points of accuracy at five examples per class (`benchmarks/recipe.py` prints how
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -94,11 +95,9 @@ def fit(
 
 def train(work: Work, examples: Examples) -> Trained:
     """Features of every example, the head, and its answers on the validation examples."""
-    recipe = work.recipe
-    preprocessing = ARCHITECTURES[recipe.architecture].preprocessing
-    backbone, graph = work.wait(
-        "graph", lambda: backbones.find(work.store, recipe, preprocessing, work.project, work.children)
-    )
+    recipe, plain = work.recipe, ARCHITECTURES[work.recipe.architecture].preprocessing
+    find = partial(backbones.find, work.store, work.weights, recipe, plain, work.project, work.children)
+    backbone, graph = work.wait("graph", find)
     features = Features(work.store, examples, backbone, graph, work.threads)
     rows = gather(work, features, (*examples.train, *examples.val))
     train_rows, val_rows = rows[: len(examples.train)], rows[len(examples.train) :]

@@ -21,16 +21,18 @@ from services.trainer.worker import linear_probe, measuring
 from services.trainer.worker.checkpoints import Checkpoints
 from services.trainer.worker.evaluation import evaluate
 from services.trainer.worker.examples import Examples, targets
+from services.trainer.worker.pretrained import PretrainedWeights, WeightsUnavailable
 from services.trainer.worker.publishing import ParityFailed, publish
 from services.trainer.worker.reporting import LeaseLost, Reporter, RunCancelled
-from services.trainer.worker.work import Diverged, GraphDisagrees, NoExamples, Trained, WeightsUnavailable, Work
+from services.trainer.worker.starting_point import settle
+from services.trainer.worker.work import Diverged, GraphDisagrees, NoExamples, Trained, Work
 
 log = structlog.get_logger()
 
 
-def begin(stub: WorkerServiceStub, claim: Claim, store: ObjectStore, threads: int) -> Work:
+def begin(stub: WorkerServiceStub, claim: Claim, store: ObjectStore, weights: PretrainedWeights, threads: int) -> Work:
     """A claimed run, reported on from now on."""
-    return Work(claim, store, Reporter(stub, claim, Checkpoints(store).committed), threads)
+    return Work(claim, store, weights, Reporter(stub, claim, Checkpoints(store).committed), threads)
 
 
 def run(work: Work) -> None:
@@ -74,6 +76,7 @@ def _outcome(work: Work) -> FinishTrainingRunRequest:
 
 def _train(work: Work) -> str:
     examples = Examples.load(work.store, work.project, work.claim.dataset_manifest_sha256)
+    settle(work)
     trained = _trainer(work.recipe.preset)(work, examples)
     work.progress("publishing")
     evaluation = evaluate(examples.labels, targets(examples.val), trained.val_probabilities, work.history)

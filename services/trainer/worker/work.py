@@ -12,11 +12,12 @@ import numpy as np
 from handful.bundle.heads import Floats, LinearHead
 from handful.bundle.predictor import Pixels
 from handful.v1.bundle_pb2 import Backbone, EpochMetrics, Metric, Notice, Recipe
-from handful.v1.trainer_pb2 import EpochCompleted, Progress, TrainingRunEvent
+from handful.v1.trainer_pb2 import EpochCompleted, Progress, RecipeSettled, TrainingRunEvent
 from handful.v1.worker_pb2 import Checkpoint, Claim
 from services.shared.objects import ObjectStore
 from services.trainer.worker.children import Children
 from services.trainer.worker.examples import Examples
+from services.trainer.worker.pretrained import PretrainedWeights
 from services.trainer.worker.reporting import Reporter
 
 CHECK_SECONDS = 0.5
@@ -26,10 +27,6 @@ Result = TypeVar("Result")
 
 class Diverged(Exception):
     """The loss stopped being a number."""
-
-
-class WeightsUnavailable(Exception):
-    """The weights cannot be had; the message says what to do."""
 
 
 class NoExamples(Exception):
@@ -46,6 +43,7 @@ class Work:
 
     claim: Claim
     store: ObjectStore
+    weights: PretrainedWeights
     reporter: Reporter
     threads: int
     children: Children = field(default_factory=Children)
@@ -54,6 +52,7 @@ class Work:
 
     def __post_init__(self) -> None:
         self.history.extend(self.claim.history)
+        self.notices.extend(self.claim.notices)
 
     @property
     def recipe(self) -> Recipe:
@@ -79,9 +78,16 @@ class Work:
         self.reporter.check()
 
     def notice(self, reason: str, message: str) -> None:
-        """Something was not done as plainly as asked: an event, and a line in the manifest."""
-        self.notices.append(Notice(reason=reason, message=message))
-        self.reporter.event(TrainingRunEvent(notice=self.notices[-1]))
+        """Something was not done as plainly as asked: an event, and a line in the manifest; once in all attempts."""
+        notice = Notice(reason=reason, message=message)
+        if notice not in self.notices:
+            self.notices.append(notice)
+            self.reporter.event(TrainingRunEvent(notice=notice))
+
+    def settle(self, recipe: Recipe) -> None:
+        """From now on this is the run's recipe, in later attempts too."""
+        self.claim.recipe.CopyFrom(recipe)
+        self.reporter.event(TrainingRunEvent(recipe_settled=RecipeSettled(recipe=recipe)))
 
     def progress(self, phase: str, completed: int = 0, total: int = 0, computed: int = 0, cached: int = 0) -> None:
         """How far the work at hand is; raises where the run shall not go on."""

