@@ -9,7 +9,6 @@ from handful.v1.worker_pb2 import Capabilities
 from services.shared.database import Database
 from services.trainer import workers
 
-
 WeightsState = Architecture.WeightsState
 
 
