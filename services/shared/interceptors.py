@@ -195,7 +195,9 @@ class _call:  # noqa: N801 - used as a statement, `async with _call(...)`
         if isinstance(error, errors.Internal) or (error is not None and error.__cause__ is not None):
             log.error("call", **line, exc_info=problem)
         else:
-            log.info("call", **line)
+            # Health is asked every few seconds, for ever.
+            say = log.debug if self.method.startswith("/grpc.health.") else log.info
+            say("call", **line)
 
 
 _OF_OBJECTS: tuple[tuple[tuple[type[Exception], ...], type[errors.HandfulError], str, str], ...] = (
