@@ -58,6 +58,7 @@ class TrainerService:
     models: model_pb2_grpc.ModelServiceAsyncStub
     workers: worker_pb2_grpc.WorkerServiceAsyncStub
     address: str
+    worker_address: str
     database: Database
     board: Board
     server: Server
@@ -83,17 +84,18 @@ async def running_trainer(where: str, store: ObjectStore, dataset_address: str) 
         )
         register = partial(worker_pb2_grpc.add_WorkerServiceServicer_to_server, worker)
         worker_port = await worker_server.start("127.0.0.1:0", {"handful.v1.WorkerService": register})
-        address = f"127.0.0.1:{port}"
+        address, worker_address = f"127.0.0.1:{port}", f"127.0.0.1:{worker_port}"
         try:
             async with (
                 aio.insecure_channel(address) as channel,
-                aio.insecure_channel(f"127.0.0.1:{worker_port}") as work,
+                aio.insecure_channel(worker_address) as work,
             ):
                 yield TrainerService(
                     trainer_pb2_grpc.TrainerServiceStub(channel),
                     model_pb2_grpc.ModelServiceStub(channel),
                     worker_pb2_grpc.WorkerServiceStub(work),
                     address,
+                    worker_address,
                     database,
                     board,
                     server,

@@ -22,7 +22,8 @@ log = structlog.get_logger()
 
 CHECK_SECONDS = 0.5
 STOP_SECONDS = 10.0
-MAX_PAUSE_SECONDS = 30.0
+# Well below a lease: a worker that died is replaced before its run waits for another.
+MAX_PAUSE_SECONDS = 5.0
 # A worker that has lived this long has started well.
 SETTLED_SECONDS = 30.0
 

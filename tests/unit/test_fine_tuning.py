@@ -47,10 +47,11 @@ class Recorder:
     def progress(self, progress: Progress) -> None:
         pass
 
-    def checkpoint(self, checkpoint: Checkpoint) -> None:
+    def checkpoint(self, checkpoint: Checkpoint) -> list[str]:
         self.checkpoints.append(checkpoint)
         if checkpoint.epoch == self.last_epoch:
             raise RunCancelled
+        return []
 
     def check(self) -> None:
         pass

@@ -1,30 +1,37 @@
-"""Keeps the store from filling with checkpoints: of those that were committed, the last two stay."""
+"""Removes checkpoints that are of no use any more. One that cannot be removed is litter, and no reason to fail."""
 
-from collections import deque
+from collections.abc import Iterable
 
 import structlog
 
-from handful.v1.worker_pb2 import Checkpoint
+from handful.v1.worker_pb2 import Claim
 from services.shared.objects import ObjectStore, StoreUnavailable
 
 log = structlog.get_logger()
 
-KEPT = 2
+
+def key(claim: Claim, epoch: int) -> str:
+    """Where the checkpoint of an epoch lies: below what is its attempt's own."""
+    return f"{_folder(claim)}/{claim.attempt}/checkpoints/{epoch}.pt"
 
 
-class Checkpoints:
-    """The committed checkpoints of one attempt."""
+def remove(store: ObjectStore, keys: Iterable[str]) -> None:
+    """Removes some."""
+    for one in keys:
+        try:
+            store.delete(one)
+        except StoreUnavailable as problem:
+            log.warning("checkpoint not removed", key=one, problem=str(problem))
 
-    def __init__(self, store: ObjectStore) -> None:
-        self._store = store
-        self._committed: deque[str] = deque()
 
-    def committed(self, checkpoint: Checkpoint) -> None:
-        """A newer one counts; the one before the last goes."""
-        self._committed.append(checkpoint.key)
-        while len(self._committed) > KEPT:
-            key = self._committed.popleft()
-            try:
-                self._store.delete(key)
-            except StoreUnavailable as problem:
-                log.warning("old checkpoint not removed", key=key, problem=str(problem))
+def remove_all(store: ObjectStore, claim: Claim) -> None:
+    """Removes those of every attempt at a run that is over for good."""
+    try:
+        remove(store, [one for one in store.keys(f"{_folder(claim)}/") if "/checkpoints/" in one])
+    except StoreUnavailable as problem:
+        log.warning("checkpoints not removed", training_run=claim.training_run, problem=str(problem))
+
+
+def _folder(claim: Claim) -> str:
+    _, project, _, run = claim.training_run.split("/")
+    return f"projects/{project}/runs/{run}/attempts"

@@ -1,14 +1,14 @@
-"""Telling the trainer, in order and at least once, from a thread of its own: training never waits for the network.
+"""Telling the trainer, in order and at least once, from a thread of its own: training does not wait for the network.
 
-What is not committed yet is kept and sent again; a trainer that is away costs nothing but time, up to a quarter of an
-hour. The answers bring the trainer's directive and the news that the run is lost, both of which `check` raises in the
-training thread.
+What is not committed yet is kept in memory and sent again; a trainer that is away costs nothing but time, up to a
+quarter of an hour. Should this process die, what it kept is void anyway: the next attempt goes on from a checkpoint
+that was committed. The answers bring the trainer's directive and the news that the run is lost, both of which `check`
+raises in the training thread.
 """
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 
 import grpc
@@ -36,6 +36,12 @@ RELEASE_SECONDS = 2.0
 RETRY_SECONDS = 1.0
 GIVE_UP_SECONDS = 900.0
 BATCH = 100
+# Events and checkpoints that may wait to be committed. With more events training waits; of more checkpoints only the
+# oldest, which may be on its way, and the newest are of use.
+MAX_EVENTS = 1000
+MAX_CHECKPOINTS = 2
+# Committed checkpoints that stay: what was committed last, and what is being read should it be lost at once.
+KEPT_CHECKPOINTS = 2
 # What trying again cannot mend is a fault of ours.
 RETRIED = (Unavailable, DeadlineExceeded, Cancelled, Internal)
 
@@ -51,11 +57,12 @@ class LeaseLost(Exception):
 class Reporter:
     """Reports on one claimed run until it is closed."""
 
-    def __init__(self, stub: WorkerServiceStub, claim: Claim, on_committed: Callable[[Checkpoint], None]) -> None:
+    def __init__(self, stub: WorkerServiceStub, claim: Claim) -> None:
         self._stub = stub
-        self._on_committed = on_committed
         self._claim = claim
         self._pending: deque[WorkerEvent | Checkpoint] = deque()
+        self._committed: deque[str] = deque()
+        self._useless: list[str] = []
         self._sequence = 0
         self._progress: Progress | None = None
         self._cancelled = False
@@ -68,18 +75,27 @@ class Reporter:
         self._thread.start()
 
     def event(self, event: TrainingRunEvent) -> None:
-        """A durable event; it is on its way when this returns."""
+        """A durable event; it is on its way when this returns. Waits while too many are."""
         event.time.GetCurrentTime()
         with self._changed:
+            self._changed.wait_for(lambda: len(self._pending) < MAX_EVENTS or self._is_over)
             self._sequence += 1
             self._pending.append(WorkerEvent(worker_sequence=self._sequence, event=event))
             self._changed.notify_all()
 
-    def checkpoint(self, checkpoint: Checkpoint) -> None:
-        """A checkpoint that lies in the store; it is committed after the events before it."""
+    def checkpoint(self, checkpoint: Checkpoint) -> list[str]:
+        """A checkpoint that lies in the store; it is committed after the events before it, unless a newer one comes
+        first. The keys of those before it that are of no use any more.
+        """
         with self._changed:
+            waiting = [one for one in self._pending if isinstance(one, Checkpoint)]
+            if len(waiting) == MAX_CHECKPOINTS:
+                self._pending.remove(waiting[-1])
+                self._useless.append(waiting[-1].key)
             self._pending.append(checkpoint)
             self._changed.notify_all()
+            useless, self._useless = self._useless, []
+        return useless
 
     def progress(self, progress: Progress) -> None:
         """How far the work is; only the latest is sent, a few times a second."""
@@ -87,7 +103,11 @@ class Reporter:
             self._progress = progress
 
     def check(self) -> None:
-        """Raises where the run shall not go on: RunCancelled, LeaseLost, or the error of a report that was refused."""
+        """Raises where the run shall not go on: RunCancelled, LeaseLost, or the error of a report that was refused.
+        Once closed there is nothing to stop.
+        """
+        if self._closing:
+            return
         if self._lost:
             raise LeaseLost(self._claim.training_run)
         if self._refused:
@@ -134,6 +154,10 @@ class Reporter:
             self._stub.FinishTrainingRun(request, timeout=RELEASE_SECONDS)
 
     @property
+    def _is_over(self) -> bool:
+        return self._lost or self._cancelled or self._refused is not None
+
+    @property
     def _grip(self) -> tuple[str, int, str]:
         return self._claim.training_run, self._claim.attempt, self._claim.token
 
@@ -169,7 +193,9 @@ class Reporter:
             self._stub.CommitCheckpoint(commit, timeout=TIMEOUT_SECONDS)
             with self._changed:
                 self._pending.popleft()
-            self._on_committed(first)
+                self._committed.append(first.key)
+                if len(self._committed) > KEPT_CHECKPOINTS:
+                    self._useless.append(self._committed.popleft())
             return
         report = ReportTrainingRunRequest(name=name, attempt=attempt, token=token, events=events, progress=progress)
         answer = self._stub.ReportTrainingRun(report, timeout=TIMEOUT_SECONDS)
@@ -191,6 +217,7 @@ class Reporter:
                 if isinstance(first, Checkpoint) or first.worker_sequence > answer.committed_worker_sequence:
                     break
                 self._pending.popleft()
+            self._changed.notify_all()
 
     def _sort(self, error: HandfulError) -> None:
         log.warning("not taken by the trainer", reason=error.reason, message=error.message)
@@ -199,3 +226,5 @@ class Reporter:
             self._lost = True
         elif not isinstance(error, RETRIED):
             self._refused = error
+        with self._changed:
+            self._changed.notify_all()

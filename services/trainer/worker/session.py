@@ -11,14 +11,13 @@ from handful.v1.worker_pb2_grpc import WorkerServiceStub
 from services.shared.objects import (
     ObjectCorrupt,
     ObjectMissing,
-    ObjectStore,
     StoreFull,
     StoreRefused,
     StoreUnavailable,
 )
+from services.shared.objects.retrying import RetryingStore
 from services.trainer.recipes import BASELINE, FAST
-from services.trainer.worker import linear_probe, measuring
-from services.trainer.worker.checkpoints import Checkpoints
+from services.trainer.worker import checkpoints, linear_probe, measuring
 from services.trainer.worker.evaluation import evaluate
 from services.trainer.worker.examples import Examples, targets
 from services.trainer.worker.pretrained import PretrainedWeights, WeightsUnavailable
@@ -30,9 +29,12 @@ from services.trainer.worker.work import Diverged, GraphDisagrees, NoExamples, T
 log = structlog.get_logger()
 
 
-def begin(stub: WorkerServiceStub, claim: Claim, store: ObjectStore, weights: PretrainedWeights, threads: int) -> Work:
+def begin(
+    stub: WorkerServiceStub, claim: Claim, store: RetryingStore, weights: PretrainedWeights, threads: int
+) -> Work:
     """A claimed run, reported on from now on."""
-    return Work(claim, store, weights, Reporter(stub, claim, Checkpoints(store).committed), threads)
+    reporter = Reporter(stub, claim)
+    return Work(claim, store.checking(reporter.check), weights, reporter, threads)
 
 
 def run(work: Work) -> None:
@@ -51,6 +53,8 @@ def run(work: Work) -> None:
             finish = FinishTrainingRunRequest(failed=_failure(refused))
             reporter.finish(finish)
         log.info("run ended", outcome=finish.WhichOneof("outcome"))
+        if finish.HasField("succeeded"):
+            checkpoints.remove_all(work.store, claim)
     except HandfulError:
         log.exception("the run's end was refused; its lease will end", training_run=claim.training_run)
     except LeaseLost:

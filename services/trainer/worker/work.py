@@ -15,6 +15,7 @@ from handful.v1.bundle_pb2 import Backbone, EpochMetrics, Metric, Notice, Recipe
 from handful.v1.trainer_pb2 import EpochCompleted, Progress, RecipeSettled, TrainingRunEvent
 from handful.v1.worker_pb2 import Checkpoint, Claim
 from services.shared.objects import ObjectStore
+from services.trainer.worker import checkpoints
 from services.trainer.worker.children import Children
 from services.trainer.worker.examples import Examples
 from services.trainer.worker.pretrained import PretrainedWeights
@@ -62,12 +63,6 @@ class Work:
     def project(self) -> str:
         return self.claim.training_run.split("/")[1]
 
-    @property
-    def attempt_prefix(self) -> str:
-        """Where this attempt's own objects lie."""
-        run = self.claim.training_run.rsplit("/", 1)[1]
-        return f"projects/{self.project}/runs/{run}/attempts/{self.claim.attempt}"
-
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """An epoch ended. Diverged where a figure is not finite."""
         if not all(np.isfinite(value) for value in metrics.values()):
@@ -106,10 +101,10 @@ class Work:
         return pending.result()
 
     def checkpoint(self, epoch: int, data: bytes, sha256: str) -> None:
-        """Stores a checkpoint under this attempt's prefix and has it committed."""
-        key = f"{self.attempt_prefix}/checkpoints/{epoch}.pt"
+        """Stores a checkpoint and has it committed; removes those that are of no use any more."""
+        key = checkpoints.key(self.claim, epoch)
         self.store.put(key, data)
-        self.reporter.checkpoint(Checkpoint(key=key, sha256=sha256, epoch=epoch))
+        checkpoints.remove(self.store, self.reporter.checkpoint(Checkpoint(key=key, sha256=sha256, epoch=epoch)))
 
 
 @dataclass(frozen=True)
