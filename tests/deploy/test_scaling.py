@@ -52,7 +52,7 @@ def test_keda_sees_nothing_else(keda: psycopg.Connection, statement: str) -> Non
 
 @needs_kubectl
 def test_a_job_knows_that_it_is_one() -> None:
-    """Labels and annotations alone tell a Job's pods from the warm worker's, and the worker reads its settings there."""
+    """Labels and annotations alone tell a Job's pods from the warm worker's, and it reads them there."""
     manifests = overlay("gke")
     warm = named(manifests, "Deployment", "trainer-worker")["spec"]["template"]
     job = named(manifests, "ScaledJob", "trainer-worker")["spec"]["jobTargetRef"]["template"]
