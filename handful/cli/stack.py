@@ -42,6 +42,8 @@ class Stack:
     worker_address: str = DEFAULT_WORKER_ADDRESS
     log_folder: Path | None = None
     environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+    # What one service alone is told, such as keys of its own.
+    own: dict[str, dict[str, str]] = field(default_factory=dict)
     _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _started: dict[str, float] = field(default_factory=dict)
     _logs: list[IO[bytes]] = field(default_factory=list)
@@ -134,6 +136,7 @@ class Stack:
     def _start(self, service: str) -> None:
         environment = {
             **self.environment,
+            **self.own.get(service, {}),
             "HANDFUL_HOME": str(self.home),
             "HANDFUL_DATASET": self.addresses.dataset,
             "HANDFUL_DATASET_ADDRESS": self.addresses.dataset,

@@ -100,6 +100,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         below = checkpoint.key[len(prefix) :] if checkpoint.key.startswith(prefix) else ""
         if not KEY.fullmatch(below) or checkpoint.epoch < 1:
             raise InvalidArgument.fields([("checkpoint", f"needs a key below {prefix} and an epoch from 1")])
+        await self._hold(grip)
         await self._read(checkpoint.key, checkpoint.sha256)
         async with self._database.write() as connection:
             await attempts.commit_checkpoint(connection, grip, checkpoint, LEASE_SECONDS)
@@ -111,9 +112,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     ) -> worker_pb2.FinishTrainingRunResponse:
         grip, released = _grip(request), request.HasField("released")
         try:
-            # Renews the lease first: what follows may wait for the store, and be asked again.
-            async with self._database.write() as connection:
-                await attempts.hold(connection, grip, LEASE_SECONDS)
+            await self._hold(grip)
             await self._finish(grip, request)
         except Aborted:
             async with self._database.read() as connection:
@@ -122,6 +121,11 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self._board.changed(grip.key)
         self._board.queued()
         return worker_pb2.FinishTrainingRunResponse()
+
+    async def _hold(self, grip: Grip) -> None:
+        """Renews the lease before anything that may wait for the store, and be asked again."""
+        async with self._database.write() as connection:
+            await attempts.hold(connection, grip, LEASE_SECONDS)
 
     async def _finish(self, grip: Grip, request: worker_pb2.FinishTrainingRunRequest) -> None:
         outcome = request.WhichOneof("outcome")
