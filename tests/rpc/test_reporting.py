@@ -16,7 +16,14 @@ from services.shared.objects.filesystem import FilesystemStore
 from services.shared.objects.retrying import RetryingStore
 from services.trainer.worker import session
 from services.trainer.worker.pretrained import PretrainedWeights
-from services.trainer.worker.reporting import KEPT_CHECKPOINTS, MAX_CHECKPOINTS, MAX_EVENTS, LeaseLost, Reporter
+from services.trainer.worker.reporting import (
+    KEPT_CHECKPOINTS,
+    MAX_CHECKPOINTS,
+    MAX_EVENTS,
+    LeaseLost,
+    Reporter,
+    RunCancelled,
+)
 from tests.playing_worker import Hold, cancel, claim, create, epoch, events, lose, read, seal, unreadable
 from tests.relay import Relay
 from tests.servers import DatasetService, TrainerService
@@ -167,4 +174,30 @@ async def test_a_run_that_waits_for_its_store_can_be_cancelled(
         await cancel(trainer_service, hold.run)
         async with asyncio.timeout(10):
             await running
+    assert (await read(trainer_service, hold.run)).state == TrainingRun.STATE_CANCELLED
+
+
+async def test_a_checkpoint_that_waits_for_the_store_holds_nothing_up(
+    trainer_service: TrainerService, hold: Hold, store: FilesystemStore
+) -> None:
+    """While the trainer cannot look at it, the worker hears that the run is cancelled, and can end it."""
+    checkpoint = hold.checkpoint(store, 1)
+    unreadable(store, checkpoint.key)
+    async with reporting(Relay(trainer_service.worker_address), hold) as reporter:
+        await elsewhere(reporter.checkpoint, checkpoint)
+        await elsewhere(reporter.event, epoch(2))
+        await cancel(trainer_service, hold.run)
+        async with asyncio.timeout(10):
+            with pytest.raises(RunCancelled):
+                while True:
+                    await asyncio.sleep(0.1)
+                    reporter.check()
+
+        def end() -> None:
+            reporter.close(commit=False)
+            reporter.finish(STOPPED)
+
+        async with asyncio.timeout(10):
+            await elsewhere(end)
+    assert await epochs(trainer_service, hold.run) == [2]
     assert (await read(trainer_service, hold.run)).state == TrainingRun.STATE_CANCELLED

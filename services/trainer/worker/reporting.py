@@ -115,11 +115,13 @@ class Reporter:
         if self._cancelled:
             raise RunCancelled(self._claim.training_run)
 
-    def close(self) -> None:
-        """Sends what is pending and ends. LeaseLost where the run is lost or the trainer away for too long, and the
-        error of a report that was refused.
+    def close(self, *, commit: bool = True) -> None:
+        """Sends what is pending and ends; checkpoints only if they shall still count: that may wait for the store.
+        LeaseLost where the run is lost or the trainer away for too long, and the error of a report that was refused.
         """
         with self._changed:
+            if not commit:
+                self._pending = deque(one for one in self._pending if not isinstance(one, Checkpoint))
             self._closing = True
             self._changed.notify_all()
         self._thread.join()
@@ -183,23 +185,35 @@ class Reporter:
             time.sleep(RETRY_SECONDS)
 
     def _send(self) -> None:
-        name, attempt, token = self._grip
         with self._changed:
             first = self._pending[0] if self._pending else None
             events = self._leading_events()
             progress, self._progress = self._progress, None
         if isinstance(first, Checkpoint):
-            commit = CommitCheckpointRequest(name=name, attempt=attempt, token=token, checkpoint=first)
-            self._stub.CommitCheckpoint(commit, timeout=TIMEOUT_SECONDS)
-            with self._changed:
+            self._commit(first)
+        else:
+            self._report(events, progress)
+
+    def _commit(self, checkpoint: Checkpoint) -> None:
+        name, attempt, token = self._grip
+        request = CommitCheckpointRequest(name=name, attempt=attempt, token=token, checkpoint=checkpoint)
+        try:
+            self._stub.CommitCheckpoint(request, timeout=TIMEOUT_SECONDS)
+        except grpc.RpcError:
+            # The trainer may wait for the store: whether the run shall go on is asked all the same.
+            self._report([], None)
+            raise
+        with self._changed:
+            if self._pending and self._pending[0] is checkpoint:
                 self._pending.popleft()
-                self._committed.append(first.key)
-                if len(self._committed) > KEPT_CHECKPOINTS:
-                    self._useless.append(self._committed.popleft())
-            return
+            self._committed.append(checkpoint.key)
+            if len(self._committed) > KEPT_CHECKPOINTS:
+                self._useless.append(self._committed.popleft())
+
+    def _report(self, events: list[WorkerEvent], progress: Progress | None) -> None:
+        name, attempt, token = self._grip
         report = ReportTrainingRunRequest(name=name, attempt=attempt, token=token, events=events, progress=progress)
-        answer = self._stub.ReportTrainingRun(report, timeout=TIMEOUT_SECONDS)
-        self._take(answer)
+        self._take(self._stub.ReportTrainingRun(report, timeout=TIMEOUT_SECONDS))
 
     def _leading_events(self) -> list[WorkerEvent]:
         events: list[WorkerEvent] = []

@@ -47,7 +47,7 @@ def run(work: Work) -> None:
         finally:
             work.children.end()
         try:
-            reporter.close()
+            reporter.close(commit=finish.HasField("succeeded"))
             reporter.finish(finish)
         except HandfulError as refused:
             finish = FinishTrainingRunRequest(failed=_failure(refused))
