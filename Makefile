@@ -3,12 +3,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+# What an exported model needs to run, and nothing else: exports are tried in it.
+EXPORT := .venv-export
 DATA ?=
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-setup: $(STAMP) ## install everything into .venv (once; 6 GB on Linux, most of it torch with CUDA)
+setup: $(STAMP) $(EXPORT)/.installed ## install everything into .venv (once; 6 GB on Linux, most of it torch with CUDA)
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Handful needs Python 3.11 or newer; set PYTHON=...")'
@@ -18,10 +20,15 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(STAMP) ## pictures become a working classifier, here and now; DATA=./my_photos for your own
+$(EXPORT)/.installed: requirements-export.lock | $(STAMP)
+	@test -x $(EXPORT)/bin/python || $(BIN)/python -m venv $(EXPORT)
+	@$(EXPORT)/bin/python -m pip install --disable-pip-version-check --quiet --require-hashes -r requirements-export.lock
+	@touch $@
+
+demo: $(STAMP) $(EXPORT)/.installed ## pictures become a working classifier, here and now; DATA=./my_photos for your own
 	@$(BIN)/handful demo $(if $(DATA),--data "$(DATA)")
 
-test: $(STAMP) ## run the tests, with real services and real pictures
+test: $(STAMP) $(EXPORT)/.installed ## run the tests, with real services and real pictures
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: $(STAMP) ## everything that is checked without running: style, types, imports, contract, generated code
@@ -51,6 +58,8 @@ lock: $(STAMP) ## pin every dependency again, with hashes (needs uv)
 		uv pip compile --quiet --python-version 3.11 --python-platform linux --extra $$service --generate-hashes \
 			--no-emit-index-url --no-annotate --no-header -c requirements.lock pyproject.toml \
 			-o deploy/locks/$$service.lock || exit 1; done
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+		--no-header -c requirements.lock services/trainer/exports/shipped/requirements.txt -o requirements-export.lock
 
 bench: $(STAMP) ## print the figures that the README and docs quote
 	@for script in benchmarks/*.py; do $(BIN)/python $$script; done

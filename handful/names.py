@@ -1,6 +1,9 @@
-"""Resource names: `projects/{project}/datasets/{dataset}` and their like, taken apart and checked in one place."""
+"""Names, taken apart and checked in one place: of resources, `projects/{project}/datasets/{dataset}` and their like; of
+classes.
+"""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from functools import cache
 
@@ -17,6 +20,12 @@ TRAINING_RUN = "projects/{project}/trainingRuns/{run}"
 MODEL = "projects/{project}/models/{model}"
 MODEL_VERSION = "projects/{project}/models/{model}/versions/{number}"
 MODEL_ALIAS = "projects/{project}/models/{model}@{alias}"
+
+MAX_LABEL = 128
+# Control characters, halves of characters, invisible formats such as those that turn text around, line ends.
+_CONTROLS = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+# They join or part letters in Persian, Hindi and emoji, and belong to words.
+_JOINERS = {"\u200c", "\u200d"}
 
 _PARTS = {"number": _NUMBER, "run": _RUN}
 
@@ -36,6 +45,12 @@ def check_id(value: str, field: str) -> str:
     if not ID.fullmatch(value):
         raise InvalidArgument.fields([(field, f"must match {ID.pattern}, such as flowers or cats-and-dogs")])
     return value
+
+
+def is_label(text: str) -> bool:
+    """Whether a text can name a class: 1 to 128 characters, without controls, invisible formats or spaces around it."""
+    controls = any(unicodedata.category(letter) in _CONTROLS and letter not in _JOINERS for letter in text)
+    return 0 < len(text) <= MAX_LABEL and not controls and text.strip() == text
 
 
 @cache

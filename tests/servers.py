@@ -18,12 +18,15 @@ from handful.v1 import dataset_pb2_grpc, model_pb2_grpc, trainer_pb2_grpc, worke
 from services.dataset.catalog import Catalog
 from services.shared.database import Database, open_database
 from services.shared.objects import ObjectStore
-from services.shared.server import Limits, Server
+from services.shared.server import MEBIBYTE, Limits, Server
 from services.trainer.architectures import DEFAULT_ARCHITECTURE
 from services.trainer.board import Board
 from services.trainer.datasets import Datasets
 from services.trainer.evaluations import Evaluations
+from services.trainer.exports.sending import Exports
 from services.trainer.fleet import Fleet
+from services.trainer.imports.receiving import Imports
+from services.trainer.limited import Limited
 from services.trainer.model_servicer import ModelServicer
 from services.trainer.pointers import Pointers
 from services.trainer.servicer import TrainerServicer
@@ -73,7 +76,10 @@ async def running_trainer(where: str, store: ObjectStore, dataset_address: str) 
     async with aio.insecure_channel(dataset_address) as to_dataset:
         watches = Watches(database, board, pointers, server.draining)
         trainer = TrainerServicer(database, board, fleet, watches, Datasets(to_dataset), DEFAULT_ARCHITECTURE)
-        model = ModelServicer(database, board, pointers, Evaluations(database, store, Datasets(to_dataset)))
+        limited = Limited(3072 * MEBIBYTE)
+        evaluations = Evaluations(database, store, Datasets(to_dataset))
+        imports = Imports(database, store, pointers, limited)
+        model = ModelServicer(database, board, pointers, evaluations, Exports(store, limited), imports)
         worker = WorkerServicer(database, board, store, pointers, server.draining)
         port = await server.start(
             "127.0.0.1:0",
@@ -103,6 +109,7 @@ async def running_trainer(where: str, store: ObjectStore, dataset_address: str) 
         finally:
             await server.stop()
             await worker_server.stop()
+            limited.close()
             await database.close()
 
 

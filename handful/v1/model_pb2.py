@@ -27,7 +27,7 @@ from handful.v1 import bundle_pb2 as handful_dot_v1_dot_bundle__pb2
 from handful.v1 import trainer_pb2 as handful_dot_v1_dot_trainer__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16handful/v1/model.proto\x12\nhandful.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17handful/v1/bundle.proto\x1a\x18handful/v1/trainer.proto\"\x82\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x07\x61liases\x18\x02 \x03(\x0b\x32\x11.handful.v1.Alias\x12\x16\n\x0elatest_version\x18\x03 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\'\n\x05\x41lias\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\"\xee\x01\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x02 \x01(\t\x12\x14\n\x0ctraining_run\x18\x03 \x01(\t\x12\x17\n\x0f\x64\x61taset_version\x18\x04 \x01(\t\x12\"\n\x06recipe\x18\x05 \x01(\x0b\x32\x12.handful.v1.Recipe\x12\x0e\n\x06labels\x18\x06 \x03(\t\x12#\n\x07metrics\x18\x07 \x03(\x0b\x32\x12.handful.v1.Metric\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x10GetModelResponse\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.handful.v1.Model\"J\n\x11ListModelsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"P\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.handful.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x16GetModelVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"J\n\x17GetModelVersionResponse\x12/\n\rmodel_version\x18\x01 \x01(\x0b\x32\x18.handful.v1.ModelVersion\"Q\n\x18ListModelVersionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"f\n\x19ListModelVersionsResponse\x12\x30\n\x0emodel_versions\x18\x01 \x03(\x0b\x32\x18.handful.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"D\n\x14SetModelAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\"9\n\x15SetModelAliasResponse\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.handful.v1.Model\"P\n\x1b\x45valuateModelVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"M\n\x1c\x45valuateModelVersionResponse\x12-\n\x0ctraining_run\x18\x01 \x01(\x0b\x32\x17.handful.v1.TrainingRun\"=\n\x14GetEvaluationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0f\x64\x61taset_version\x18\x02 \x01(\t\"d\n\x15GetEvaluationResponse\x12*\n\nevaluation\x18\x01 \x01(\x0b\x32\x16.handful.v1.Evaluation\x12\x1f\n\x05plots\x18\x02 \x03(\x0b\x32\x10.handful.v1.Plot\"!\n\x04Plot\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03png\x18\x02 \x01(\x0c\x32\xf7\x04\n\x0cModelService\x12\x45\n\x08GetModel\x12\x1b.handful.v1.GetModelRequest\x1a\x1c.handful.v1.GetModelResponse\x12K\n\nListModels\x12\x1d.handful.v1.ListModelsRequest\x1a\x1e.handful.v1.ListModelsResponse\x12Z\n\x0fGetModelVersion\x12\".handful.v1.GetModelVersionRequest\x1a#.handful.v1.GetModelVersionResponse\x12`\n\x11ListModelVersions\x12$.handful.v1.ListModelVersionsRequest\x1a%.handful.v1.ListModelVersionsResponse\x12T\n\rSetModelAlias\x12 .handful.v1.SetModelAliasRequest\x1a!.handful.v1.SetModelAliasResponse\x12i\n\x14\x45valuateModelVersion\x12\'.handful.v1.EvaluateModelVersionRequest\x1a(.handful.v1.EvaluateModelVersionResponse\x12T\n\rGetEvaluation\x12 .handful.v1.GetEvaluationRequest\x1a!.handful.v1.GetEvaluationResponseB\x16Z\x14handful/v1;handfulv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16handful/v1/model.proto\x12\nhandful.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17handful/v1/bundle.proto\x1a\x18handful/v1/trainer.proto\"\x82\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x07\x61liases\x18\x02 \x03(\x0b\x32\x11.handful.v1.Alias\x12\x16\n\x0elatest_version\x18\x03 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\'\n\x05\x41lias\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\"\x8c\x02\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x02 \x01(\t\x12\x14\n\x0ctraining_run\x18\x03 \x01(\t\x12\x17\n\x0f\x64\x61taset_version\x18\x04 \x01(\t\x12\"\n\x06recipe\x18\x05 \x01(\x0b\x32\x12.handful.v1.Recipe\x12\x0e\n\x06labels\x18\x06 \x03(\t\x12#\n\x07metrics\x18\x07 \x03(\x0b\x32\x12.handful.v1.Metric\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x14imported_from_sha256\x18\t \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x10GetModelResponse\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.handful.v1.Model\"J\n\x11ListModelsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"P\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.handful.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x16GetModelVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"J\n\x17GetModelVersionResponse\x12/\n\rmodel_version\x18\x01 \x01(\x0b\x32\x18.handful.v1.ModelVersion\"Q\n\x18ListModelVersionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"f\n\x19ListModelVersionsResponse\x12\x30\n\x0emodel_versions\x18\x01 \x03(\x0b\x32\x18.handful.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"D\n\x14SetModelAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\"9\n\x15SetModelAliasResponse\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.handful.v1.Model\"P\n\x1b\x45valuateModelVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"M\n\x1c\x45valuateModelVersionResponse\x12-\n\x0ctraining_run\x18\x01 \x01(\x0b\x32\x17.handful.v1.TrainingRun\"=\n\x14GetEvaluationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0f\x64\x61taset_version\x18\x02 \x01(\t\"d\n\x15GetEvaluationResponse\x12*\n\nevaluation\x18\x01 \x01(\x0b\x32\x16.handful.v1.Evaluation\x12\x1f\n\x05plots\x18\x02 \x03(\x0b\x32\x10.handful.v1.Plot\"!\n\x04Plot\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03png\x18\x02 \x01(\x0c\")\n\x19\x45xportModelVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xcc\x02\n\x1a\x45xportModelVersionResponse\x12?\n\x06\x65xport\x18\x01 \x01(\x0b\x32-.handful.v1.ExportModelVersionResponse.ExportH\x00\x12=\n\x05\x63hunk\x18\x02 \x01(\x0b\x32,.handful.v1.ExportModelVersionResponse.ChunkH\x00\x1a\x8e\x01\n\x06\x45xport\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x12\n\nnum_golden\x18\x05 \x01(\x05\x12\x16\n\x0etop1_agreement\x18\x06 \x01(\x01\x12\x14\n\x0cmax_abs_diff\x18\x07 \x01(\x01\x1a\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x42\x06\n\x04part\"\x93\x02\n\x19ImportModelVersionRequest\x12:\n\x04open\x18\x01 \x01(\x0b\x32*.handful.v1.ImportModelVersionRequest.OpenH\x00\x12<\n\x05\x63hunk\x18\x02 \x01(\x0b\x32+.handful.v1.ImportModelVersionRequest.ChunkH\x00\x1a]\n\x04Open\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x0f\n\x07promote\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x1a\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x42\x06\n\x04part\"M\n\x1aImportModelVersionResponse\x12/\n\rmodel_version\x18\x01 \x01(\x0b\x32\x18.handful.v1.ModelVersion2\xc5\x06\n\x0cModelService\x12\x45\n\x08GetModel\x12\x1b.handful.v1.GetModelRequest\x1a\x1c.handful.v1.GetModelResponse\x12K\n\nListModels\x12\x1d.handful.v1.ListModelsRequest\x1a\x1e.handful.v1.ListModelsResponse\x12Z\n\x0fGetModelVersion\x12\".handful.v1.GetModelVersionRequest\x1a#.handful.v1.GetModelVersionResponse\x12`\n\x11ListModelVersions\x12$.handful.v1.ListModelVersionsRequest\x1a%.handful.v1.ListModelVersionsResponse\x12T\n\rSetModelAlias\x12 .handful.v1.SetModelAliasRequest\x1a!.handful.v1.SetModelAliasResponse\x12i\n\x14\x45valuateModelVersion\x12\'.handful.v1.EvaluateModelVersionRequest\x1a(.handful.v1.EvaluateModelVersionResponse\x12T\n\rGetEvaluation\x12 .handful.v1.GetEvaluationRequest\x1a!.handful.v1.GetEvaluationResponse\x12\x65\n\x12\x45xportModelVersion\x12%.handful.v1.ExportModelVersionRequest\x1a&.handful.v1.ExportModelVersionResponse0\x01\x12\x65\n\x12ImportModelVersion\x12%.handful.v1.ImportModelVersionRequest\x1a&.handful.v1.ImportModelVersionResponse(\x01\x42\x16Z\x14handful/v1;handfulv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,37 +40,53 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ALIAS']._serialized_start=255
   _globals['_ALIAS']._serialized_end=294
   _globals['_MODELVERSION']._serialized_start=297
-  _globals['_MODELVERSION']._serialized_end=535
-  _globals['_GETMODELREQUEST']._serialized_start=537
-  _globals['_GETMODELREQUEST']._serialized_end=568
-  _globals['_GETMODELRESPONSE']._serialized_start=570
-  _globals['_GETMODELRESPONSE']._serialized_end=622
-  _globals['_LISTMODELSREQUEST']._serialized_start=624
-  _globals['_LISTMODELSREQUEST']._serialized_end=698
-  _globals['_LISTMODELSRESPONSE']._serialized_start=700
-  _globals['_LISTMODELSRESPONSE']._serialized_end=780
-  _globals['_GETMODELVERSIONREQUEST']._serialized_start=782
-  _globals['_GETMODELVERSIONREQUEST']._serialized_end=820
-  _globals['_GETMODELVERSIONRESPONSE']._serialized_start=822
-  _globals['_GETMODELVERSIONRESPONSE']._serialized_end=896
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=898
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=979
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=981
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=1083
-  _globals['_SETMODELALIASREQUEST']._serialized_start=1085
-  _globals['_SETMODELALIASREQUEST']._serialized_end=1153
-  _globals['_SETMODELALIASRESPONSE']._serialized_start=1155
-  _globals['_SETMODELALIASRESPONSE']._serialized_end=1212
-  _globals['_EVALUATEMODELVERSIONREQUEST']._serialized_start=1214
-  _globals['_EVALUATEMODELVERSIONREQUEST']._serialized_end=1294
-  _globals['_EVALUATEMODELVERSIONRESPONSE']._serialized_start=1296
-  _globals['_EVALUATEMODELVERSIONRESPONSE']._serialized_end=1373
-  _globals['_GETEVALUATIONREQUEST']._serialized_start=1375
-  _globals['_GETEVALUATIONREQUEST']._serialized_end=1436
-  _globals['_GETEVALUATIONRESPONSE']._serialized_start=1438
-  _globals['_GETEVALUATIONRESPONSE']._serialized_end=1538
-  _globals['_PLOT']._serialized_start=1540
-  _globals['_PLOT']._serialized_end=1573
-  _globals['_MODELSERVICE']._serialized_start=1576
-  _globals['_MODELSERVICE']._serialized_end=2207
+  _globals['_MODELVERSION']._serialized_end=565
+  _globals['_GETMODELREQUEST']._serialized_start=567
+  _globals['_GETMODELREQUEST']._serialized_end=598
+  _globals['_GETMODELRESPONSE']._serialized_start=600
+  _globals['_GETMODELRESPONSE']._serialized_end=652
+  _globals['_LISTMODELSREQUEST']._serialized_start=654
+  _globals['_LISTMODELSREQUEST']._serialized_end=728
+  _globals['_LISTMODELSRESPONSE']._serialized_start=730
+  _globals['_LISTMODELSRESPONSE']._serialized_end=810
+  _globals['_GETMODELVERSIONREQUEST']._serialized_start=812
+  _globals['_GETMODELVERSIONREQUEST']._serialized_end=850
+  _globals['_GETMODELVERSIONRESPONSE']._serialized_start=852
+  _globals['_GETMODELVERSIONRESPONSE']._serialized_end=926
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=928
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=1009
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=1011
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=1113
+  _globals['_SETMODELALIASREQUEST']._serialized_start=1115
+  _globals['_SETMODELALIASREQUEST']._serialized_end=1183
+  _globals['_SETMODELALIASRESPONSE']._serialized_start=1185
+  _globals['_SETMODELALIASRESPONSE']._serialized_end=1242
+  _globals['_EVALUATEMODELVERSIONREQUEST']._serialized_start=1244
+  _globals['_EVALUATEMODELVERSIONREQUEST']._serialized_end=1324
+  _globals['_EVALUATEMODELVERSIONRESPONSE']._serialized_start=1326
+  _globals['_EVALUATEMODELVERSIONRESPONSE']._serialized_end=1403
+  _globals['_GETEVALUATIONREQUEST']._serialized_start=1405
+  _globals['_GETEVALUATIONREQUEST']._serialized_end=1466
+  _globals['_GETEVALUATIONRESPONSE']._serialized_start=1468
+  _globals['_GETEVALUATIONRESPONSE']._serialized_end=1568
+  _globals['_PLOT']._serialized_start=1570
+  _globals['_PLOT']._serialized_end=1603
+  _globals['_EXPORTMODELVERSIONREQUEST']._serialized_start=1605
+  _globals['_EXPORTMODELVERSIONREQUEST']._serialized_end=1646
+  _globals['_EXPORTMODELVERSIONRESPONSE']._serialized_start=1649
+  _globals['_EXPORTMODELVERSIONRESPONSE']._serialized_end=1981
+  _globals['_EXPORTMODELVERSIONRESPONSE_EXPORT']._serialized_start=1808
+  _globals['_EXPORTMODELVERSIONRESPONSE_EXPORT']._serialized_end=1950
+  _globals['_EXPORTMODELVERSIONRESPONSE_CHUNK']._serialized_start=1952
+  _globals['_EXPORTMODELVERSIONRESPONSE_CHUNK']._serialized_end=1973
+  _globals['_IMPORTMODELVERSIONREQUEST']._serialized_start=1984
+  _globals['_IMPORTMODELVERSIONREQUEST']._serialized_end=2259
+  _globals['_IMPORTMODELVERSIONREQUEST_OPEN']._serialized_start=2135
+  _globals['_IMPORTMODELVERSIONREQUEST_OPEN']._serialized_end=2228
+  _globals['_IMPORTMODELVERSIONREQUEST_CHUNK']._serialized_start=1952
+  _globals['_IMPORTMODELVERSIONREQUEST_CHUNK']._serialized_end=1973
+  _globals['_IMPORTMODELVERSIONRESPONSE']._serialized_start=2261
+  _globals['_IMPORTMODELVERSIONRESPONSE']._serialized_end=2338
+  _globals['_MODELSERVICE']._serialized_start=2341
+  _globals['_MODELSERVICE']._serialized_end=3178
 # @@protoc_insertion_point(module_scope)

@@ -99,14 +99,17 @@ class ModelVersion(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    IMPORTED_FROM_SHA256_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/models/{model}/versions/{number}`, numbers from 1."""
     manifest_sha256: _builtins.str
     """SHA-256 of the stored model manifest, lower-case hex: the version's identity."""
     training_run: _builtins.str
-    """The run that published it: `projects/{project}/trainingRuns/{run}`."""
+    """The run that published it: `projects/{project}/trainingRuns/{run}`. Empty where it was imported."""
     dataset_version: _builtins.str
-    """The data: `projects/{project}/datasets/{dataset}/versions/{number}`."""
+    """The data: `projects/{project}/datasets/{dataset}/versions/{number}`. Empty where it was imported."""
+    imported_from_sha256: _builtins.str
+    """SHA-256 of the zip it was imported from, lower-case hex; empty where a run published it."""
     @_builtins.property
     def recipe(self) -> _bundle_pb2.Recipe:
         """The recipe, resolved."""
@@ -134,10 +137,11 @@ class ModelVersion(_message.Message):
         labels: _abc.Iterable[_builtins.str] | None = ...,
         metrics: _abc.Iterable[_bundle_pb2.Metric] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        imported_from_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "recipe", b"recipe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dataset_version", b"dataset_version", "labels", b"labels", "manifest_sha256", b"manifest_sha256", "metrics", b"metrics", "name", b"name", "recipe", b"recipe", "training_run", b"training_run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dataset_version", b"dataset_version", "imported_from_sha256", b"imported_from_sha256", "labels", b"labels", "manifest_sha256", b"manifest_sha256", "metrics", b"metrics", "name", b"name", "recipe", b"recipe", "training_run", b"training_run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -542,3 +546,233 @@ class Plot(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Plot: _TypeAlias = Plot  # noqa: Y015
+
+@_typing.final
+class ExportModelVersionRequest(_message.Message):
+    """ExportModelVersionRequest names a model version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/models/{model}/versions/{number}`, or `projects/{project}/models/{model}@{alias}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportModelVersionRequest: _TypeAlias = ExportModelVersionRequest  # noqa: Y015
+
+@_typing.final
+class ExportModelVersionResponse(_message.Message):
+    """ExportModelVersionResponse is a message of the stream: `export` once, then chunks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Export(_message.Message):
+        """Export says what comes."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: _builtins.int
+        FILENAME_FIELD_NUMBER: _builtins.int
+        SHA256_FIELD_NUMBER: _builtins.int
+        SIZE_BYTES_FIELD_NUMBER: _builtins.int
+        NUM_GOLDEN_FIELD_NUMBER: _builtins.int
+        TOP1_AGREEMENT_FIELD_NUMBER: _builtins.int
+        MAX_ABS_DIFF_FIELD_NUMBER: _builtins.int
+        name: _builtins.str
+        """The version: `projects/{project}/models/{model}/versions/{number}`."""
+        filename: _builtins.str
+        """A name for the file, such as `flowers-3.zip`."""
+        sha256: _builtins.str
+        """SHA-256 of all bytes, lower-case hex."""
+        size_bytes: _builtins.int
+        """How many bytes come."""
+        num_golden: _builtins.int
+        """Golden pictures that the ONNX graph was tried on."""
+        top1_agreement: _builtins.float
+        """Share of them whose best class is the stored one; always 1, or nothing is exported."""
+        max_abs_diff: _builtins.float
+        """Largest difference from a stored probability; at most 0.001, or nothing is exported."""
+        def __init__(
+            self,
+            *,
+            name: _builtins.str = ...,
+            filename: _builtins.str = ...,
+            sha256: _builtins.str = ...,
+            size_bytes: _builtins.int = ...,
+            num_golden: _builtins.int = ...,
+            top1_agreement: _builtins.float = ...,
+            max_abs_diff: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["filename", b"filename", "max_abs_diff", b"max_abs_diff", "name", b"name", "num_golden", b"num_golden", "sha256", b"sha256", "size_bytes", b"size_bytes", "top1_agreement", b"top1_agreement"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Chunk(_message.Message):
+        """Chunk is a piece of the zip."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        DATA_FIELD_NUMBER: _builtins.int
+        data: _builtins.bytes
+        """At most 1 MiB."""
+        def __init__(
+            self,
+            *,
+            data: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    EXPORT_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def export(self) -> Global___ExportModelVersionResponse.Export:
+        """First."""
+
+    @_builtins.property
+    def chunk(self) -> Global___ExportModelVersionResponse.Chunk:
+        """Then, until all bytes came."""
+
+    def __init__(
+        self,
+        *,
+        export: Global___ExportModelVersionResponse.Export | None = ...,
+        chunk: Global___ExportModelVersionResponse.Chunk | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "export", b"export", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "export", b"export", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["export", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___ExportModelVersionResponse: _TypeAlias = ExportModelVersionResponse  # noqa: Y015
+
+@_typing.final
+class ImportModelVersionRequest(_message.Message):
+    """ImportModelVersionRequest is a message of the stream: `open` once, then chunks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Open(_message.Message):
+        """Open says what comes and what it will be."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PARENT_FIELD_NUMBER: _builtins.int
+        MODEL_ID_FIELD_NUMBER: _builtins.int
+        PROMOTE_FIELD_NUMBER: _builtins.int
+        REQUEST_ID_FIELD_NUMBER: _builtins.int
+        SHA256_FIELD_NUMBER: _builtins.int
+        parent: _builtins.str
+        """`projects/{project}`."""
+        model_id: _builtins.str
+        """The model that gets a new version, created where it is new: an id such as `flowers`."""
+        promote: _builtins.bool
+        """Whether the alias `production` moves to it; the first version of a model gets it in any case."""
+        request_id: _builtins.str
+        """Any UUID; makes the call safe to repeat. Empty: no protection."""
+        sha256: _builtins.str
+        """SHA-256 of all bytes, lower-case hex; empty: not known. Other bytes are refused."""
+        def __init__(
+            self,
+            *,
+            parent: _builtins.str = ...,
+            model_id: _builtins.str = ...,
+            promote: _builtins.bool = ...,
+            request_id: _builtins.str = ...,
+            sha256: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "parent", b"parent", "promote", b"promote", "request_id", b"request_id", "sha256", b"sha256"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Chunk(_message.Message):
+        """Chunk is a piece of the zip."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        DATA_FIELD_NUMBER: _builtins.int
+        data: _builtins.bytes
+        """At most 1 MiB."""
+        def __init__(
+            self,
+            *,
+            data: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    OPEN_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def open(self) -> Global___ImportModelVersionRequest.Open:
+        """First."""
+
+    @_builtins.property
+    def chunk(self) -> Global___ImportModelVersionRequest.Chunk:
+        """Then, until all bytes came: at most 1 GiB."""
+
+    def __init__(
+        self,
+        *,
+        open: Global___ImportModelVersionRequest.Open | None = ...,
+        chunk: Global___ImportModelVersionRequest.Chunk | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "open", b"open", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "open", b"open", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["open", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___ImportModelVersionRequest: _TypeAlias = ImportModelVersionRequest  # noqa: Y015
+
+@_typing.final
+class ImportModelVersionResponse(_message.Message):
+    """ImportModelVersionResponse answers ImportModelVersion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model_version(self) -> Global___ModelVersion:
+        """The version, with the manifest it was exported with."""
+
+    def __init__(
+        self,
+        *,
+        model_version: Global___ModelVersion | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model_version", b"model_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_version", b"model_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportModelVersionResponse: _TypeAlias = ImportModelVersionResponse  # noqa: Y015

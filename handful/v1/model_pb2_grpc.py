@@ -70,6 +70,16 @@ class ModelServiceStub:
                 request_serializer=handful_dot_v1_dot_model__pb2.GetEvaluationRequest.SerializeToString,
                 response_deserializer=handful_dot_v1_dot_model__pb2.GetEvaluationResponse.FromString,
                 _registered_method=True)
+        self.ExportModelVersion = channel.unary_stream(
+                '/handful.v1.ModelService/ExportModelVersion',
+                request_serializer=handful_dot_v1_dot_model__pb2.ExportModelVersionRequest.SerializeToString,
+                response_deserializer=handful_dot_v1_dot_model__pb2.ExportModelVersionResponse.FromString,
+                _registered_method=True)
+        self.ImportModelVersion = channel.stream_unary(
+                '/handful.v1.ModelService/ImportModelVersion',
+                request_serializer=handful_dot_v1_dot_model__pb2.ImportModelVersionRequest.SerializeToString,
+                response_deserializer=handful_dot_v1_dot_model__pb2.ImportModelVersionResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
@@ -126,6 +136,23 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportModelVersion(self, request, context):
+        """Gives a version as a zip that runs without Handful: one ONNX graph, PyTorch code with its weights, labels, a script
+        that predicts and tests itself. First `export`, then the bytes in order. It is built by the first call, which may
+        take a minute, and kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportModelVersion(self, request_iterator, context):
+        """Takes a zip of ExportModelVersion as the next version of a model: `open`, then its bytes in order. The zip is taken
+        for hostile: everything in it is checked and tried under limits before anything of it is kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -163,6 +190,16 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.GetEvaluation,
                     request_deserializer=handful_dot_v1_dot_model__pb2.GetEvaluationRequest.FromString,
                     response_serializer=handful_dot_v1_dot_model__pb2.GetEvaluationResponse.SerializeToString,
+            ),
+            'ExportModelVersion': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportModelVersion,
+                    request_deserializer=handful_dot_v1_dot_model__pb2.ExportModelVersionRequest.FromString,
+                    response_serializer=handful_dot_v1_dot_model__pb2.ExportModelVersionResponse.SerializeToString,
+            ),
+            'ImportModelVersion': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportModelVersion,
+                    request_deserializer=handful_dot_v1_dot_model__pb2.ImportModelVersionRequest.FromString,
+                    response_serializer=handful_dot_v1_dot_model__pb2.ImportModelVersionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -355,6 +392,60 @@ class ModelService:
             '/handful.v1.ModelService/GetEvaluation',
             handful_dot_v1_dot_model__pb2.GetEvaluationRequest.SerializeToString,
             handful_dot_v1_dot_model__pb2.GetEvaluationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportModelVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/handful.v1.ModelService/ExportModelVersion',
+            handful_dot_v1_dot_model__pb2.ExportModelVersionRequest.SerializeToString,
+            handful_dot_v1_dot_model__pb2.ExportModelVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportModelVersion(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/handful.v1.ModelService/ImportModelVersion',
+            handful_dot_v1_dot_model__pb2.ImportModelVersionRequest.SerializeToString,
+            handful_dot_v1_dot_model__pb2.ImportModelVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,15 @@ class ModelServiceStub:
     """
     GetEvaluation: _grpc.UnaryUnaryMultiCallable[_model_pb2.GetEvaluationRequest, _model_pb2.GetEvaluationResponse]
     """Reads how a version did on its validation examples, or on a dataset version it was evaluated on, with plots."""
+    ExportModelVersion: _grpc.UnaryStreamMultiCallable[_model_pb2.ExportModelVersionRequest, _model_pb2.ExportModelVersionResponse]
+    """Gives a version as a zip that runs without Handful: one ONNX graph, PyTorch code with its weights, labels, a script
+    that predicts and tests itself. First `export`, then the bytes in order. It is built by the first call, which may
+    take a minute, and kept.
+    """
+    ImportModelVersion: _grpc.StreamUnaryMultiCallable[_model_pb2.ImportModelVersionRequest, _model_pb2.ImportModelVersionResponse]
+    """Takes a zip of ExportModelVersion as the next version of a model: `open`, then its bytes in order. The zip is taken
+    for hostile: everything in it is checked and tried under limits before anything of it is kept.
+    """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -71,6 +80,15 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """
     GetEvaluation: _aio.UnaryUnaryMultiCallable[_model_pb2.GetEvaluationRequest, _model_pb2.GetEvaluationResponse]  # type: ignore[assignment]
     """Reads how a version did on its validation examples, or on a dataset version it was evaluated on, with plots."""
+    ExportModelVersion: _aio.UnaryStreamMultiCallable[_model_pb2.ExportModelVersionRequest, _model_pb2.ExportModelVersionResponse]  # type: ignore[assignment]
+    """Gives a version as a zip that runs without Handful: one ONNX graph, PyTorch code with its weights, labels, a script
+    that predicts and tests itself. First `export`, then the bytes in order. It is built by the first call, which may
+    take a minute, and kept.
+    """
+    ImportModelVersion: _aio.StreamUnaryMultiCallable[_model_pb2.ImportModelVersionRequest, _model_pb2.ImportModelVersionResponse]  # type: ignore[assignment]
+    """Takes a zip of ExportModelVersion as the next version of a model: `open`, then its bytes in order. The zip is taken
+    for hostile: everything in it is checked and tried under limits before anything of it is kept.
+    """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """ModelService owns models, their versions and aliases. The trainer serves it."""
@@ -132,5 +150,26 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.GetEvaluationResponse, _abc.Awaitable[_model_pb2.GetEvaluationResponse]]:
         """Reads how a version did on its validation examples, or on a dataset version it was evaluated on, with plots."""
+
+    @_abc_1.abstractmethod
+    def ExportModelVersion(
+        self,
+        request: _model_pb2.ExportModelVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_model_pb2.ExportModelVersionResponse], _abc.AsyncIterator[_model_pb2.ExportModelVersionResponse]]:
+        """Gives a version as a zip that runs without Handful: one ONNX graph, PyTorch code with its weights, labels, a script
+        that predicts and tests itself. First `export`, then the bytes in order. It is built by the first call, which may
+        take a minute, and kept.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportModelVersion(
+        self,
+        request_iterator: _MaybeAsyncIterator[_model_pb2.ImportModelVersionRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.ImportModelVersionResponse, _abc.Awaitable[_model_pb2.ImportModelVersionResponse]]:
+        """Takes a zip of ExportModelVersion as the next version of a model: `open`, then its bytes in order. The zip is taken
+        for hostile: everything in it is checked and tried under limits before anything of it is kept.
+        """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

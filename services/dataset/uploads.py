@@ -4,7 +4,6 @@ of steps ends the stream. It decodes several items at once and reads no further 
 
 import asyncio
 import hashlib
-import unicodedata
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -29,13 +28,8 @@ MAX_STREAMS = 16
 IDLE_SECONDS = 60.0
 MAX_CHUNK = 1024 * 1024
 MAX_TEXT = 256
-MAX_LABEL = 128
 
 Answer = dataset_pb2.UploadExamplesResponse
-# Control characters, halves of characters, invisible formats such as those that turn text around, line ends.
-_CONTROLS = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-# They join or part letters in Persian, Hindi and emoji, and belong to words.
-_JOINERS = {"\u200c", "\u200d"}
 _HINTS = {
     "CORRUPT_MEDIA": "Open the file to see whether it is whole, then export it again as JPEG or PNG.",
     "UNSUPPORTED_FORMAT": "Convert it to JPEG, PNG or WebP.",
@@ -213,9 +207,7 @@ def _checked(begin: dataset_pb2.UploadExamplesRequest.Begin) -> dataset_pb2.Uplo
 
 def _check_item(item: Item) -> str:
     """The SHA-256 of the bytes; BadImage where the item cannot be taken whatever its pixels are."""
-    label = item.begin.label
-    controls = any(unicodedata.category(letter) in _CONTROLS and letter not in _JOINERS for letter in label)
-    if not 0 < len(label) <= MAX_LABEL or controls or label.strip() != label:
+    if not names.is_label(item.begin.label):
         raise BadImage("INVALID_LABEL", "The label is empty, too long, or has control characters or spaces around it.")
     if item.num_bytes > MAX_BYTES:
         raise BadImage("FILE_TOO_LARGE", f"The file has {item.num_bytes} bytes; at most {MAX_BYTES} are taken.")

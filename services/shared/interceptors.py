@@ -63,7 +63,9 @@ class Edge(aio.ServerInterceptor):
             behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
             return make(_streaming(behaviour, method, self.slow_reader_seconds), parse, handler.response_serializer)
         if handler.request_streaming:
-            raise NotImplementedError(f"{method} streams in and answers once; no such method is in the contract")
+            return grpc.stream_unary_rpc_method_handler(
+                _gathering(handler.stream_unary, method), parse, handler.response_serializer
+            )
         return grpc.unary_unary_rpc_method_handler(
             _unary(handler.unary_unary, method), parse, handler.response_serializer
         )
@@ -91,6 +93,17 @@ def _unary(behaviour: Any, method: str) -> Any:
             _check(request)
             async with asyncio.timeout(min(context.time_remaining() or UNARY_CEILING_SECONDS, UNARY_CEILING_SECONDS)):
                 answer = await behaviour(request, context)
+            await call.begin()
+            return answer
+
+    return handle
+
+
+def _gathering(behaviour: Any, method: str) -> Any:
+    async def handle(requests: AsyncIterator[Any], context: Context) -> Any:
+        async with _call(context, method) as call:
+            # Without a ceiling: how long a stream in may take hangs on its size, and is its method's business.
+            answer = await behaviour(_checked(requests), context)
             await call.begin()
             return answer
 

@@ -13,13 +13,16 @@ from handful.v1 import model_pb2_grpc, trainer_pb2_grpc, worker_pb2_grpc
 from services.shared import start
 from services.shared.database import Database, open_database
 from services.shared.objects import ObjectStore, open_store
-from services.shared.server import Limits, Server
+from services.shared.server import MEBIBYTE, Limits, Server
 from services.shared.settings import CannotStart
 from services.trainer import architectures
 from services.trainer.board import Board
 from services.trainer.datasets import Datasets
 from services.trainer.evaluations import Evaluations
+from services.trainer.exports.sending import Exports
 from services.trainer.fleet import Fleet
+from services.trainer.imports.receiving import Imports
+from services.trainer.limited import Limited
 from services.trainer.local_workers import LocalWorkers
 from services.trainer.model_servicer import ModelServicer
 from services.trainer.pointers import Pointers
@@ -47,7 +50,15 @@ async def _serve(settings: TrainerSettings, store: ObjectStore, database: Databa
     board, fleet, pointers = Board(), Fleet(database), Pointers(database, store)
     watches = Watches(database, board, pointers, products.draining)
     trainer = TrainerServicer(database, board, fleet, watches, datasets, settings.default_architecture)
-    model = ModelServicer(database, board, pointers, Evaluations(database, store, datasets))
+    limited = Limited(settings.model_memory_mib * MEBIBYTE)
+    model = ModelServicer(
+        database,
+        board,
+        pointers,
+        Evaluations(database, store, datasets),
+        Exports(store, limited),
+        Imports(database, store, pointers, limited),
+    )
     worker = WorkerServicer(database, board, store, pointers, products.draining)
     host, _, _ = settings.worker_address.rpartition(":")
     register_worker = partial(worker_pb2_grpc.add_WorkerServiceServicer_to_server, worker)
@@ -65,6 +76,7 @@ async def _serve(settings: TrainerSettings, store: ObjectStore, database: Databa
         await products.run(beside, parent_pipe=settings.parent_pipe)
     finally:
         await workers.stop()
+        limited.close()
 
 
 def _check(settings: TrainerSettings) -> None:

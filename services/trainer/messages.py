@@ -71,6 +71,7 @@ def model_version_message(version: ModelVersionRecord) -> model_pb2.ModelVersion
         labels=version.labels,
         metrics=metric_messages(version.metrics),
         create_time=timestamp(version.create_time_us),
+        imported_from_sha256=version.imported_from_sha256 or "",
     )
 
 

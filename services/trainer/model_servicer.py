@@ -1,4 +1,7 @@
-"""ModelService: models, versions, aliases and how versions did."""
+"""ModelService: models, versions, aliases, how versions did, and their way out and in."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from grpc import aio
 
@@ -10,6 +13,8 @@ from services.shared.database import Database
 from services.trainer import models, runs
 from services.trainer.board import Board
 from services.trainer.evaluations import Evaluations
+from services.trainer.exports.sending import Exports
+from services.trainer.imports.receiving import Imports
 from services.trainer.messages import model_message, model_version_message, run_message
 from services.trainer.pointers import Pointers
 from services.trainer.records import ModelKey, ModelVersionRecord
@@ -19,11 +24,21 @@ Context = aio.ServicerContext[object, object]
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
-    def __init__(self, database: Database, board: Board, pointers: Pointers, evaluations: Evaluations) -> None:
+    def __init__(
+        self,
+        database: Database,
+        board: Board,
+        pointers: Pointers,
+        evaluations: Evaluations,
+        exports: Exports,
+        imports: Imports,
+    ) -> None:
         self._database = database
         self._board = board
         self._pointers = pointers
         self._evaluations = evaluations
+        self._exports = exports
+        self._imports = imports
 
     async def GetModel(self, request: model_pb2.GetModelRequest, context: Context) -> model_pb2.GetModelResponse:
         key = ModelKey(**names.match(names.MODEL, request.name, "name"))
@@ -97,6 +112,18 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             evaluation, drawn = await self._evaluations.own(version)
         plots = [model_pb2.Plot(name=name, png=png) for name, png in drawn.items()]
         return model_pb2.GetEvaluationResponse(evaluation=evaluation, plots=plots)
+
+    async def ExportModelVersion(
+        self, request: model_pb2.ExportModelVersionRequest, context: Context
+    ) -> AsyncIterator[model_pb2.ExportModelVersionResponse]:
+        async with aclosing(self._exports.send(await self._version(request.name))) as messages:
+            async for message in messages:
+                yield message
+
+    async def ImportModelVersion(
+        self, request_iterator: AsyncIterator[model_pb2.ImportModelVersionRequest], context: Context
+    ) -> model_pb2.ImportModelVersionResponse:
+        return await self._imports.receive(request_iterator)
 
     async def _version(self, name: str) -> ModelVersionRecord:
         parts = names.match((names.MODEL_VERSION, names.MODEL_ALIAS), name, "name")

@@ -1,0 +1,91 @@
+"""From a bundle to a zip in the store, or to the one that is there. It is for a limited process: it opens graphs."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from safetensors.numpy import load
+
+from handful.bundle import images
+from handful.bundle.heads import Floats
+from handful.errors import FailedPrecondition, HandfulError
+from services.shared.objects import ObjectCorrupt, ObjectMissing, ObjectStore
+from services.trainer import architectures
+from services.trainer.exports import archive, contents
+from services.trainer.exports.bundle import Bundle, Unreadable
+
+# As the self-test of the export has it.
+MAX_DIFFERENCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Export:
+    """A zip: its bytes' hash and number, and how near its graph is to the stored answers."""
+
+    sha256: str
+    size_bytes: int
+    num_golden: int
+    top1_agreement: float
+    max_abs_diff: float
+
+
+def fetch(store: ObjectStore, project: str, manifest_sha256: str, path: Path) -> Export:
+    """Writes the export of a bundle to the path, built and stored where it was not. FailedPrecondition
+    EXPORT_DISAGREES where its graph answers otherwise than the model.
+    """
+    key = f"projects/{project}/exports/{manifest_sha256}/{exporter()}"
+    try:
+        known = Export(**json.loads(store.get(f"{key}.json")))
+        path.write_bytes(store.get(f"{key}.zip", known.sha256))
+    except (ObjectMissing, ObjectCorrupt, TypeError, ValueError):  # what can be made again is made again
+        known = _build(Bundle.read(store, project, manifest_sha256), path)
+        store.put(f"{key}.zip", path.read_bytes())
+        # Last: where it is, the zip is.
+        store.put(f"{key}.json", json.dumps(asdict(known)).encode())
+    return known
+
+
+def _build(bundle: Bundle, path: Path) -> Export:
+    try:
+        files = contents.make(bundle)
+        golden, answers = _tried(files)
+    except (HandfulError, MemoryError):
+        raise
+    except Exception as problem:
+        raise Unreadable("this bundle") from problem  # what its bytes make numpy, onnx and the others raise
+    agreement = float((answers.argmax(axis=1) == golden.argmax(axis=1)).mean())
+    difference = float(np.abs(answers - golden).max())
+    if not (agreement == 1 and difference <= MAX_DIFFERENCE):
+        raise FailedPrecondition(
+            f"The exported graph disagrees with the model: probabilities differ by {difference:.1e}, and "
+            f"{agreement:.0%} of the best classes are the same. Nothing was exported.",
+            reason="EXPORT_DISAGREES",
+        )
+    archive.write(path, files)
+    with path.open("rb") as written:
+        digest = hashlib.file_digest(written, "sha256").hexdigest()
+    return Export(digest, path.stat().st_size, len(answers), agreement, difference)
+
+
+def _tried(files: Mapping[str, bytes]) -> tuple[Floats, Floats]:
+    """The stored answers to the golden pictures, and those of the exported graph, one picture at a time."""
+    golden = load(files["bundle/golden.safetensors"])
+    session = ort.InferenceSession(files["model.onnx"], providers=["CPUExecutionProvider"])
+    rows = [session.run(["probabilities"], {"pixels": one[None]})[0] for one in golden["pixels"]]
+    return golden["probabilities"], np.concatenate(rows)
+
+
+@cache
+def exporter() -> str:
+    """Which code exports: SHA-256 over its sources, lower-case hex. Other code may write other bytes."""
+    sources = [path for path in Path(__file__).parent.rglob("*") if path.suffix in {".py", ".txt"}]
+    catalogue = Path(architectures.__file__)
+    digest = hashlib.sha256()
+    for path in sorted([*sources, Path(images.__file__), catalogue, catalogue.with_name("weights.lock.json")]):
+        digest.update(f"{path.name} ".encode() + path.read_bytes())
+    return digest.hexdigest()

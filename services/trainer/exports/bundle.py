@@ -1,0 +1,57 @@
+"""A bundle as bytes: what of the store makes a model, hash-checked."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from handful.bundle import manifest
+from handful.errors import FailedPrecondition
+from handful.v1.bundle_pb2 import Evaluation, ModelManifest
+from services.shared.objects import ObjectStore, get_first
+from services.trainer.architectures import ARCHITECTURES, ArchitectureRow
+
+
+class Unreadable(Exception):
+    """A bundle is whole, and what it holds is none of ours, or not of this version."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model's manifest, the files that it lists, and its backbone's graph and weights."""
+
+    described: bytes
+    files: dict[str, bytes]
+    graph: bytes
+    weights: bytes
+
+    @classmethod
+    def read(cls, store: ObjectStore, project: str, digest: str) -> "Bundle":
+        """The bundle whose manifest has this SHA-256. ObjectMissing or ObjectCorrupt where it is not whole."""
+        described = store.get(manifest.bundle_key(project, digest, "manifest.json"), digest)
+        model = manifest.from_bytes(ModelManifest, described)
+        backbone = model.backbone
+        keys = {file.path: manifest.bundle_key(project, digest, file.path) for file in model.files}
+        return cls(
+            described=described,
+            files={file.path: store.get(keys[file.path], file.sha256) for file in model.files},
+            graph=get_first(store, manifest.graph_keys(project, backbone, digest), backbone.graph_sha256),
+            weights=get_first(store, manifest.weights_keys(project, backbone, digest), backbone.weights_file_sha256),
+        )
+
+    @cached_property
+    def model(self) -> ModelManifest:
+        return manifest.from_bytes(ModelManifest, self.described)
+
+    @property
+    def evaluation(self) -> Evaluation:
+        return manifest.from_bytes(Evaluation, self.files["evaluation.json"])
+
+    @property
+    def row(self) -> ArchitectureRow:
+        """Its architecture in the catalogue. FailedPrecondition where that has none of the name."""
+        architecture = self.model.backbone.architecture
+        if architecture not in ARCHITECTURES:
+            raise FailedPrecondition(
+                f"This server does not know the architecture {architecture}, so it cannot say how PyTorch builds it.",
+                reason="BUNDLE_UNKNOWN",
+            )
+        return ARCHITECTURES[architecture]

@@ -1,0 +1,142 @@
+"""What an export says of itself: a README that is its model card, and the licences. It has no dates and no names of
+ours, so that equal bundles are described equally.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from handful.recipe import as_dict
+from handful.v1.bundle_pb2 import WEIGHTS_RANDOM, Evaluation, ModelManifest
+from services.trainer.architectures import ArchitectureRow
+from services.trainer.exports.bundle import Bundle
+
+LICENSES = Path(__file__).parent / "shipped" / "licenses"
+OURS = "Apache-2.0"
+SHOWN_LABELS = 5
+_ORIGINS = {
+    "pretrained": "pretrained, and not changed by training",
+    "random": "random numbers",
+    "trained": "changed by training",
+}
+_USE = """\
+## Use it
+
+Python 3.11 or newer.
+
+```sh
+pip install -r requirements.txt
+python predict.py some.jpg
+python predict.py --self-test
+```
+
+The self-test asks the model about the pictures that came with it, and compares its answers with those it gave where it
+was made. From other languages: `model.onnx` takes `pixels` uint8[n, {size}, {size}, 3], RGB, and gives `probabilities`,
+`logits` and `features`. Scaling and normalisation are in the graph; `preprocessing.json` says how a picture becomes
+pixels, and `images.py` does it.
+"""
+_FILES = """\
+## What is in here
+
+| file | what it is |
+|---|---|
+| `model.onnx` | the whole network as one graph, opset 18 |
+| `predict.py`, `images.py`, `requirements.txt` | prediction with numpy, onnxruntime and Pillow alone |
+| `labels.json` | the classes by index, and the indices by class |
+| `preprocessing.json` | how pictures come to the network |
+| `model.py`, `network.json` | the same network in PyTorch, from the weights in `bundle/` |
+| `golden.npz` | pictures at the input size, the answers to them, and the first of them as a file |
+| `bundle/` | what Handful loads the model back from: `handful import ZIP` |
+| `LICENSES/` | the terms of the code and of the weights |
+"""
+_LIMITS = """\
+## Limits
+
+- It knows the classes above and no others: whatever a picture shows, it names one of them.
+- It was measured on {num_val} pictures. The fewer there are, the less the figures say; pictures of another kind than
+  these, from another camera or place, may be told apart worse.
+- A probability is the network's own opinion, not a measured frequency.
+- `golden.npz` and `bundle/golden.safetensors` hold pictures of the data. Mind who may see them.
+"""
+
+
+def write(bundle: Bundle) -> str:
+    """README.md."""
+    model, row, evaluation = bundle.model, bundle.row, bundle.evaluation
+    named = ", ".join(map(_escape, model.labels[:SHOWN_LABELS]))
+    more = f" and {len(model.labels) - SHOWN_LABELS} more" if len(model.labels) > SHOWN_LABELS else ""
+    parts = (
+        f"# Image classifier: {named}{more}\n\n{row.description} Trained and exported with Handful.\n",
+        _USE.format(size=model.backbone.preprocessing.size),
+        _classes(model, evaluation),
+        _figures(evaluation),
+        _making(model, row),
+        _LIMITS.format(num_val=sum(one.num_val for one in model.examples)),
+        _FILES,
+        _terms(model, row),
+    )
+    return "\n".join(parts)
+
+
+def licenses(bundle: Bundle) -> dict[str, bytes]:
+    """The files of `LICENSES/`."""
+    needed = {OURS, bundle.row.weights.license} if _uses_weights(bundle.model) else {OURS}
+    return {f"LICENSES/{name}.txt": (LICENSES / f"{name}.txt").read_bytes() for name in sorted(needed)}
+
+
+def _classes(model: ModelManifest, evaluation: Evaluation) -> str:
+    rows = (
+        (
+            _escape(label),
+            str(counts.num_train),
+            str(counts.num_val),
+            *(f"{figure:.3f}" for figure in (measured.precision, measured.recall, measured.f1)),
+        )
+        for label, counts, measured in zip(model.labels, model.examples, evaluation.classes, strict=True)
+    )
+    return "## Classes\n\n" + _table(("class", "trained on", "measured on", "precision", "recall", "F1"), rows)
+
+
+def _figures(evaluation: Evaluation) -> str:
+    rows = ((f"`{metric.name}`", f"{metric.value:.4f}") for metric in evaluation.metrics)
+    if not evaluation.metrics:
+        return "## How good it is\n\nThat is not known: there were no pictures to measure it on.\n"
+    return "## How good it is\n\nOn pictures that it was not trained on:\n\n" + _table(("figure", ""), rows)
+
+
+def _making(model: ModelManifest, row: ArchitectureRow) -> str:
+    backbone, parity = model.backbone, model.parity
+    rows = [
+        ("architecture", f"{row.id} ({row.network.library}: {row.network.name})"),
+        ("its weights", _ORIGINS[backbone.weights_origin]),
+        *((f"recipe: {name}", str(value)) for name, value in as_dict(model.recipe).items()),
+        ("dataset manifest, SHA-256", f"`{model.dataset_manifest_sha256}`"),
+        ("features computed by", model.numerics),
+        ("checked on publishing", f"{parity.num_examples} pictures, largest difference {parity.max_abs_diff:.1e}"),
+        *((f"note: {notice.reason}", _escape(notice.message)) for notice in model.notices),
+    ]
+    return "## How it was made\n\n" + _table(("", ""), rows)
+
+
+def _terms(model: ModelManifest, row: ArchitectureRow) -> str:
+    lines = [f"The code in this folder: {OURS}."]
+    if _uses_weights(model):
+        weights = row.weights
+        begun = f"The weights began as those of {weights.source}, SHA-256 `{weights.sha256}`: {weights.license}."
+        lines.append(f"{begun} {weights.license_note}".strip())
+    lines.append("The data that it was trained on has terms of its own, which are not known here.")
+    return "## Licences\n\n" + "".join(f"- {line}\n" for line in lines)
+
+
+def _uses_weights(model: ModelManifest) -> bool:
+    return model.backbone.weights_origin != "random" and model.recipe.weights != WEIGHTS_RANDOM
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = (head, ("---",) * len(head), *rows)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _escape(text: str) -> str:
+    # Labels are anyone's words; in a README they shall stay words.
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|&])", r"\\\1", text)

@@ -1,0 +1,71 @@
+"""What stands in an export, made of a bundle alone: equal bundles give equal files."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load
+
+from handful.bundle import images, manifest
+from handful.bundle.heads import LinearHead
+from handful.bundle.predictor import plain
+from handful.v1.bundle_pb2 import Head
+from services.trainer.exports import card
+from services.trainer.exports.bundle import Bundle
+from services.trainer.exports.merging import merge
+
+SHIPPED = Path(__file__).parent / "shipped"
+# Where a bundle lies in a zip, and what it is loaded back from.
+FOLDER = "bundle"
+
+
+def make(bundle: Bundle) -> dict[str, bytes]:
+    """The files, by their names in the zip."""
+    model, row = bundle.model, bundle.row
+    head = LinearHead.from_bytes(model.head, bundle.files["head.safetensors"])
+    id2label = dict(enumerate(model.labels))
+    label2id = {label: index for index, label in id2label.items()}
+    network = {
+        "library": row.network.library,
+        "name": row.network.name,
+        "feature_width": row.feature_width,
+        "normalization": Head.Normalization.Name(model.head.normalization).removeprefix("NORMALIZATION_").lower(),
+    }
+    preprocessing = {"image": vars(plain(model.backbone.preprocessing)), "mean": row.mean, "std": row.std}
+    return {
+        "README.md": card.write(bundle).encode(),
+        "model.onnx": merge(bundle.graph, head),
+        "labels.json": _json({"id2label": id2label, "label2id": label2id}),
+        "network.json": _json(network),
+        "preprocessing.json": _json(preprocessing),
+        "golden.npz": _golden(bundle.files["golden.safetensors"]),
+        "images.py": Path(images.__file__).read_bytes(),
+        **_shipped(),
+        **card.licenses(bundle),
+        **{f"{FOLDER}/{name}": data for name, data in _bundled(bundle).items()},
+    }
+
+
+def _bundled(bundle: Bundle) -> dict[str, bytes]:
+    return {
+        "manifest.json": bundle.described,
+        manifest.BACKBONE_GRAPH: bundle.graph,
+        manifest.BACKBONE_WEIGHTS: bundle.weights,
+        **bundle.files,
+    }
+
+
+def _shipped() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in SHIPPED.iterdir() if path.is_file()}
+
+
+def _golden(stored: bytes) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **load(stored))
+    return buffer.getvalue()
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode()

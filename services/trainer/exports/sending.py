@@ -1,0 +1,73 @@
+"""Exports on their way to callers: made in a limited process, then read from a file in pieces. Whatever happens, the
+file is gone in the end.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from handful.errors import FailedPrecondition, ResourceExhausted
+from handful.v1.model_pb2 import ExportModelVersionResponse
+from services.shared.objects import ObjectStore
+from services.trainer.exports.bundle import Unreadable
+from services.trainer.limited import Limited, LimitsExceeded
+from services.trainer.records import ModelVersionRecord
+
+if TYPE_CHECKING:
+    from services.trainer.exports.building import Export
+
+CHUNK_BYTES = 1024 * 1024
+# Each has a zip on disk.
+MAX_STREAMS = 4
+
+
+class Exports:
+    """Sends model versions as zips."""
+
+    def __init__(self, store: ObjectStore, limited: Limited) -> None:
+        self._store = store
+        self._limited = limited
+        self._streams = 0
+
+    async def send(self, version: ModelVersionRecord) -> AsyncGenerator[ExportModelVersionResponse, None]:
+        """`export`, then the bytes."""
+        if self._streams >= MAX_STREAMS:
+            raise ResourceExhausted(f"{MAX_STREAMS} exports are under way. Try again later.", reason="TOO_MANY_STREAMS")
+        self._streams += 1
+        try:
+            with TemporaryDirectory(prefix="handful-export-") as folder:
+                path = Path(folder) / "export.zip"
+                yield _message(version, await self._make(version, path))
+                with path.open("rb") as file:
+                    while data := await asyncio.to_thread(file.read, CHUNK_BYTES):
+                        yield ExportModelVersionResponse(chunk=ExportModelVersionResponse.Chunk(data=data))
+        finally:
+            self._streams -= 1
+
+    async def _make(self, version: ModelVersionRecord, path: Path) -> "Export":
+        try:
+            return await self._limited.run(_fetch, self._store, version.key.project, version.manifest_sha256, path)
+        except LimitsExceeded as problem:
+            message = "Exporting this model takes more memory or time than this server has for it."
+            raise FailedPrecondition(message, reason="LIMITS_EXCEEDED") from problem
+        except Unreadable as problem:
+            message = f"The bundle of {version.name} is of a kind that this server does not know."
+            raise FailedPrecondition(message, reason="BUNDLE_UNKNOWN") from problem
+        except OSError as problem:
+            raise ResourceExhausted("There is no room for the export on this server.", reason="DISK_FULL") from problem
+
+
+def _message(version: ModelVersionRecord, made: "Export") -> ExportModelVersionResponse:
+    return ExportModelVersionResponse(
+        export=ExportModelVersionResponse.Export(
+            name=version.name, filename=f"{version.key.model}-{version.number}.zip", **vars(made)
+        )
+    )
+
+
+def _fetch(store: ObjectStore, project: str, manifest_sha256: str, path: Path) -> "Export":
+    from services.trainer.exports.building import fetch  # numpy, onnx and ONNX Runtime, in the process that runs it
+
+    return fetch(store, project, manifest_sha256, path)

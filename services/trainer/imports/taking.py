@@ -1,0 +1,101 @@
+"""From a zip to a bundle in the store, checked and tried. It is for a limited process: what it opens is anyone's."""
+
+from pathlib import Path
+
+import numpy as np
+
+from handful.bundle import manifest
+from handful.bundle.heads import Floats, LinearHead
+from handful.bundle.images import BadImage
+from handful.bundle.predictor import Backbone, Pixels, to_pixels
+from handful.errors import FailedPrecondition, InvalidArgument
+from services.shared.objects import ObjectMissing, ObjectStore, get_first
+from services.trainer.exports.building import MAX_DIFFERENCE
+from services.trainer.exports.bundle import Bundle
+from services.trainer.imports import graphs, reading, tensors
+from services.trainer.imports.archive import Archive
+
+MAX_GOLDEN = 64
+# Decoders of JPEG round differently.
+MAX_LEVELS = 4
+
+
+def take(store: ObjectStore, project: str, path: Path) -> tuple[bytes, bytes]:
+    """Stores the model of an exported zip; its manifest and its evaluation. Where the zip is none, or the model does
+    not answer as it did where it was exported, InvalidArgument, and nothing is stored.
+    """
+    bundle = reading.read(Archive.open(path))
+    graphs.check(bundle.graph, bundle.model.backbone)
+    tensors.read(manifest.BACKBONE_WEIGHTS, bundle.weights)
+    _try(bundle)
+    _store(store, project, bundle)
+    return bundle.described, bundle.files["evaluation.json"]
+
+
+def _try(bundle: Bundle) -> None:
+    """The model's answers to its golden pictures, against those that came with it."""
+    model = bundle.model
+    golden = tensors.read("golden.safetensors", bundle.files["golden.safetensors"])
+    pixels, expected, picture = _golden(bundle, golden)
+    answers = _answers(bundle, _head(bundle), pixels)
+    agree = bool((answers.argmax(axis=1) == expected.argmax(axis=1)).all())
+    if not (agree and np.abs(answers - expected).max() <= MAX_DIFFERENCE):  # NaN is no agreement
+        raise InvalidArgument("The model answers otherwise than where it was exported.", reason="MODEL_DISAGREES")
+    try:
+        seen = to_pixels(picture.tobytes(), model.backbone.preprocessing)
+    except BadImage as problem:
+        raise InvalidArgument("The golden picture cannot be opened.", reason="CORRUPT_MODEL") from problem
+    if np.abs(seen.astype(int) - pixels[0]).max() > MAX_LEVELS:
+        raise InvalidArgument("A picture comes to other pixels than where it was exported.", reason="MODEL_DISAGREES")
+
+
+def _golden(bundle: Bundle, golden: tensors.Tensors) -> tuple[Pixels, Floats, Pixels]:
+    size, num_classes = bundle.model.backbone.preprocessing.size, len(bundle.model.labels)
+    shapes = {name: tensor.shape for name, tensor in golden.items()}
+    kinds = {name: tensor.dtype.name for name, tensor in golden.items()}
+    count = len(golden["pixels"]) if "pixels" in golden else 0
+    right = kinds == {"pixels": "uint8", "probabilities": "float32", "picture": "uint8"} and 0 < count <= MAX_GOLDEN
+    if not right or (shapes["pixels"], shapes["probabilities"]) != ((count, size, size, 3), (count, num_classes)):
+        raise InvalidArgument("golden.safetensors has not what a model has.", reason="CORRUPT_MODEL")
+    return golden["pixels"], golden["probabilities"], golden["picture"]
+
+
+def _head(bundle: Bundle) -> LinearHead:
+    model, data = bundle.model, bundle.files["head.safetensors"]
+    tensors.read("head.safetensors", data)
+    try:
+        head = LinearHead.from_bytes(model.head, data)
+    except ValueError as problem:
+        raise InvalidArgument("head.safetensors is no head.", reason="CORRUPT_MODEL") from problem
+    if head.weight.shape != (len(model.labels), model.backbone.feature_width):
+        raise InvalidArgument("head.safetensors is not of these classes and features.", reason="CORRUPT_MODEL")
+    return head
+
+
+def _answers(bundle: Bundle, head: LinearHead, pixels: Pixels) -> Floats:
+    try:
+        backbone = Backbone(bundle.graph)
+        return np.concatenate([head.probabilities(backbone.features(one[None])) for one in pixels])
+    except MemoryError:
+        raise
+    except Exception as problem:  # the runtime has many, and has looked at the graph more closely than we did
+        message = "The model cannot be run here: it needs more memory than a model may take, or another runtime."
+        raise FailedPrecondition(message, reason="CANNOT_RUN") from problem
+
+
+def _store(store: ObjectStore, project: str, bundle: Bundle) -> None:
+    digest, backbone = manifest.sha256(bundle.described), bundle.model.backbone
+    bodies = (
+        (manifest.graph_keys, backbone.graph_sha256, bundle.graph),
+        (manifest.weights_keys, backbone.weights_file_sha256, bundle.weights),
+    )
+    for keys_of, sha256, data in bodies:
+        keys = keys_of(project, backbone, digest)
+        try:
+            get_first(store, keys, sha256)
+        except ObjectMissing:  # what others share is never written here: it goes into the bundle
+            store.put(keys[-1], data)
+    for path, content in bundle.files.items():
+        store.put(manifest.bundle_key(project, digest, path), content)
+    # The manifest last: where it is, all of the bundle is.
+    store.put(manifest.bundle_key(project, digest, "manifest.json"), bundle.described)
