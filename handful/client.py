@@ -16,6 +16,7 @@ import grpc
 from handful import names
 from handful.channel import Addresses, connect, project_from_env
 from handful.errors import AlreadyExists, from_rpc_error
+from handful.exchange import Exported, OnBytes, fetch, send
 from handful.folders import LabelledFile, find
 from handful.recipe import recipe
 from handful.run import Run
@@ -198,6 +199,24 @@ class Client:
         request = model_pb2.GetEvaluationRequest(name=self._model_name(model_version), dataset_version=dataset_version)
         found: model_pb2.GetEvaluationResponse = _call(self._models.GetEvaluation, request)
         return found
+
+    def export(
+        self, model_version: str, to: Path | str = ".", on_bytes: OnBytes = lambda _done, _all: None
+    ) -> Exported:
+        """Writes a version as a zip that runs without Handful, to a file or into a folder.
+
+        The version by its full name, or `flowers@production`. `on_bytes` hears how many bytes of how many are here.
+        """
+        return fetch(self._models, self._model_name(model_version), Path(to), on_bytes)
+
+    def import_model(
+        self, file: Path | str, model: str, *, promote: bool = False, on_bytes: OnBytes = lambda _done, _all: None
+    ) -> model_pb2.ModelVersion:
+        """An exported zip as the next version of a model, which is created where it is new."""
+        opened = model_pb2.ImportModelVersionRequest.Open(
+            parent=self.parent, model_id=model, promote=promote, request_id=_request_id()
+        )
+        return send(self._models, opened, Path(file), on_bytes)
 
     # Predictions
 

@@ -115,9 +115,8 @@ def cancel(given: argparse.Namespace) -> int:
 
 
 def evaluate(given: argparse.Namespace) -> int:
-    model = given.model if "@" in given.model or "/" in given.model else f"{given.model}@production"
     with Client.from_env() as client:
-        run = client.evaluate(model, given.dataset)
+        run = client.evaluate(named(given.model), given.dataset)
         code = follow_to_the_end(client, run, console)
         if code == 0 and given.plots:
             ended = run.training_run
@@ -202,6 +201,11 @@ def promote(given: argparse.Namespace) -> int:
         client.set_alias(given.model, given.alias, given.version)
     console.print(f"{given.model}@{given.alias} is version {given.version} now.")
     return 0
+
+
+def named(model: str) -> str:
+    """A model's name as a version's: `flowers` is `flowers@production`."""
+    return model if "@" in model or "/" in model else f"{model}@production"
 
 
 def short(model_version: str) -> str:

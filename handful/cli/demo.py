@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from handful import Client
-from handful.cli import commands
+from handful.cli import commands, exchange
 from handful.cli.live import follow
 from handful.cli.stack import MissingParts, Stack
 from handful.errors import FailedPrecondition
@@ -46,13 +46,13 @@ def run(given: argparse.Namespace) -> int:
             stack.start()
         try:
             with Client(stack.addresses) as client:
-                report = _line(client, data, files, seconds, console, folder / "plots")
+                report = _line(client, data, files, seconds, console, folder)
         finally:
             stack.stop()
     finally:
         shutil.rmtree(home, ignore_errors=True)
         shutil.rmtree(folder / "digits", ignore_errors=True)
-        with suppress(OSError):  # it has plots in it where all went well
+        with suppress(OSError):  # it has plots and a zip in it where all went well
             folder.rmdir()
     _show(report, console)
     if given.json:
@@ -62,8 +62,9 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _line(
-    client: Client, data: Path, files: list[LabelledFile], seconds: dict[str, float], console: Console, plots: Path
+    client: Client, data: Path, files: list[LabelledFile], seconds: dict[str, float], console: Console, folder: Path
 ) -> dict[str, object]:
+    plots = folder / "plots"
     with _timed(seconds, "push"):
         pushed = commands.push_with_progress(client, DATASET, data)
     commands.show(pushed.version)
@@ -77,8 +78,11 @@ def _line(
         (plots / f"{plot.name}.png").write_bytes(plot.png)
     with _timed(seconds, "predict"):
         _predict(client, files, console)
+    with _timed(seconds, "export"):
+        made = exchange.export_with_progress(client, f"{DATASET}@production", folder, console)
+        exported = exchange.self_test(made, folder / "home" / "export")
     figures = {metric.name: metric.value for metric in evaluation.evaluation.metrics}
-    return _report(pushed.version, ended, figures, seconds, plots)
+    return {**_report(pushed.version, ended, figures, seconds, plots), "export": exported}
 
 
 def _predict(client: Client, files: list[LabelledFile], console: Console) -> None:
@@ -111,7 +115,7 @@ def _report(
 
 
 def _show(report: dict[str, object], console: Console) -> None:
-    seconds, plots = report["seconds"], report["plots"]
+    seconds, plots, exported = report["seconds"], report["plots"], report["export"]
     accuracy = report["val_accuracy"]
     measured = f"{accuracy:.1%} right" if accuracy is not None else "How well it does is not known"
     console.print(
@@ -123,6 +127,13 @@ def _show(report: dict[str, object], console: Console) -> None:
         console.print("seconds: " + ", ".join(f"{phase} {spent:.1f}" for phase, spent in seconds.items()))
         for name, path in plots.items():
             console.print(f"plot: {name:28} {path}", soft_wrap=True)
+    if isinstance(exported, dict):
+        console.print(
+            f"export: {exported['path']}\n"
+            f"its self-test {exported['self_test']}, in {exported['python']}: {exported['top1_agreement']:.0%} of the "
+            f"answers are the same, probabilities differ by {exported['max_abs_diff']:.0e} at most",
+            soft_wrap=True,
+        )
     console.print(
         "The home is gone again. To keep what you train: handful up, then handful push; handful --help says more."
     )

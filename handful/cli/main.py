@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 
-from handful.cli import commands, demo
+from handful.cli import commands, demo, exchange
 from handful.cli.stack import MissingParts
 from handful.errors import HandfulError, InvalidArgument, Unavailable
 
@@ -138,6 +138,15 @@ def _add_models(add: Add) -> None:
     evaluate.add_argument("model", help="flowers, flowers@staging or a version's full name")
     evaluate.add_argument("dataset", help="a dataset's id; its latest version is taken")
     evaluate.add_argument("--plots", type=Path, metavar="FOLDER", help="where the confusion matrices go, as PNG files")
+
+    export = add("export", "write a model as a zip that runs without Handful", exchange.export)
+    export.add_argument("model", help="flowers, flowers@staging or a version's full name")
+    export.add_argument("--out", type=Path, default=Path(), help="a file, or a folder (default: here, flowers-3.zip)")
+
+    import_ = add("import", "take an exported zip as a version of a model", exchange.import_)
+    import_.add_argument("zip", type=Path, help="what `handful export` wrote")
+    import_.add_argument("--model", help="id of the model (default: as the file is called, flowers of flowers-3.zip)")
+    import_.add_argument("--promote", action="store_true", help="point the alias `production` at it")
 
     promote = add("promote", "point an alias of a model at a version", commands.promote)
     promote.add_argument("model", help="a model's id")

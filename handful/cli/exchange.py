@@ -1,0 +1,97 @@
+"""`handful export` and `handful import`: a model into a zip, and out of one."""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+from handful import Client, names
+from handful.cli import commands
+from handful.errors import FailedPrecondition, InvalidArgument
+from handful.exchange import Exported, OnBytes
+
+# The environment that exports are tried in.
+BARE = ".venv-export"
+
+
+def export(given: argparse.Namespace) -> int:
+    with Client.from_env() as client:
+        made = export_with_progress(client, commands.named(given.model), given.out, commands.console)
+    show(made, commands.console)
+    folder = made.path.stem
+    commands.console.print("Next, anywhere with Python 3.11 or newer:")
+    commands.console.print(escape(f"  unzip {made.path.name} -d {folder} && cd {folder}"))
+    commands.console.print("  pip install -r requirements.txt && python predict.py some.jpg")
+    return 0
+
+
+def import_(given: argparse.Namespace) -> int:
+    model = given.model or _model_of(given.zip)
+    with Client.from_env() as client, _bar("sending", commands.console) as on_bytes:
+        version = client.import_model(given.zip, model, promote=given.promote, on_bytes=on_bytes)
+    commands.console.print(f"[green]{version.name}[/green]: {len(version.labels)} classes")
+    commands.console.print(f"Next: handful predict {version.name} some.jpg")
+    return 0
+
+
+def export_with_progress(client: Client, model_version: str, to: Path, console: Console) -> Exported:
+    """Fetches the zip of a version under a progress bar, to a file or into a folder."""
+    with _bar("exporting", console) as on_bytes:
+        return client.export(model_version, to, on_bytes)
+
+
+def show(made: Exported, console: Console) -> None:
+    export = made.export
+    console.print(escape(f"{made.path}: {export.size_bytes / 1e6:.0f} MB"), soft_wrap=True)
+    console.print(
+        f"Its graph was tried on {export.num_golden} pictures: {export.top1_agreement:.0%} of its answers are the "
+        f"model's; probabilities differ by {export.max_abs_diff:.0e} at most."
+    )
+
+
+def self_test(made: Exported, folder: Path) -> dict[str, object]:
+    """Unpacks a zip and has it test itself: in `.venv-export`, which `make setup` makes without torch, or else in the
+    Python that runs this. FailedPrecondition where the test fails.
+    """
+    with zipfile.ZipFile(made.path) as archive:
+        archive.extractall(folder)
+    bare = Path(__file__).parents[2] / BARE / "bin" / "python"
+    python = bare if bare.is_file() else Path(sys.executable)
+    command: list[str | Path] = [python, "-E", folder / "predict.py", "--self-test"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own program
+    if done.returncode:
+        said = (done.stdout + done.stderr).strip().splitlines()
+        raise FailedPrecondition(f"The export's self-test failed: {said[-1] if said else 'it said nothing'}")
+    report: dict[str, object] = json.loads(done.stdout)
+    return {
+        "path": str(made.path),
+        "self_test": report["self_test"],
+        "top1_agreement": report["top1_agreement"],
+        "max_abs_diff": report["max_abs_diff"],
+        "python": BARE if python == bare else "the one that ran this, since there is no .venv-export",
+    }
+
+
+def _model_of(file: Path) -> str:
+    """`flowers` of `flowers-3.zip`."""
+    model = re.sub(r"-[0-9]+$", "", file.stem)
+    if not names.ID.fullmatch(model):
+        raise InvalidArgument(f"{file.name} is no name of a model. Give one: --model flowers")
+    return model
+
+
+@contextmanager
+def _bar(what: str, console: Console) -> Iterator[OnBytes]:
+    columns = (TextColumn(what), BarColumn(), DownloadColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, size: bar.update(task, completed=done, total=size)
