@@ -128,7 +128,7 @@ def evaluate(given: argparse.Namespace) -> int:
 
 
 def runs(_: argparse.Namespace) -> int:
-    table = _table("run", "model", "preset", "state", "epoch", "val/accuracy", "created")
+    table = plain_table("run", "model", "preset", "state", "epoch", "val/accuracy", "created")
     with Client.from_env() as client:
         for run in client.runs():
             figures = {metric.name: metric.value for metric in run.metrics}
@@ -147,7 +147,7 @@ def runs(_: argparse.Namespace) -> int:
 
 
 def models(_: argparse.Namespace) -> int:
-    table = _table("model", "version", "aliases", "val/accuracy", "preset", "classes", "created")
+    table = plain_table("model", "version", "aliases", "val/accuracy", "preset", "classes", "created")
     with Client.from_env() as client:
         for model in client.models():
             name = model.name.rpartition("/")[2]
@@ -173,7 +173,7 @@ def recipes(_: argparse.Namespace) -> int:
             console.print(
                 f"[bold]{preset.name}[/bold]{' (default)' if preset.is_default else ''}: {preset.description}"
             )
-            table = _table("field", "default", "allowed", "")
+            table = plain_table("field", "default", "allowed", "")
             for field in preset.fields:
                 table.add_row(field.name, field.default_value, _allowed(field), field.description)
             console.print(table)
@@ -252,7 +252,8 @@ def _allowed(field: RecipeField) -> str:
     return f"{field.minimum:g} to {field.maximum:g} {field.unit}".rstrip()
 
 
-def _table(*columns: str) -> Table:
+def plain_table(*columns: str) -> Table:
+    """A table without lines, for facts about many things."""
     table = Table(box=None, pad_edge=False)
     for position, column in enumerate(columns):
         table.add_column(column, overflow="fold", no_wrap=position == 0)

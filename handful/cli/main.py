@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 
-from handful.cli import commands, demo, exchange
+from handful.cli import commands, demo, exchange, weights
 from handful.cli.stack import MissingParts
 from handful.errors import HandfulError, InvalidArgument, Unavailable
 
@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(add)
     _add_runs(add)
     _add_models(add)
+    _add_installation(add)
     return parser
 
 
@@ -152,3 +153,23 @@ def _add_models(add: Add) -> None:
     promote.add_argument("model", help="a model's id")
     promote.add_argument("version", type=int, help="number of the version")
     promote.add_argument("--alias", default="production", help="the alias (default: production)")
+
+
+def _add_installation(add: Add) -> None:
+    shown = add("weights", "list the pretrained weights, and bring those that are not here", weights.show)
+    adding = shown.add_subparsers(title="commands", metavar="COMMAND")
+
+    def also(name: str, purpose: str, command: Command) -> argparse.ArgumentParser:
+        made = adding.add_parser(name, help=purpose, description=purpose)
+        made.set_defaults(command=command)
+        return made
+
+    also("list", "list every architecture's weights: where they are, size, licence (the default)", weights.show)
+    fetch = also("fetch", "download weights from their official source, once", weights.fetch)
+    fetch.add_argument("ids", nargs="+", metavar="ARCHITECTURE")
+    bring = also("import", "keep the weights of a file that was downloaded elsewhere", weights.bring)
+    bring.add_argument("file", type=Path, help="the official .pth file, or a .safetensors file that a Handful keeps")
+    bring.add_argument(
+        "--as", dest="architecture", required=True, metavar="ARCHITECTURE", help="whose weights they are"
+    )
+    also("verify", "compare all weights that are here with their hashes", weights.verify)

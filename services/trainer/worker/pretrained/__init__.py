@@ -77,14 +77,9 @@ class PretrainedWeights:
         """The tensors of the official weights file, verified, by the names they have there and in its order; fetched
         where they are not here. WeightsUnavailable.
         """
-        from services.trainer.worker.weights import NotWeights, official
-
         path = row.weights.locate()
         if path is not None:
-            try:
-                return official(path.read_bytes(), row.weights.sha256)
-            except NotWeights as problem:
-                raise _unavailable(row, f"the file of {row.weights.source} is another one; {problem}") from problem
+            return _packaged(row, path)
         tensors = self._kept(row)
         if tensors is None:
             self._download(row, lambda _: None)
@@ -92,6 +87,17 @@ class PretrainedWeights:
         if tensors is None:
             raise _unavailable(row, "the weights store does not give back what it keeps")
         return tensors
+
+    def verify(self, row: ArchitectureRow) -> None:
+        """Reads the weights that are here. WeightsUnavailable where they are not what they should be."""
+        path = row.weights.locate()
+        if path is not None:
+            _packaged(row, path)
+        elif self._kept(row) is None:
+            raise WeightsUnavailable(
+                f"What the weights store keeps as {key(row)} is not what its hash says. To replace it, say "
+                f"`handful weights fetch {row.id}`."
+            )
 
     def add(self, row: ArchitectureRow, file: Path) -> None:
         """Keeps the weights of a file: the official one, or one that another weights store keeps. WeightsUnavailable
@@ -171,6 +177,15 @@ def opened(settings: WorkerSettings) -> PretrainedWeights:
             raise CannotStart(f"HANDFUL_WEIGHTS_SOURCE: {problem}") from None
     store = RetryingStore(open_store(settings.weights_store), settings.store.store_seconds)
     return PretrainedWeights(store, settings.weights_source, downloads=settings.weights_download)
+
+
+def _packaged(row: ArchitectureRow, path: Path) -> "dict[str, torch.Tensor]":
+    from services.trainer.worker.weights import NotWeights, official
+
+    try:
+        return official(path.read_bytes(), row.weights.sha256)
+    except NotWeights as problem:
+        raise _unavailable(row, f"the file of {row.weights.source} is another one; {problem}") from problem
 
 
 def key(row: ArchitectureRow) -> str:

@@ -1,0 +1,109 @@
+"""`python -m services.trainer.worker.pretrained`: what `handful weights` asks for. It answers in JSON, a line each.
+
+Every object has the `id` of an architecture; what went wrong with its weights is its `problem`, and the exit code is 1.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from handful.errors import InvalidArgument
+from services.shared import start
+from services.trainer.architectures import ARCHITECTURES, ArchitectureRow, find
+from services.trainer.worker.pretrained import Place, PretrainedWeights, WeightsUnavailable, opened
+from services.trainer.worker.settings import WorkerSettings
+
+Answer = dict[str, Any]
+
+
+def main() -> None:
+    given = _parse()
+    start.run("weights", WorkerSettings, partial(_answer, given))
+
+
+def _answer(given: argparse.Namespace, settings: WorkerSettings) -> None:
+    weights, problems = opened(settings), 0
+    given.kept_in = settings.weights_store.store
+    for answer in given.command(weights, given):
+        problems += "problem" in answer
+        _say(answer)
+    sys.exit(1 if problems else 0)
+
+
+def _list(weights: PretrainedWeights, given: argparse.Namespace) -> Iterator[Answer]:
+    for id_, place in weights.places().items():
+        pinned = ARCHITECTURES[id_].weights
+        yield {
+            "id": id_,
+            "place": place,
+            "kept_in": given.kept_in,
+            "source": weights.address(ARCHITECTURES[id_]) or pinned.source,
+            "max_bytes": pinned.max_bytes,
+            "license": pinned.license,
+            "license_note": pinned.license_note,
+            "sha256": pinned.sha256,
+        }
+
+
+def _fetch(weights: PretrainedWeights, given: argparse.Namespace) -> Iterator[Answer]:
+    for row in _rows(given.ids):
+        of = row.weights.max_bytes
+
+        def step(received: int, row: ArchitectureRow = row, of: int = of) -> None:
+            _say({"id": row.id, "received": received, "of": of})
+
+        yield _tried(row, partial(weights.fetch, row, step), weights)
+
+
+def _import(weights: PretrainedWeights, given: argparse.Namespace) -> Iterator[Answer]:
+    for row in _rows([given.id]):
+        yield _tried(row, partial(weights.add, row, given.file), weights)
+
+
+def _verify(weights: PretrainedWeights, _: argparse.Namespace) -> Iterator[Answer]:
+    places = weights.places()
+    for row in ARCHITECTURES.values():
+        if places[row.id] in (Place.PACKAGE, Place.STORE):
+            yield _tried(row, partial(weights.verify, row), weights)
+
+
+def _tried(row: ArchitectureRow, task: partial[None], weights: PretrainedWeights) -> Answer:
+    try:
+        task()
+    except WeightsUnavailable as problem:
+        return {"id": row.id, "problem": str(problem)}
+    except OSError as problem:
+        return {"id": row.id, "problem": f"{problem.filename}: {problem.strerror}"}
+    return {"id": row.id, "place": weights.places()[row.id]}
+
+
+def _rows(ids: Iterable[str]) -> Iterator[ArchitectureRow]:
+    for id_ in ids:
+        try:
+            yield find(id_, "architecture")
+        except InvalidArgument as problem:
+            _say({"id": id_, "problem": problem.message})
+            sys.exit(1)
+
+
+def _say(answer: Answer) -> None:
+    print(json.dumps(answer), flush=True)  # noqa: T201 - that is what it is for
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="services.trainer.worker.pretrained")
+    adding = parser.add_subparsers(required=True)
+    for name, command in (("list", _list), ("fetch", _fetch), ("import", _import), ("verify", _verify)):
+        adding.add_parser(name).set_defaults(command=command)
+    adding.choices["fetch"].add_argument("ids", nargs="+")
+    adding.choices["import"].add_argument("file", type=Path)
+    adding.choices["import"].add_argument("--as", dest="id", required=True)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
