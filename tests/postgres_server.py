@@ -117,24 +117,24 @@ class PostgresServer:
 
     def drop(self, url: str) -> None:
         """Removes a database, whoever uses it."""
-        self._execute(f"DROP DATABASE {sa.make_url(url).database} WITH (FORCE)")
+        self.execute(f"DROP DATABASE {sa.make_url(url).database} WITH (FORCE)")
+
+    def execute(self, statement: str, database: str = "postgres") -> None:
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            connection.execute(statement.encode())
 
     def _database(self, template: str) -> str:
         name = f"test_{next(self._numbers)}"
         # A copy of files: a template of a few megabytes is there at once.
-        self._execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         return self.url(name)
 
     def _make_template(self) -> None:
-        self._execute(f"CREATE DATABASE {_TEMPLATE}")
+        self.execute(f"CREATE DATABASE {_TEMPLATE}")
         url = sa.make_url(self.url(_TEMPLATE)).set(drivername="postgresql+psycopg")
         engine = sa.create_engine(url, poolclass=sa.NullPool)
         for service in ("dataset", "trainer"):
             migrate(engine, SERVICES / service / "migrations", service)
-
-    def _execute(self, statement: str) -> None:
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(statement.encode())
 
     def _run(self, program: str, *arguments: object) -> None:
         command = [str(self._binaries / program), *map(str, arguments)]

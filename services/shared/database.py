@@ -234,5 +234,7 @@ def text(length: int) -> sa.types.TypeEngine[str]:
 def newest_first(query: Any, order: Sequence[Any], limit: int | None, before: Sequence[Any] | None) -> Any:
     """A page of a query: newest first by the sort columns, beginning before the row that a page token names."""
     if before is not None:
-        query = query.where(sa.tuple_(*order) < sa.tuple_(*before))
+        # A number may be larger than any in its column.
+        parts = [sa.literal(part, sa.BigInteger if isinstance(part, int) else sa.String) for part in before]
+        query = query.where(sa.tuple_(*order) < sa.tuple_(*parts))
     return query.order_by(*(column.desc() for column in order)).limit(limit)

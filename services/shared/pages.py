@@ -65,7 +65,7 @@ def _read(question: str, token: str, kinds: list[type]) -> list[Any] | None:
 
 def _comparable(part: Any) -> bool:
     # What every database can compare with: ids and counts.
-    return part.isascii() if isinstance(part, str) else 0 <= part < 1 << 63
+    return part.isascii() and part.isprintable() if isinstance(part, str) else 0 <= part < 1 << 63
 
 
 def _list(value: Any) -> list[Any]:

@@ -1,8 +1,10 @@
 """WorkerService: hands runs to workers and takes their reports. On its own port; products never see it."""
 
 import asyncio
+import math
 import re
 import time
+from collections.abc import Iterable
 
 from grpc import aio
 
@@ -25,6 +27,9 @@ LONG_POLL_SECONDS = 10.0
 # A run that another replica queued is found this late at most.
 POLL_SECONDS = 1.0
 MAX_EVENTS = 100
+MAX_WORKER_ID = 128
+MAX_CLAIM_ID = 64
+MAX_KEY = 512
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Context = aio.ServicerContext[object, object]
@@ -49,8 +54,10 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     async def ClaimTrainingRun(
         self, request: worker_pb2.ClaimTrainingRunRequest, context: Context
     ) -> worker_pb2.ClaimTrainingRunResponse:
-        if not request.worker_id or not request.claim_id:
-            raise InvalidArgument.fields([("claim_id", "worker_id and claim_id must be set")])
+        for field, length in (("worker_id", MAX_WORKER_ID), ("claim_id", MAX_CLAIM_ID)):
+            given = getattr(request, field)
+            if not given.isprintable() or not 0 < len(given) <= length:
+                raise InvalidArgument.fields([(field, f"must have 1 to {length} printable characters")])
         async with self._database.write() as connection:
             await workers.asked(connection, request.worker_id, request.capabilities)
         ends = time.monotonic() + LONG_POLL_SECONDS
@@ -84,6 +91,8 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     ) -> worker_pb2.ReportTrainingRunResponse:
         if len(request.events) > MAX_EVENTS:
             raise InvalidArgument.fields([("events", f"at most {MAX_EVENTS} in one report")])
+        if not all(_finite(one.event.epoch_completed.metrics) for one in request.events):
+            raise InvalidArgument.fields([("events", "metrics must be finite numbers")])
         grip = _grip(request)
         progress = request.progress if request.HasField("progress") else None
         async with self._database.write() as connection:
@@ -98,8 +107,9 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         grip, checkpoint = _grip(request), request.checkpoint
         prefix = f"projects/{grip.key.project}/runs/{grip.key.run}/attempts/{grip.attempt}/"
         below = checkpoint.key[len(prefix) :] if checkpoint.key.startswith(prefix) else ""
-        if not KEY.fullmatch(below) or checkpoint.epoch < 1:
-            raise InvalidArgument.fields([("checkpoint", f"needs a key below {prefix} and an epoch from 1")])
+        if not KEY.fullmatch(below) or len(checkpoint.key) > MAX_KEY or checkpoint.epoch < 1:
+            allowed = f"needs a key below {prefix}, of at most {MAX_KEY} characters, and an epoch from 1"
+            raise InvalidArgument.fields([("checkpoint", allowed)])
         await self._hold(grip)
         await self._read(checkpoint.key, checkpoint.sha256)
         async with self._database.write() as connection:
@@ -191,7 +201,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 await self._read(manifest.evaluation_key(project, sha256, plot.path), plot.sha256)
         except ValueError:
             raise FailedPrecondition("The evaluation is not one.", reason="BUNDLE_INCOMPLETE") from None
-        return evaluation
+        return _measured(evaluation)
 
     async def _bundle(self, project: str, sha256: str) -> tuple[bundle_pb2.ModelManifest, bundle_pb2.Evaluation]:
         """A bundle's manifest and evaluation, after every file of it was found to be what the manifest says."""
@@ -202,7 +212,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 file.path: await self._read(manifest.bundle_key(project, sha256, file.path), file.sha256)
                 for file in model.files
             }
-            return model, manifest.from_bytes(bundle_pb2.Evaluation, files["evaluation.json"])
+            return model, _measured(manifest.from_bytes(bundle_pb2.Evaluation, files["evaluation.json"]))
         except (ValueError, KeyError):
             raise FailedPrecondition(
                 "The bundle is not one, or has no evaluation.", reason="BUNDLE_INCOMPLETE"
@@ -215,7 +225,19 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             raise FailedPrecondition(f"There is no object {key}.", reason="OBJECT_MISSING") from None
 
 
+def _measured(evaluation: bundle_pb2.Evaluation) -> bundle_pb2.Evaluation:
+    if not _finite(evaluation.metrics):
+        raise FailedPrecondition("The evaluation has a metric that is no number.", reason="BUNDLE_INCOMPLETE")
+    return evaluation
+
+
+def _finite(metrics: Iterable[bundle_pb2.Metric]) -> bool:
+    return all(math.isfinite(metric.value) for metric in metrics)
+
+
 def _grip(request: Request) -> Grip:
+    if not request.token.isprintable():
+        raise InvalidArgument.fields([("token", "is none of ours")])
     key = RunKey(**names.match(names.TRAINING_RUN, request.name, "name"))
     return Grip(key, request.attempt, request.token)
 
