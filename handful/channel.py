@@ -11,7 +11,8 @@ MEBIBYTE = 1024 * 1024
 MESSAGE_BYTES = 34 * MEBIBYTE
 
 # Where a name has several addresses, as a headless service of Kubernetes has, calls go round them.
-# UNAVAILABLE is tried again: every call of ours is safe to repeat, creates by their request_id.
+# UNAVAILABLE is tried again: every call of ours is safe to repeat, creates by their request_id. So is CANCELLED, which a
+# server that stops gives to calls that reach it at that moment; a call that its caller cancels is over all the same.
 _SERVICE = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
@@ -22,7 +23,7 @@ _SERVICE = {
                 "initialBackoff": "0.2s",
                 "maxBackoff": "3s",
                 "backoffMultiplier": 3,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
         }
     ],
@@ -57,6 +58,9 @@ OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.http2.ping_timeout_ms", 10_000),
     # gRPC waits up to two minutes between attempts to connect, which outlasts every lease and every watcher's patience.
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # A name is looked up again as soon as a server of it goes, not half a minute later: pods that are replaced have new
+    # addresses.
+    ("grpc.dns_min_time_between_resolutions_ms", 2_000),
     ("grpc.service_config", json.dumps(_SERVICE)),
 ]
 

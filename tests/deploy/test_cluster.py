@@ -43,7 +43,9 @@ def test_an_api_server_takes_an_overlay(cluster: Cluster, name: str) -> None:
 
 
 @pytest.mark.usefixtures("namespace")
-@pytest.mark.parametrize("change", [{"runAsUser": 0}, {"privileged": True}, {"capabilities": {"drop": []}}])
+@pytest.mark.parametrize(
+    "change", [{"runAsUser": 0}, {"allowPrivilegeEscalation": True}, {"capabilities": {"drop": []}}]
+)
 def test_a_pod_that_is_not_hardened_is_refused(cluster: Cluster, change: dict[str, Any]) -> None:
     """The namespace refuses a pod of ours as soon as it may do more."""
     pod = _pod(next(pods(overlay("gke"))))

@@ -8,6 +8,7 @@ import jsonschema  # type: ignore[import-untyped]
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 
+from services.shared.server import Limits
 from tests.deploy.custom_resources import SCHEMAS
 from tests.deploy.manifests import CLOUDS, OVERLAYS, Manifest, named, needs_kubectl, of_kind, overlay, pods
 
@@ -176,5 +177,6 @@ def test_a_service_of_products_drains_before_it_goes() -> None:
         (container,) = spec["containers"]
         assert container["readinessProbe"]["grpc"]["service"] == "ready"
         assert "service" not in container["livenessProbe"]["grpc"]
-        drain = container["lifecycle"]["preStop"]["sleep"]["seconds"] + 20
+        # The trainer drains two servers, one after the other.
+        drain = container["lifecycle"]["preStop"]["sleep"]["seconds"] + 2 * Limits().drain_seconds
         assert spec["terminationGracePeriodSeconds"] > drain

@@ -1,6 +1,7 @@
 """The edge of every server: request ids, statuses, deadlines and limits, on a real server with a service of our own."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -306,6 +307,32 @@ async def test_a_name_with_two_servers_is_called_at_both(edge: Edge) -> None:
     await other.stop()
     edge.probe.refusals = probe.refusals = 3
     assert await asyncio.to_thread(refusals) == (13, 3)
+
+
+async def test_servers_that_are_restarted_in_turn_lose_no_call() -> None:
+    """While two servers behind a name are stopped and started again, one at a time, every call gets its answer."""
+    servers = [Server(), Server()]
+    ports = [await server.start("127.0.0.1:0", {"probe": Probe().register}) for server in servers]
+    done = threading.Event()
+
+    def call() -> None:
+        with connect("ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)) as channel:
+            wait = channel.unary_unary("/probe/wait", StringValue.SerializeToString, StringValue.FromString)
+            while not done.is_set():
+                wait(StringValue(value="0.02"), timeout=SECONDS)
+
+    callers = [asyncio.create_task(asyncio.to_thread(call)) for _ in range(4)]
+    for turn in (0, 1, 0, 1):
+        # A channel tries a server that was gone again within two seconds; Kubernetes gives it ten.
+        await asyncio.sleep(3)
+        await servers[turn].stop()
+        servers[turn] = Server()
+        await servers[turn].start(f"127.0.0.1:{ports[turn]}", {"probe": Probe().register})
+    done.set()
+    await asyncio.gather(*callers, return_exceptions=True)
+    for server in servers:
+        await server.stop()
+    assert [caller.exception() for caller in callers] == [None] * 4
 
 
 async def test_connections_of_an_age_are_opened_again(edge: Edge) -> None:
