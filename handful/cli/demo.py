@@ -2,10 +2,12 @@
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +26,8 @@ from handful.v1.dataset_pb2 import DatasetVersion
 from handful.v1.trainer_pb2 import TrainingRun
 
 DATASET = "demo"
+# A demo shows how this machine is set up where these are set; everything else of it is its own.
+HONOURED = ("HANDFUL_STORE", "HANDFUL_S3_", "HANDFUL_DATASET_DATABASE", "HANDFUL_TRAINER_DATABASE", "HANDFUL_WEIGHTS")
 NUM_PREDICTED = 5
 TRAIN_DIGITS, VAL_DIGITS = 50, 20
 DIGIT_PIXELS, PAPER_PIXELS = 160, 224
@@ -40,12 +44,13 @@ def run(given: argparse.Namespace) -> int:
     try:
         data = given.data or _digits(folder / "digits", console)
         files = find(data)
-        console.print("Starting the services in a temporary home ...")
+        stack = Stack.on_free_ports(home)
+        stack.environment |= (settings := honoured())
+        project = _project(settings, console)
         with _timed(seconds, "start"):
-            stack = Stack.on_free_ports(home)
             stack.start()
         try:
-            with Client(stack.addresses) as client:
+            with Client(stack.addresses, project) as client:
                 report = _line(client, data, files, seconds, console, folder)
         finally:
             stack.stop()
@@ -59,6 +64,22 @@ def run(given: argparse.Namespace) -> int:
         print(json.dumps(report))
         sys.stdout.flush()
     return 0
+
+
+def honoured() -> dict[str, str]:
+    """The variables that name where artefacts and rows go."""
+    return {name: value for name, value in os.environ.items() if name.startswith(HONOURED) and value}
+
+
+def _project(settings: dict[str, str], console: Console) -> str:
+    """Says where things go, and gives the project that they go to: the demo's own, where others may be there."""
+    if not settings:
+        console.print("Starting the services in a temporary home ...")
+        return "default"
+    project = f"demo-{uuid.uuid4().hex[:8]}"
+    named = ", ".join(sorted(settings))
+    console.print(f"Starting the services as {named} say, in projects/{project} ...")
+    return project
 
 
 def _line(
