@@ -11,8 +11,8 @@ MEBIBYTE = 1024 * 1024
 MESSAGE_BYTES = 34 * MEBIBYTE
 
 # Where a name has several addresses, as a headless service of Kubernetes has, calls go round them.
-# UNAVAILABLE is tried again: every call of ours is safe to repeat, creates by their request_id. So is CANCELLED, which a
-# server that stops gives to calls that reach it at that moment; a call that its caller cancels is over all the same.
+# UNAVAILABLE is tried again: every call of ours is safe to repeat, creates by their request_id. So is CANCELLED, which
+# a server that stops gives to calls that reach it at that moment; what its caller cancels is over all the same.
 _SERVICE = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [

@@ -57,6 +57,13 @@ async def epochs(service: TrainerService, run: str) -> list[int]:
     return [event.epoch for event in await events(service, run) if event.HasField("epoch_completed")]
 
 
+async def checked_for_ever(reporter: Reporter) -> None:
+    """As training does; ends with what the reporter raises."""
+    while True:
+        await asyncio.sleep(0.1)
+        reporter.check()
+
+
 async def test_events_arrive_once_and_in_order_through_cuts(trainer_service: TrainerService, hold: Hold) -> None:
     """Though answers are cut off at random bytes, the trainer has every event exactly once and in order."""
     chance = random.Random(7)  # noqa: S311 - the same cuts every time
@@ -189,9 +196,7 @@ async def test_a_checkpoint_that_waits_for_the_store_holds_nothing_up(
         await cancel(trainer_service, hold.run)
         async with asyncio.timeout(10):
             with pytest.raises(RunCancelled):
-                while True:
-                    await asyncio.sleep(0.1)
-                    reporter.check()
+                await checked_for_ever(reporter)
 
         def end() -> None:
             reporter.close(commit=False)
