@@ -64,4 +64,7 @@ lock: $(STAMP) ## pin every dependency again, with hashes (needs uv)
 bench: $(STAMP) ## print the figures that the README and docs quote
 	@for script in benchmarks/*.py; do $(BIN)/python $$script; done
 
-.PHONY: help setup demo test check fmt protos lock bench
+images: $(STAMP) ## prove the images without a container engine: build, confine, run (Linux, root, uv)
+	@$(BIN)/python -m deploy.prove
+
+.PHONY: help setup demo test check fmt protos lock bench images
