@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 
-from handful.cli import commands, demo, exchange, weights
+from handful.cli import commands, demo, doctor, exchange, weights
 from handful.cli.stack import MissingParts
 from handful.errors import HandfulError, InvalidArgument, Unavailable
 
@@ -156,6 +156,10 @@ def _add_models(add: Add) -> None:
 
 
 def _add_installation(add: Add) -> None:
+    examined = add("doctor", "say what is installed and what answers, and what to do about what does not", doctor.run)
+    examined.add_argument("--seconds", type=float, default=9.0, help="how long to wait for answers (default: 9)")
+    examined.add_argument("--json", action="store_true", help="print the findings as one JSON object")
+
     shown = add("weights", "list the pretrained weights, and bring those that are not here", weights.show)
     adding = shown.add_subparsers(title="commands", metavar="COMMAND")
 

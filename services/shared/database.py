@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 import structlog
@@ -20,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from handful.errors import Unavailable
 from services.shared.identifiers import now_us
-from services.shared.migrating import migrate
+from services.shared.migrating import check, migrate
 from services.shared.settings import CannotStart
 
 log = structlog.get_logger()
@@ -29,6 +30,7 @@ log = structlog.get_logger()
 START_SECONDS = 10.0
 RETRY_SECONDS = 1.0
 POOL_SIZE = 10
+_READ_ONLY = {"mode": "ro", "uri": "true"}
 POOL_SECONDS = 10.0
 _MODE = "handful_mode"
 # What a transaction is on PostgreSQL: its isolation, before anything else.
@@ -115,6 +117,23 @@ async def open_database(where: str, service: str, migrations: Path) -> Database:
     if "://" in where:
         return await _open_postgresql(_url(where, service), service, migrations)
     return await _open_sqlite(Path(where), migrations)
+
+
+def look(where: str, service: str, migrations: Path) -> str:
+    """What there is of a service's database, in a few words; nothing is changed. CannotStart where it is of no use."""
+    if "://" in where:
+        url, schema = _url(where, service).update_query_dict({"connect_timeout": "3"}), service
+        shown = f"{url.host}:{url.port or 5432}/{url.database or ''}"
+    elif Path(where).exists():
+        url, schema = sa.URL.create("sqlite", database=f"file:{quote(where)}", query=_READ_ONLY), None
+        shown = where
+    else:
+        return f"{where} is made at the first start"
+    try:
+        check(sa.create_engine(url, poolclass=sa.NullPool, hide_parameters=True), migrations, schema)
+    except sa.exc.DBAPIError as problem:
+        raise CannotStart(f"{shown} cannot be used: {' '.join(str(problem.orig).split())}") from None
+    return f"{shown} answers"
 
 
 async def _open_sqlite(file: Path, migrations: Path) -> Database:

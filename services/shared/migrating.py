@@ -25,6 +25,14 @@ def migrate(engine: sa.Engine, migrations: Path, schema: str | None = None) -> N
         command.upgrade(config, "head")
 
 
+def check(engine: sa.Engine, migrations: Path, schema: str | None = None) -> None:
+    """DatabaseTooNew where a newer Handful has changed the tables. Nothing is changed."""
+    with engine.connect() as connection, connection.begin():
+        if schema is not None:
+            connection.exec_driver_sql(f"SET LOCAL search_path = {schema}")
+        _check_known(connection, configuration(connection, migrations))
+
+
 def configuration(connection: sa.Connection, migrations: Path) -> Config:
     """What Alembic's commands need to work on this connection."""
     config = Config()
