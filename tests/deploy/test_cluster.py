@@ -31,7 +31,7 @@ def namespace(cluster: Cluster) -> None:
 
 
 @pytest.mark.usefixtures("namespace")
-@pytest.mark.parametrize("name", OVERLAYS)
+@pytest.mark.parametrize("name", [*OVERLAYS, "everything"])
 def test_an_api_server_takes_an_overlay(cluster: Cluster, name: str) -> None:
     """Applying an overlay on the server changes nothing there but is accepted whole, without a warning."""
     known = [one for one in overlay(name) if (one["apiVersion"], one["kind"]) not in SCHEMAS]

@@ -51,6 +51,20 @@ def test_keda_sees_nothing_else(keda: psycopg.Connection, statement: str) -> Non
 
 
 @needs_kubectl
+def test_kueue_has_a_quota_for_all_that_a_job_asks_for() -> None:
+    """A resource without a quota would keep every Job waiting for ever; KEDA's Jobs carry the queue's name."""
+    manifests = overlay("everything")
+    (group,) = named(manifests, "ClusterQueue", "handful-training")["spec"]["resourceGroups"]
+    scaled = named(manifests, "ScaledJob", "trainer-worker")
+    resources = scaled["spec"]["jobTargetRef"]["template"]["spec"]["containers"][0]["resources"]
+    asked = resources["requests"].keys() | resources["limits"].keys()
+    assert asked <= set(group["coveredResources"])
+    assert group["coveredResources"] == [one["name"] for one in group["flavors"][0]["resources"]]
+    queue = named(manifests, "LocalQueue", scaled["metadata"]["labels"]["kueue.x-k8s.io/queue-name"])
+    assert queue["spec"]["clusterQueue"] == "handful-training"
+
+
+@needs_kubectl
 def test_a_job_knows_that_it_is_one() -> None:
     """Labels and annotations alone tell a Job's pods from the warm worker's, and it reads them there."""
     manifests = overlay("gke")
