@@ -65,10 +65,10 @@ class MinioServer:
             s3_secret_key=keys[1],
         )
 
-    def environment(self, keys: tuple[str, str] = WRITER) -> dict[str, str]:
+    def environment(self, keys: tuple[str, str] = WRITER, prefix: str = "") -> dict[str, str]:
         """The same as variables."""
         return {
-            "HANDFUL_STORE": f"s3://{BUCKET}",
+            "HANDFUL_STORE": f"s3://{BUCKET}/{prefix}",
             "HANDFUL_S3_ENDPOINT": self.endpoint,
             "HANDFUL_S3_ACCESS_KEY": keys[0],
             "HANDFUL_S3_SECRET_KEY": keys[1],
