@@ -23,6 +23,8 @@ from tests.minio_server import READER, WRITER, MinioServer
 from tests.postgres_server import PostgresServer
 from tests.processes import of_home
 
+pytestmark = pytest.mark.timeout(400)
+
 OUTAGE_SECONDS = 20.0
 # Longer than the outage that a run must bear.
 STORE_SECONDS = 40.0
