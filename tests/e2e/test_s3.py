@@ -51,9 +51,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Iterato
 @pytest.fixture(scope="module")
 def line(server: MinioServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """All services over the bucket; inference with keys that may only read."""
-    settings = server.environment(WRITER) | {"HANDFUL_STORE_SECONDS": str(STORE_SECONDS)}
     stack = Stack.on_free_ports(tmp_path_factory.mktemp("home"))
-    stack.environment |= settings
+    stack.environment |= server.environment(WRITER) | {"HANDFUL_STORE_SECONDS": str(STORE_SECONDS)}
     stack.own["inference"] = server.environment(READER)
     with stack:
         yield stack
