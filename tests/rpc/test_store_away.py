@@ -1,5 +1,6 @@
 """Services over a bucket whose server goes, comes back, refuses them, or has lost a byte."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -8,6 +9,7 @@ import pytest
 from grpc import StatusCode
 
 from handful.bundle import manifest
+from handful.channel import connect
 from handful.v1 import inference_pb2_grpc
 from handful.v1.dataset_pb2 import (
     CreateDatasetRequest,
@@ -17,7 +19,13 @@ from handful.v1.dataset_pb2 import (
 from handful.v1.dataset_pb2 import UploadExamplesRequest as Step
 from handful.v1.inference_pb2 import PredictRequest
 from handful.v1.model_pb2 import GetEvaluationRequest, SetModelAliasRequest
+from handful.v1.trainer_pb2 import Failure, TrainingRun
+from handful.v1.worker_pb2_grpc import WorkerServiceStub
 from services.shared.objects import ObjectStore, open_store
+from services.shared.objects.retrying import RetryingStore
+from services.shared.objects.s3 import S3Store
+from services.trainer.worker import session
+from services.trainer.worker.pretrained import PretrainedWeights
 from tests import bundles
 from tests.minio_server import READER, WRITER, MinioServer
 from tests.playing_worker import (
@@ -28,6 +36,7 @@ from tests.playing_worker import (
     claim,
     claim_briefly,
     create,
+    read,
     refusal,
     seal,
     sweep,
@@ -166,3 +175,22 @@ async def test_a_store_that_refuses_is_told_apart(dataset_service: DatasetServic
     error = await refusal(upload(dataset_service, picture()))
     assert (error.code, error.reason) == (StatusCode.UNAVAILABLE, "STORE_REFUSED")
     assert not any(word in error.message for word in ("127.0.0.1", "s3:", READER[0], "HANDFUL"))
+
+
+async def test_a_run_whose_worker_is_refused_fails_at_once(
+    own_minio: MinioServer, trainer_service: TrainerService, dataset_service: DatasetService, picture: Picture
+) -> None:
+    """A worker with wrong keys does not wait for better ones; the run says whom to ask, and nothing about the store."""
+    await create(trainer_service, await seal(dataset_service, picture))
+    hold = await claim(trainer_service)
+    wrong = RetryingStore(S3Store(own_minio.settings((WRITER[0], "not it"))), seconds=600)
+    with connect(trainer_service.worker_address) as channel:
+        work = session.begin(WorkerServiceStub(channel), hold.claim, wrong, PretrainedWeights(wrong), threads=1)
+        async with asyncio.timeout(30):
+            await asyncio.to_thread(session.run, work)
+    run = await read(trainer_service, hold.run)
+    assert (run.state, run.failure.reason) == (TrainingRun.STATE_FAILED, Failure.REASON_STORE_UNAVAILABLE)
+    assert (
+        run.failure.message
+        == "The object store refuses the worker. Its log says what to mend; then start the run again."
+    )
