@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from handful.cli.stack import Stack
+
 PATIENCE_SECONDS = 30.0
+START_SECONDS = 60.0
 
 
 def alive(pid: int) -> bool:
@@ -41,3 +47,19 @@ def until(is_so: Callable[[], bool], what: str, seconds: float = PATIENCE_SECOND
 def gone(home: Path, seconds: float = PATIENCE_SECONDS) -> None:
     """Waits until no process of a home is left."""
     until(lambda: not of_home(home), f"no process is left: {of_home(home)}", seconds)
+
+
+@contextmanager
+def up(stack: Stack, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`handful up` at the addresses of a stack that is not started, until it is ready; killed where it still is."""
+    addresses = {f"HANDFUL_{name.upper()}": address for name, address in vars(stack.addresses).items()}
+    environment = {**stack.environment, **addresses, "HANDFUL_WORKER_ADDRESS": stack.worker_address}
+    command = [str(Path(sys.executable).parent / "handful"), "up", "--home", str(stack.home)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            until(lambda: "Handful is up." in log.read_text(), "it is up", START_SECONDS)
+            yield process
+        finally:
+            process.kill()
+            process.wait()

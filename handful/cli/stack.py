@@ -83,10 +83,13 @@ class Stack:
             self.stop()
             raise
 
-    def restart(self, service: str, signal_number: int = signal.SIGTERM) -> None:
-        """Ends one service and starts it again at its address."""
+    def restart(self, service: str, signal_number: int = signal.SIGTERM, away_seconds: float = 0) -> None:
+        """Ends one service and starts it again at its address, after a while."""
         self._processes[service].send_signal(signal_number)
-        self._start_again(service)
+        self._bury(service)
+        time.sleep(away_seconds)
+        self._start(service)
+        self._wait_until_ready(service)
 
     def supervise(self, tell: Callable[[str], None]) -> NoReturn:
         """Starts every service that ends by itself again, and tells of it. Unavailable where one ends soon after its
@@ -98,7 +101,7 @@ class Stack:
             if time.monotonic() - self._started[service] < SETTLED_SECONDS:
                 raise Unavailable(f"{ended} soon after its start. Its log says why.", reason="SERVICE_ENDED")
             tell(f"{ended}; starting it again.")
-            self._start_again(service)
+            self.restart(service)
 
     def stop(self) -> None:
         """Drains the services; what does not end in time is killed."""
@@ -113,11 +116,6 @@ class Stack:
                 self._bury(service)
         for log in self._logs:
             log.close()
-
-    def _start_again(self, service: str) -> None:
-        self._bury(service)
-        self._start(service)
-        self._wait_until_ready(service)
 
     def _bury(self, service: str) -> None:
         process = self._processes[service]

@@ -1,41 +1,42 @@
-"""Processes that are really killed: workers, trainers; runs that end all the same."""
+"""Processes that are really killed, or stopped: workers, trainers, children; and runs that end well all the same."""
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
-from handful import Client, Run
+from handful import Client
 from handful.cli.stack import Stack
-from handful.history import History
 from handful.v1.trainer_pb2 import TrainingRun, TrainingRunEvent
+from services.trainer.worker_servicer import LEASE_SECONDS
+from tests.campaigns import RECIPE, Story, kill_trainers, raise_zombies, work_off, worker_pid
 from tests.processes import alive, of_home, until
 
 CANCEL_SECONDS = 10.0
+EPOCHS = 20
+TWO_WORKERS = pytest.mark.parametrize("client", [2], indirect=True)
 
 
 @pytest.fixture
-def client(own_stack: Stack) -> Iterator[Client]:
+def client(own_stack: Stack, request: pytest.FixtureRequest) -> Iterator[Client]:
+    """A client of a stack of the test's own, with one worker, or as many as the test wants."""
+    own_stack.environment |= {"HANDFUL_WORKERS": str(getattr(request, "param", 1)), "HANDFUL_WORKER_THREADS": "1"}
     with own_stack, Client(own_stack.addresses) as client:
         yield client
 
 
 @pytest.fixture
 def dataset(client: Client, tmp_path: Path, picture: Callable[..., bytes]) -> str:
-    for seed in range(20):
+    for seed in range(10):
         path = tmp_path / "pictures" / ("even" if seed % 2 else "odd") / f"{seed}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(picture(seed, (60 + 100 * (seed % 2), 100, 100)))
     client.push("parity", tmp_path / "pictures")
     return "parity"
-
-
-def events(run: Run) -> Iterator[TrainingRunEvent]:
-    return (event for event in run.watch() if isinstance(event, TrainingRunEvent))
 
 
 def building(home: Path) -> int:
@@ -50,67 +51,58 @@ def building(home: Path) -> int:
     return found[0]
 
 
-def worker_pid(event: TrainingRunEvent) -> int:
-    return int(event.attempt_started.worker_id.split("-")[-2])
+def test_a_killed_worker_costs_at_most_an_epoch(own_stack: Stack, client: Client, dataset: str) -> None:
+    """Another worker continues after the last checkpoint, and of a run that is done no checkpoint stays."""
+    story = Story(client.train(dataset, num_epochs=EPOCHS, **RECIPE))
+
+    def hear(event: TrainingRunEvent) -> None:
+        if event.HasField("checkpoint_saved") and (event.epoch, event.attempt) == (4, 1):
+            os.kill(worker_pid(story.starts[0]), signal.SIGKILL)
+
+    story.follow(hear).check(TrainingRun.STATE_SUCCEEDED, EPOCHS)
+    assert [start.attempt for start in story.starts] == [1, 2]
+    assert story.starts[1].attempt_started.resumed_after_epoch >= max(story.epochs(attempt=1)) - 1
+    runs = own_stack.home / "store" / "projects" / "default" / "runs"
+    until(lambda: not [path for path in runs.rglob("*") if path.is_file()], "no checkpoint is left")
 
 
-def test_a_killed_worker_costs_at_most_an_epoch(client: Client, dataset: str) -> None:
-    """Another worker continues after the last checkpoint, and a watcher sees every sequence exactly once."""
-    run = client.train(dataset, preset="baseline", num_epochs=20, target_size=0)
-    seen: list[TrainingRunEvent] = []
-    for event in events(run):
-        seen.append(event)
-        if event.HasField("checkpoint_saved") and event.epoch == 4 and event.attempt == 1:
-            pids = [worker_pid(one) for one in seen if one.HasField("attempt_started")]
-            os.kill(pids[-1], signal.SIGKILL)
-    assert run.training_run.state == TrainingRun.STATE_SUCCEEDED, run.training_run.failure
-    assert [event.sequence for event in seen] == list(range(1, len(seen) + 1))
-    attempts = [event for event in seen if event.HasField("attempt_started")]
-    assert [event.attempt for event in attempts] == [1, 2]
-    assert attempts[1].attempt_started.resumed_after_epoch >= 4
-    assert [one.epoch for one in History(seen).epochs] == list(range(1, 21))
-    assert [event.sequence for event in events(run)] == [event.sequence for event in seen]
+@TWO_WORKERS
+def test_killed_trainers_lose_nothing(own_stack: Stack, client: Client, dataset: str) -> None:
+    """Workers go on while the trainer is away, even for longer than their leases, and tell the next one everything."""
+    kill_trainers(own_stack, client, dataset, [0, LEASE_SECONDS + 2], Random(0))  # noqa: S311 - no secret
 
 
-def test_a_killed_trainer_loses_nothing(own_stack: Stack, client: Client, dataset: str) -> None:
-    """The worker goes on while the trainer is away, reports everything to the next one, and no second worker starts."""
-    run = client.train(dataset, preset="baseline", num_epochs=20, target_size=0)
-    seen: list[TrainingRunEvent] = []
-    restarted = threading.Event()
-    for event in events(run):
-        seen.append(event)
-        if event.HasField("epoch_completed") and event.epoch == 2 and not restarted.is_set():
-            restarted.set()
-            own_stack.restart("trainer", signal.SIGKILL)
-    assert run.training_run.state == TrainingRun.STATE_SUCCEEDED, run.training_run.failure
-    assert [event.sequence for event in seen] == list(range(1, len(seen) + 1))
-    assert [event.attempt for event in seen if event.HasField("attempt_started")] == [1]
-    assert [event.epoch for event in seen if event.HasField("epoch_completed")] == list(range(1, 21))
+@TWO_WORKERS
+def test_a_zombie_is_not_heard(own_stack: Stack, client: Client, dataset: str) -> None:
+    """A worker that was stopped past its lease adds nothing to the run that another has, and then works as before."""
+    assert raise_zombies(own_stack, client, dataset, 1, 1, Random(0)) >= 1  # noqa: S311 - no secret
+    assert sum(work_off(client, dataset, runs=6, workers=2)) == 6
 
 
 def test_a_cancelled_run_stops_soon(client: Client, dataset: str) -> None:
     """Cancelling a running run ends it within ten seconds, and its worker takes the next."""
-    run = client.train(dataset, preset="baseline", num_epochs=1000)
-    for event in events(run):
+    story = Story(client.train(dataset, num_epochs=1000, **RECIPE))
+    asked: list[float] = []
+
+    def hear(event: TrainingRunEvent) -> None:
         if event.HasField("epoch_completed") and event.epoch == 1:
-            asked = time.monotonic()
-            run.cancel()
-    assert run.training_run.state == TrainingRun.STATE_CANCELLED
-    assert time.monotonic() - asked < CANCEL_SECONDS
-    assert client.train(dataset).result().state == TrainingRun.STATE_SUCCEEDED
+            asked.append(time.monotonic())
+            story.run.cancel()
+
+    story.follow(hear).check(TrainingRun.STATE_CANCELLED)
+    assert time.monotonic() - asked[0] < CANCEL_SECONDS
+    Story(client.train(dataset)).follow().check(TrainingRun.STATE_SUCCEEDED)
 
 
 def test_a_cancelled_run_takes_its_children_along(own_stack: Stack, client: Client, dataset: str) -> None:
     """A run whose child is stuck is cancelled within ten seconds all the same, and then the child is gone."""
-    run = client.train(dataset, weights="RANDOM")
+    story = Story(client.train(dataset, weights="RANDOM"))
     child = building(own_stack.home)
     os.kill(child, signal.SIGSTOP)
     asked = time.monotonic()
-    run.cancel()
-    for _ in events(run):
-        pass
+    story.run.cancel()
+    story.follow().check(TrainingRun.STATE_CANCELLED)
     assert time.monotonic() - asked < CANCEL_SECONDS
-    assert run.training_run.state == TrainingRun.STATE_CANCELLED
     assert not alive(child)
 
 
@@ -118,5 +110,7 @@ def test_a_killed_worker_takes_its_children_along(own_stack: Stack, client: Clie
     """Nobody goes on building a graph for a worker that was killed."""
     run = client.train(dataset, weights="RANDOM")
     child = building(own_stack.home)
-    os.kill(worker_pid(next(event for event in events(run) if event.HasField("attempt_started"))), signal.SIGKILL)
+    (worker,) = [pid for pid, command in of_home(own_stack.home).items() if "services.trainer.worker" in command]
+    os.kill(worker, signal.SIGKILL)
     until(lambda: not alive(child), "the child is gone")
+    assert run.refresh().state == TrainingRun.STATE_RUNNING

@@ -3,10 +3,7 @@
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,25 +13,7 @@ from handful.cli.stack import SETTLED_SECONDS, Stack
 from handful.errors import Unavailable
 from handful.history import History
 from handful.v1.trainer_pb2 import TrainingRun, TrainingRunEvent
-from tests.processes import alive, gone, of_home, until
-
-START_SECONDS = 60.0
-
-
-@contextmanager
-def up(stack: Stack, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """`handful up` at the addresses of a stack that is not started, until it is ready; killed where it still is."""
-    addresses = {f"HANDFUL_{name.upper()}": address for name, address in vars(stack.addresses).items()}
-    environment = {**stack.environment, **addresses, "HANDFUL_WORKER_ADDRESS": stack.worker_address}
-    command = [str(Path(sys.executable).parent / "handful"), "up", "--home", str(stack.home)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            until(lambda: "Handful is up." in log.read_text(), "it is up", START_SECONDS)
-            yield process
-        finally:
-            process.kill()
-            process.wait()
+from tests.processes import START_SECONDS, alive, gone, of_home, until, up
 
 
 @pytest.fixture
