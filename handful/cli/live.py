@@ -86,6 +86,10 @@ class _View:
             self._state = TrainingRun.State.Name(message.state_changed.state)
         elif kind == "attempt_started":
             self._notes.clear()
+            if message.attempt > 1:
+                last = message.attempt_started.resumed_after_epoch
+                where = f"goes on after epoch {last}" if last else "begins anew"
+                self._notes.append(f"a worker was lost or stopped; attempt {message.attempt} {where}")
             self._show_phase("starting", None)
         elif kind == "features_ready":
             ready = message.features_ready
@@ -104,7 +108,7 @@ class _View:
             self._console.print(f"epoch {message.epoch:3d}  {shown}", highlight=False)
         elif kind == "state_changed":
             self._console.print(self._state.removeprefix("STATE_").lower(), highlight=False)
-        elif kind in {"features_ready", "notice"}:
+        elif kind in {"attempt_started", "features_ready", "notice"} and self._notes:
             self._console.print(self._notes[-1], highlight=False, markup=False)
 
     def render(self) -> RenderableType:

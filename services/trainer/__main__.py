@@ -63,7 +63,7 @@ async def _serve(settings: TrainerSettings, store: ObjectStore, database: Databa
     host, _, _ = settings.worker_address.rpartition(":")
     register_worker = partial(worker_pb2_grpc.add_WorkerServiceServicer_to_server, worker)
     port = await workers.start(settings.worker_address, {"handful.v1.WorkerService": register_worker})
-    local = LocalWorkers(database, settings.workers, f"{host}:{port}")
+    local = LocalWorkers(database, settings.workers, f"{host}:{port}", products.draining)
     try:
         await products.start(
             settings.trainer_address,

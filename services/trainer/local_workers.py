@@ -10,6 +10,7 @@ import platform
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import structlog
 
@@ -29,26 +30,29 @@ SETTLED_SECONDS = 30.0
 
 
 class LocalWorkers:
-    """Keeps `wanted` workers alive that report to `address`."""
+    """Keeps `wanted` workers alive that report to `address`, until the service drains."""
 
-    def __init__(self, database: Database, wanted: int, address: str) -> None:
+    def __init__(self, database: Database, wanted: int, address: str, draining: asyncio.Event) -> None:
         self._database = database
         self._wanted = wanted
         self._address = address
+        self._draining = draining
         self._name = f"{platform.node()}-{address.rpartition(':')[2]}"
         self._processes: dict[subprocess.Popen[bytes], float] = {}
         self._pause = CHECK_SECONDS
 
     async def run(self) -> None:
-        """For ever; ends its workers when it is cancelled."""
+        """Ends its workers when the service drains, or when it is cancelled: what they hand back is still taken."""
         try:
             orphans = await self._num_leased(self._wanted)
-            while True:
+            while not self._draining.is_set():
                 orphans = min(orphans, await self._num_leased(orphans)) if orphans else 0
                 self._replace_dead()
                 while len(self._processes) < self._wanted - orphans:
                     self._processes[self._start()] = time.monotonic()
-                await asyncio.sleep(self._pause)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._pause):
+                        await self._draining.wait()
         finally:
             await asyncio.to_thread(self._stop)
 

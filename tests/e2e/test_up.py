@@ -3,6 +3,8 @@
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +52,7 @@ def test_a_killed_up_leaves_nothing_behind_and_goes_on(own_stack: Stack, dataset
             connection.close()
         with up(own_stack, tmp_path / "second") as second:
             events = [event for event in run.watch() if isinstance(event, TrainingRunEvent)]
+            assert "a worker was lost or stopped; attempt 2 goes on after epoch" in told(own_stack, "watch")
             second.send_signal(signal.SIGTERM)
             assert second.wait(START_SECONDS) == 0
             gone(own_stack.home)
@@ -76,6 +79,13 @@ def test_a_service_that_dies_is_started_again(own_stack: Stack, dataset: Path, t
         assert process.wait(START_SECONDS) == 2
         assert log.read_text().rpartition("\nhandful: ")[2].startswith("The dataset service ended")
         gone(own_stack.home)
+
+
+def told(stack: Stack, *arguments: str) -> str:
+    """What `handful` prints."""
+    command = [str(Path(sys.executable).parent / "handful"), *arguments]
+    environment = {**stack.environment, "HANDFUL_TRAINER": stack.addresses.trainer}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False).stdout
 
 
 def pushed(client: Client, dataset: Path) -> bool:
