@@ -74,13 +74,13 @@ def queue(place: Place, number: int, _: Random) -> str:
 
 def workers(place: Place, number: int, chance: Random) -> str:
     # A new worker loads torch while others compute, so that an attempt takes longer than an undisturbed run.
-    killing = Killing(number, chance, attempt_seconds=2 * place.run_seconds)
+    killing = Killing(chance, attempt_seconds=2 * place.run_seconds)
     with place.up(workers=AT_ONCE) as stack, Client(stack.addresses) as client:
-        killing.campaign(client, DATASET, AT_ONCE, EPOCHS)
+        killing.campaign(client, DATASET, number, AT_ONCE, EPOCHS)
     seconds = sorted(killing.seconds)
     return (
-        f"{len(killing.killed)} workers killed, {len(seconds)} of them too early to finish their run; "
-        f"runs: {dict(killing.states)}; {sum(killing.epochs_lost)} epochs done again, at most "
+        f"{number} runs, {len(killing.killed)} workers killed: {dict(killing.states)}, as is right; "
+        f"{sum(killing.epochs_lost)} epochs done again, at most "
         f"{max(killing.epochs_lost)} each time; the run went on after {seconds[len(seconds) // 2]:.1f} s (median), "
         f"{seconds[-1]:.1f} s (most)"
     )

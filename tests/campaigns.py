@@ -32,6 +32,7 @@ from services.trainer.worker_servicer import LEASE_SECONDS
 # A checkpoint after each epoch, and epochs of a fraction of a second where there are few pictures.
 RECIPE: dict[str, Any] = {"preset": "baseline", "target_size": 0}
 RECOVERY_SECONDS = 20.0
+LONG_EPOCHS, SHORT_EPOCHS = 100, 10
 # A zombie that is let go reports at once; this long it is watched.
 HAUNTING_SECONDS = 5.0
 
@@ -82,11 +83,8 @@ def seconds_between(event: TrainingRunEvent, time_before: float) -> float:
 
 @dataclass
 class Killing:
-    """Kills workers of some runs, so often in all and of one run at most MAX_LOST times, each at a random moment of
-    its attempt.
-    """
+    """Kills the worker of every run at a random moment of its attempt; of every tenth so often that it is given up."""
 
-    kills: int
     chance: Random
     attempt_seconds: float
     killed: dict[tuple[str, int], float] = field(default_factory=dict)
@@ -95,22 +93,27 @@ class Killing:
     states: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def campaign(self, client: Client, dataset: str, at_once: int, epochs: int) -> None:
-        """Keeps so many runs going until all kills are done, and sees each to its end."""
+    def campaign(self, client: Client, dataset: str, runs: int, at_once: int, epochs: int) -> None:
+        """Sees so many runs to their ends, some at once. A run that ends before its moment comes does not count."""
 
-        def one(_: int) -> None:
-            while len(self.killed) < self.kills:
-                self._one(Story(client.train(dataset, num_epochs=epochs, **RECIPE)), epochs)
+        def one(number: int) -> None:
+            kills = MAX_LOST if number % 10 == 9 else 1
+            story = Story(client.train(dataset, num_epochs=epochs, **RECIPE))
+            self._one(story, epochs, kills)
+            if all(run != story.run.name for run, _ in self.killed):
+                one(number)
+                return
+            with self._lock:
+                self.states[TrainingRun.State.Name(story.run.training_run.state).removeprefix("STATE_")] += 1
 
         with ThreadPoolExecutor(at_once) as pool:
-            list(pool.map(one, range(at_once)))
+            list(pool.map(one, range(runs)))
 
-    def _one(self, story: Story, epochs: int) -> None:
-        wanted = self.chance.choice((1, 1, 2, 2, MAX_LOST))
+    def _one(self, story: Story, epochs: int, kills: int) -> None:
         timers: list[threading.Timer] = []
 
         def hear(event: TrainingRunEvent) -> None:
-            if event.HasField("attempt_started") and event.attempt <= wanted:
+            if event.HasField("attempt_started") and event.attempt <= kills:
                 moment = self.chance.uniform(0, self.attempt_seconds)
                 timers.append(threading.Timer(moment, self._kill, (story.run.name, event, story.run.refresh)))
                 timers[-1].start()
@@ -127,7 +130,7 @@ class Killing:
             os.kill(worker_pid(start), signal.SIGSTOP)
             now = refresh()
             at_it = now.state == TrainingRun.STATE_RUNNING and now.attempt == start.attempt
-            if at_it and len(self.killed) < self.kills:
+            if at_it:
                 self.killed[run, start.attempt] = time.time()
                 os.kill(worker_pid(start), signal.SIGKILL)
             else:
@@ -144,8 +147,6 @@ class Killing:
         else:
             assert len(lost) < MAX_LOST
             story.check(TrainingRun.STATE_SUCCEEDED, epochs)
-        with self._lock:
-            self.states[TrainingRun.State.Name(story.run.training_run.state).removeprefix("STATE_")] += 1
 
     def _judge_loss(self, story: Story, start: TrainingRunEvent) -> None:
         where = (story.run.name, start.attempt)
@@ -162,37 +163,31 @@ class Killing:
 
 
 def kill_trainers(stack: Stack, client: Client, dataset: str, away: Sequence[float], chance: Random) -> dict[str, int]:
-    """Kills the trainer once for each of the times it stays away, under one long run and one short run after another,
-    each with a worker of its own: both are watched through it all.
+    """Kills the trainer once for each of the times it stays away, under two workers that do one run after another, one
+    of them long runs and one short ones; all are watched, through it all.
     """
     over = threading.Event()
-    long = Story(client.train(dataset, num_epochs=10_000, **RECIPE))
-    short: list[Story] = []
 
-    def follow_short() -> None:
+    def watch(epochs: int) -> list[Story]:
+        stories: list[Story] = []
         while not over.is_set():
             try:
-                short.append(Story(client.train(dataset, num_epochs=10, **RECIPE)))
+                stories.append(Story(client.train(dataset, num_epochs=epochs, **RECIPE)))
             except Unavailable:
                 time.sleep(1)
             else:
-                short[-1].follow()
+                stories[-1].follow().check(TrainingRun.STATE_SUCCEEDED, epochs)
+                assert [start.attempt for start in stories[-1].starts] == [1], "the living worker did not go on"
+        return stories
 
     with ThreadPoolExecutor(2) as pool:
-        followed, following = pool.submit(long.follow), pool.submit(follow_short)
+        watching = [pool.submit(watch, epochs) for epochs in (LONG_EPOCHS, SHORT_EPOCHS)]
         for seconds in away:
             time.sleep(chance.uniform(0.5, 5))
             stack.restart("trainer", signal.SIGKILL, seconds)
         over.set()
-        following.result()
-        long.run.cancel()
-        followed.result()
-    long.check(TrainingRun.STATE_CANCELLED)
-    assert [start.attempt for start in long.starts] == [1], "the living worker went on"
-    for story in short:
-        story.check(TrainingRun.STATE_SUCCEEDED, 10)
-        assert [start.attempt for start in story.starts] == [1], "the living worker went on"
-    return {"kills": len(away), "runs": 1 + len(short), "events": sum(len(one.events) for one in (long, *short))}
+        stories = [story for one in watching for story in one.result()]
+    return {"runs": len(stories), "events": sum(len(story.events) for story in stories)}
 
 
 def raise_zombies(stack: Stack, client: Client, dataset: str, zombies: int, at_once: int, chance: Random) -> int:
