@@ -89,7 +89,7 @@ def workers(place: Place, number: int, chance: Random) -> str:
 def trainers(place: Place, number: int, chance: Random) -> str:
     away = [AWAY_SECONDS[position % len(AWAY_SECONDS)] for position in range(number)]
     with place.up(workers=2) as stack, Client(stack.addresses) as client:
-        seen = kill_trainers(stack, client, DATASET, away, chance)
+        seen = kill_trainers(stack, client, DATASET, away, (100, 10), chance)
     return (
         f"{number} trainers killed, away 0, 5, 20 s in turn; {seen['runs']} runs, all in their first attempt; "
         f"{seen['events']} events seen, none lost or doubled"

@@ -32,7 +32,6 @@ from services.trainer.worker_servicer import LEASE_SECONDS
 # A checkpoint after each epoch, and epochs of a fraction of a second where there are few pictures.
 RECIPE: dict[str, Any] = {"preset": "baseline", "target_size": 0}
 RECOVERY_SECONDS = 20.0
-LONG_EPOCHS, SHORT_EPOCHS = 100, 10
 # A zombie that is let go reports at once; this long it is watched.
 HAUNTING_SECONDS = 5.0
 
@@ -162,26 +161,28 @@ class Killing:
             self.epochs_lost.append(lost)
 
 
-def kill_trainers(stack: Stack, client: Client, dataset: str, away: Sequence[float], chance: Random) -> dict[str, int]:
-    """Kills the trainer once for each of the times it stays away, under two workers that do one run after another, one
-    of them long runs and one short ones; all are watched, through it all.
+def kill_trainers(
+    stack: Stack, client: Client, dataset: str, away: Sequence[float], epochs: Sequence[int], chance: Random
+) -> dict[str, int]:
+    """Kills the trainer once for each of the times it stays away, under workers that each do one run after another, of
+    as many epochs as is said for each; all are watched, through it all.
     """
     over = threading.Event()
 
-    def watch(epochs: int) -> list[Story]:
+    def watch(number: int) -> list[Story]:
         stories: list[Story] = []
         while not over.is_set():
             try:
-                stories.append(Story(client.train(dataset, num_epochs=epochs, **RECIPE)))
+                stories.append(Story(client.train(dataset, num_epochs=number, **RECIPE)))
             except Unavailable:
                 time.sleep(1)
             else:
-                stories[-1].follow().check(TrainingRun.STATE_SUCCEEDED, epochs)
+                stories[-1].follow().check(TrainingRun.STATE_SUCCEEDED, number)
                 assert [start.attempt for start in stories[-1].starts] == [1], "the living worker did not go on"
         return stories
 
-    with ThreadPoolExecutor(2) as pool:
-        watching = [pool.submit(watch, epochs) for epochs in (LONG_EPOCHS, SHORT_EPOCHS)]
+    with ThreadPoolExecutor(len(epochs)) as pool:
+        watching = [pool.submit(watch, number) for number in epochs]
         for seconds in away:
             time.sleep(chance.uniform(0.5, 5))
             stack.restart("trainer", signal.SIGKILL, seconds)

@@ -17,7 +17,7 @@ from tests.campaigns import RECIPE, Story, kill_trainers, raise_zombies, work_of
 from tests.processes import alive, of_home, until
 
 CANCEL_SECONDS = 10.0
-EPOCHS = 20
+EPOCHS = 12
 TWO_WORKERS = pytest.mark.parametrize("client", [2], indirect=True)
 
 
@@ -69,7 +69,8 @@ def test_a_killed_worker_costs_at_most_an_epoch(own_stack: Stack, client: Client
 @TWO_WORKERS
 def test_killed_trainers_lose_nothing(own_stack: Stack, client: Client, dataset: str) -> None:
     """Workers go on while the trainer is away, even for longer than their leases, and tell the next one everything."""
-    kill_trainers(own_stack, client, dataset, [0, LEASE_SECONDS + 2], Random(0))  # noqa: S311 - no secret
+    away = [0, LEASE_SECONDS + 2]
+    kill_trainers(own_stack, client, dataset, away, (20, 5), Random(0))  # noqa: S311 - no secret
 
 
 @TWO_WORKERS
