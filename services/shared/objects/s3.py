@@ -193,7 +193,7 @@ class S3Store:
         with self._translated(key):
             response = self._client.get_object(self._settings.bucket, name, request_headers=conditions)
             try:
-                return response.read(), response.headers["ETag"].strip('"')
+                return response.read(), response.headers.get("ETag", "").strip('"')
             finally:
                 response.close()
                 response.release_conn()
