@@ -79,7 +79,7 @@ def weights() -> Iterator[Finding]:
     from services.trainer.worker.settings import WorkerSettings
 
     given = read(WorkerSettings)
-    places = opened(replace(given, store=replace(given.store, store_seconds=0))).places()
+    places = opened(given, patient=False).places()
     here = [id_ for id_, place in places.items() if place in (Place.PACKAGE, Place.STORE)]
     shown = f"here: {', '.join(here) or 'none'}"
     fetchable = [id_ for id_, place in places.items() if place == Place.SOURCE]

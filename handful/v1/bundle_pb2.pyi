@@ -469,7 +469,9 @@ class Backbone(_message.Message):
     architecture: _builtins.str
     """Architecture id."""
     weights_sha256: _builtins.str
-    """SHA-256 of the weights' tensors in canonical order, lower-case hex."""
+    """SHA-256 of the weights, lower-case hex: of the official file where they are pretrained, else of the tensors in
+    canonical order.
+    """
     weights_origin: _builtins.str
     """Where the weights came from: `pretrained`, `random` or `trained` (by this run)."""
     feature_width: _builtins.int

@@ -52,7 +52,12 @@ class Preset:
 
 _COMMON = (
     Field("architecture", "Which network.", DEFAULT_ARCHITECTURE, choices=tuple(ARCHITECTURES)),
-    Field("weights", "What the network starts from.", "PRETRAINED", choices=("PRETRAINED", "RANDOM", "AUTO")),
+    Field(
+        "weights",
+        "What the network starts from. AUTO: pretrained weights where they can be had, else random ones, all trained.",
+        "PRETRAINED",
+        choices=("PRETRAINED", "RANDOM", "AUTO"),
+    ),
     Field("seed", "Seed of everything random.", 0, 0, 2**31 - 1),
 )
 PRESETS: dict[str, Preset] = {

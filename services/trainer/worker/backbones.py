@@ -15,7 +15,7 @@ from handful.v1.bundle_pb2 import WEIGHTS_PRETRAINED, Backbone, ImagePreprocessi
 from services.shared.objects import ObjectStore, StoreUnavailable
 from services.trainer.architectures import ARCHITECTURES, ArchitectureRow, backbone_id
 from services.trainer.worker.children import ChildLost, Children
-from services.trainer.worker.pretrained import PretrainedWeights, WeightsUnavailable
+from services.trainer.worker.pretrained import Place, PretrainedWeights, WeightsUnavailable
 from services.trainer.worker.work import GraphDisagrees
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
-# Building takes half a minute of both cores; whoever asks while it is under way waits for it instead.
+# Building takes half a minute of both cores, after a download at times; whoever asks meanwhile waits for it instead.
 _building = threading.Lock()
 
 
@@ -45,6 +45,18 @@ def find(
             if stored is not None:
                 return stored
         return children.run(_build, store, weights, recipe, preprocessing, project)
+
+
+def fetch(weights: PretrainedWeights, row: ArchitectureRow, children: Children) -> None:
+    """Has the pretrained weights here when it returns; torch, which reads a download, stays in a child.
+    WeightsUnavailable.
+    """
+    with _building:
+        place = weights.places()[row.id]
+        if place == Place.SOURCE:
+            children.run(weights.fetch, row)
+        elif place == Place.NOWHERE:
+            weights.fetch(row)
 
 
 def is_stored(store: ObjectStore, row: ArchitectureRow) -> bool:

@@ -2,13 +2,15 @@
 without them.
 """
 
+from functools import partial
+
 import structlog
 
 from handful.v1.bundle_pb2 import FREEZE_NONE, WEIGHTS_AUTO, WEIGHTS_PRETRAINED, WEIGHTS_RANDOM, Recipe
 from services.trainer.architectures import ARCHITECTURES
 from services.trainer.recipes import BASELINE, FAST, resolve
 from services.trainer.worker import backbones
-from services.trainer.worker.pretrained import Place, WeightsUnavailable
+from services.trainer.worker.pretrained import WeightsUnavailable
 from services.trainer.worker.work import Work
 
 log = structlog.get_logger()
@@ -41,13 +43,8 @@ def settle(work: Work) -> None:
 
 def _fetch(work: Work) -> None:
     row = ARCHITECTURES[work.recipe.architecture]
-    if work.recipe.preset == FAST and backbones.is_stored(work.store, row):
-        return
-    place = work.weights.places()[row.id]
-    if place == Place.SOURCE:  # in a child, since torch reads the file
-        work.wait("weights", lambda: work.children.run(work.weights.fetch, row))
-    elif place == Place.NOWHERE:
-        work.weights.fetch(row)
+    if work.recipe.preset != FAST or not backbones.is_stored(work.store, row):
+        work.wait("weights", partial(backbones.fetch, work.weights, row, work.children))
 
 
 def _from_nothing(recipe: Recipe) -> Recipe:

@@ -4,6 +4,7 @@ the weights store, a folder or a bucket, which keeps them as safetensors; from t
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -168,14 +169,15 @@ class PretrainedWeights:
             return None
 
 
-def opened(settings: WorkerSettings) -> PretrainedWeights:
-    """As the settings have it. CannotStart, or StoreUnavailable."""
+def opened(settings: WorkerSettings, *, patient: bool = True) -> PretrainedWeights:
+    """As the settings have it; a store that is away is waited for or not. CannotStart, or StoreUnavailable."""
     if settings.weights_source:
         try:
             check(settings.weights_source)
         except NotDownloaded as problem:
             raise CannotStart(f"HANDFUL_WEIGHTS_SOURCE: {problem}") from None
-    store = RetryingStore(open_store(settings.weights_store), settings.store.store_seconds)
+    where = settings.weights_store if patient else replace(settings.weights_store, store_seconds=0)
+    store = RetryingStore(open_store(where), where.store_seconds)
     return PretrainedWeights(store, settings.weights_source, downloads=settings.weights_download)
 
 

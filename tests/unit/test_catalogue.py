@@ -1,0 +1,40 @@
+"""The catalogue against the libraries it speaks of: their own metadata say the same."""
+
+import math
+
+import pytest
+import timm
+import torchvision
+from torchvision.transforms import InterpolationMode
+
+from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE, ArchitectureRow
+
+OF_TORCHVISION = [row for row in ARCHITECTURES.values() if row.network.library == "torchvision"]
+OF_TIMM = [row for row in ARCHITECTURES.values() if row.network.library == "timm"]
+
+
+@pytest.mark.parametrize("row", OF_TORCHVISION, ids=lambda row: row.id)
+def test_torchvision_says_the_same(row: ArchitectureRow) -> None:
+    """Address, size, preprocessing and cost are those that torchvision's own weights have."""
+    official = torchvision.models.get_model_weights(row.network.name).IMAGENET1K_V1
+    assert row.weights.url == official.url
+    # It gives the size in MiB with three digits.
+    size = row.weights.max_bytes / 2**20
+    assert official.meta["_file_size"] - 0.0006 < size < official.meta["_file_size"] + 0.0006
+    assert row.gflops == pytest.approx(official.meta["_ops"], rel=0.01)
+    preset = official.transforms()
+    assert preset.interpolation == InterpolationMode(row.preprocessing.filter)
+    assert (preset.resize_size, preset.crop_size) == ([row.preprocessing.resize], [row.preprocessing.size])
+    assert (preset.mean, preset.std) == (list(row.mean), list(row.std))
+
+
+@pytest.mark.parametrize("row", OF_TIMM, ids=lambda row: row.id)
+def test_timm_says_the_same(row: ArchitectureRow) -> None:
+    """Preprocessing is timm's, but for the default's filter, whose choice docs/why.md explains."""
+    config = timm.get_pretrained_cfg(row.network.name)
+    assert config is not None
+    assert config.input_size == (3, row.preprocessing.size, row.preprocessing.size)
+    assert row.preprocessing.resize == math.floor(row.preprocessing.size / config.crop_pct)
+    assert (config.mean, config.std) == (row.mean, row.std)
+    expected = "bilinear" if row.id == DEFAULT_ARCHITECTURE else config.interpolation
+    assert row.preprocessing.filter == expected
