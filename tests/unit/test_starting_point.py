@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -22,11 +23,11 @@ from services.shared.objects.filesystem import FilesystemStore
 from services.trainer.architectures import ARCHITECTURES, backbone_id
 from services.trainer.recipes import resolve
 from services.trainer.worker.pretrained import PretrainedWeights, WeightsUnavailable
-from services.trainer.worker.reporting import Reporter
+from services.trainer.worker.reporting import Reporter, RunCancelled
 from services.trainer.worker.starting_point import settle
 from services.trainer.worker.work import Work
 from tests import official_source
-from tests.official_source import whole
+from tests.official_source import silent, whole
 
 B0, LITE0 = "efficientnet_b0", "efficientnet_lite0"
 
@@ -37,6 +38,7 @@ class Recorder:
 
     events: list[TrainingRunEvent] = field(default_factory=list)
     phases: set[str] = field(default_factory=set)
+    cancelled_in: str = ""
 
     def event(self, event: TrainingRunEvent) -> None:
         self.events.append(event)
@@ -45,7 +47,8 @@ class Recorder:
         self.phases.add(progress.phase)
 
     def check(self) -> None:
-        pass
+        if self.cancelled_in in self.phases:
+            raise RunCancelled
 
 
 def settled(
@@ -129,6 +132,21 @@ def test_weights_are_fetched_before_anything_else(tmp_path: Path) -> None:
         work, recorder = settled(tmp_path, Recipe(architecture=B0, weights=WEIGHTS_AUTO), weights)
     assert "weights" in recorder.phases
     assert "gave another file" in work.notices[0].message
+
+
+def test_a_download_can_be_cancelled(tmp_path: Path) -> None:
+    """A run that waits for a source that says nothing ends as soon as it is cancelled, and so does its download."""
+    with official_source.running() as source:
+        source.gives(ARCHITECTURES[B0].weights.url.rpartition("/")[2], silent(60))
+        weights = PretrainedWeights(FilesystemStore(tmp_path / "weights"), f"{source.address}/models")
+        claim = Claim(training_run="projects/default/trainingRuns/r1", recipe=resolve(Recipe(architecture=B0), LITE0))
+        recorder = Recorder(cancelled_in="weights")
+        work = Work(claim, FilesystemStore(tmp_path), weights, cast("Reporter", recorder), threads=1)
+        began = time.monotonic()
+        with pytest.raises(RunCancelled):
+            settle(work)
+        work.children.end()
+        assert time.monotonic() - began < 30
 
 
 def test_features_need_no_weights_where_the_backbone_is_stored(tmp_path: Path) -> None:
