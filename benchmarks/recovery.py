@@ -1,7 +1,7 @@
 """What is lost when processes die: workers and trainers killed and frozen by the dozen, under real runs.
 
 usage: recovery.py [--database sqlite|postgresql] [--seed N] [--queue N] [--workers N] [--trainers N] [--zombies N]
-                   [--creates N] [--ups N]
+                   [--creates N] [--cuts N] [--ups N]
 
 Without a number for any, all of them as often as we promise. The campaigns are in tests/campaigns.py; the first promise
 that is broken ends it with a traceback and status 1. Pictures are made up: nothing here depends on what is learned.
@@ -23,11 +23,20 @@ from PIL import Image
 from handful import Client
 from handful.cli.stack import Stack
 from handful.v1.trainer_pb2 import TrainingRun
-from tests.campaigns import RECIPE, Killing, Story, create_at_once, kill_trainers, raise_zombies, work_off
+from tests.campaigns import (
+    RECIPE,
+    Killing,
+    Story,
+    create_at_once,
+    cut_power,
+    kill_trainers,
+    raise_zombies,
+    work_off,
+)
 from tests.postgres_server import PostgresServer
 from tests.processes import gone, of_home, until, up
 
-PROMISED = {"queue": 20, "workers": 60, "trainers": 20, "zombies": 30, "creates": 100, "ups": 5}
+PROMISED = {"queue": 20, "workers": 60, "trainers": 20, "zombies": 30, "creates": 100, "cuts": 5, "ups": 5}
 DATASET = "parity"
 PICTURES, EPOCHS = 8, 20
 # Runs at once, each with a worker of about a gigabyte; where half of the workers are zombies, fewer.
@@ -109,6 +118,15 @@ def creates(place: Place, number: int, _: Random) -> str:
     return f"{number} calls at once, and one after the trainer was killed, with one request_id: 1 run"
 
 
+def cuts(place: Place, number: int, chance: Random) -> str:
+    seconds = []
+    with place.up(workers=1) as stack, Client(stack.addresses) as client:
+        for _ in range(number):
+            moment = chance.uniform(0, place.run_seconds / 2)
+            seconds.append(cut_power(stack, client, DATASET, 2 * EPOCHS, moment))
+    return f"all killed at once {number} times; started again, the run went on after {max(seconds):.1f} s at most"
+
+
 def ups(place: Place, number: int, chance: Random) -> str:
     ends = [_kill_up(place, chance.uniform(0, 5)) for _ in range(number)]
     below, seconds = max(below for below, _ in ends), max(seconds for _, seconds in ends)
@@ -137,6 +155,7 @@ CAMPAIGNS: dict[str, Callable[[Place, int, Random], str]] = {
     "trainers": trainers,
     "zombies": zombies,
     "creates": creates,
+    "cuts": cuts,
     "ups": ups,
 }
 

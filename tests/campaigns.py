@@ -28,6 +28,7 @@ from handful.v1.trainer_pb2 import Failure, TrainingRun, TrainingRunEvent
 from handful.v1.trainer_pb2_grpc import TrainerServiceStub
 from services.trainer.attempts import MAX_LOST
 from services.trainer.worker_servicer import LEASE_SECONDS
+from tests.processes import of_home
 
 # A checkpoint after each epoch, and epochs of a fraction of a second where there are few pictures.
 RECIPE: dict[str, Any] = {"preset": "baseline", "target_size": 0}
@@ -159,6 +160,33 @@ class Killing:
         with self._lock:
             self.seconds.append(seconds)
             self.epochs_lost.append(lost)
+
+
+def cut_power(stack: Stack, client: Client, dataset: str, epochs: int, moment: float) -> float:
+    """Kills everything at once in the middle of a run, and starts it again: after how many seconds the run goes on."""
+    story = Story(client.train(dataset, num_epochs=epochs, **RECIPE))
+    begun = threading.Event()
+
+    def hear(event: TrainingRunEvent) -> None:
+        if event.HasField("epoch_completed"):
+            begun.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(story.follow, hear)
+        begun.wait()
+        time.sleep(moment)
+        for pid in of_home(stack.home):
+            os.kill(pid, signal.SIGKILL)
+        stack.stop()
+        stack.start()
+        up_again = time.time()
+        following.result()
+    story.check(TrainingRun.STATE_SUCCEEDED, epochs)
+    _, second = story.starts
+    assert max(story.epochs(attempt=1)) - second.attempt_started.resumed_after_epoch <= 1
+    seconds = seconds_between(second, up_again)
+    assert seconds <= RECOVERY_SECONDS, f"{story.run.name}: {seconds:.1f} s until the run went on"
+    return seconds
 
 
 def kill_trainers(

@@ -203,11 +203,11 @@ async def expire(connection: AsyncConnection) -> list[RunKey]:
     return [run.key for run in expired]
 
 
-async def num_leased(connection: AsyncConnection, workers: str) -> int:
-    """Runs that are held by workers whose ids begin like this."""
+async def holders(connection: AsyncConnection, workers: str) -> list[str]:
+    """The workers that hold a run, of those whose ids begin like this."""
     theirs = training_runs.c.worker_id.startswith(workers, autoescape=True)
-    query = sa.select(sa.func.count()).select_from(training_runs).where(training_runs.c.state.in_(CLAIMED), theirs)
-    return int((await connection.execute(query)).scalar_one())
+    query = sa.select(training_runs.c.worker_id).where(training_runs.c.state.in_(CLAIMED), theirs)
+    return list((await connection.execute(query)).scalars())
 
 
 async def hold(connection: AsyncConnection, grip: Grip, lease_seconds: float) -> int:

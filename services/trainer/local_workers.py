@@ -1,11 +1,12 @@
 """Workers beside the service, on one machine: started, restarted when they die, stopped with the service.
 
 A worker of ours holds a pipe to us: when we are killed it sees the pipe's end, finishes its run and goes. A trainer
-that starts anew therefore counts the runs that such workers hold before it adds more; their ids begin with the name of
-the machine and our port. It knows nothing of what workers do.
+that starts anew therefore counts such workers before it adds more: those that hold a run and live. Their ids begin with
+the name of the machine, our port and the number of their process. It knows nothing of what workers do.
 """
 
 import asyncio
+import os
 import platform
 import subprocess
 import sys
@@ -44,9 +45,9 @@ class LocalWorkers:
     async def run(self) -> None:
         """Ends its workers when the service drains, or when it is cancelled: what they hand back is still taken."""
         try:
-            orphans = await self._num_leased(self._wanted)
+            orphans = await self._num_orphans(self._wanted)
             while not self._draining.is_set():
-                orphans = min(orphans, await self._num_leased(orphans)) if orphans else 0
+                orphans = min(orphans, await self._num_orphans(orphans)) if orphans else 0
                 self._replace_dead()
                 while len(self._processes) < self._wanted - orphans:
                     self._processes[self._start()] = time.monotonic()
@@ -56,13 +57,15 @@ class LocalWorkers:
         finally:
             await asyncio.to_thread(self._stop)
 
-    async def _num_leased(self, otherwise: int) -> int:
+    async def _num_orphans(self, otherwise: int) -> int:
+        ours = f"{self._name}-"
         try:
             async with self._database.read() as connection:
-                return await attempts.num_leased(connection, f"{self._name}-")
+                workers = await attempts.holders(connection, ours)
         except Unavailable as problem:
-            log.warning("runs not counted, will be", problem=problem.message)
+            log.warning("workers not counted, will be", problem=problem.message)
             return otherwise
+        return sum(_lives(worker.removeprefix(ours).partition("-")[0]) for worker in workers)
 
     def _replace_dead(self) -> None:
         dead = [process for process in self._processes if process.poll() is not None]
@@ -98,3 +101,11 @@ class LocalWorkers:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _lives(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (OSError, ValueError):
+        return False
+    return True

@@ -61,6 +61,7 @@ def work(settings: WorkerSettings) -> None:
                 at_hand.clear()
                 shift.worked()
                 structlog.contextvars.unbind_contextvars("request_id")
+    preparing.end()
     log.info("worker ends")
 
 

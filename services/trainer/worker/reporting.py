@@ -40,7 +40,7 @@ BATCH = 100
 # oldest, which may be on its way, and the newest are of use.
 MAX_EVENTS = 1000
 MAX_CHECKPOINTS = 2
-# Committed checkpoints that stay: what was committed last, and what is being read should it be lost at once.
+# Committed checkpoints that stay in the store.
 KEPT_CHECKPOINTS = 2
 # What trying again cannot mend is a fault of ours.
 RETRIED = (Unavailable, DeadlineExceeded, Cancelled, Internal)
