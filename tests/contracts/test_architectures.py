@@ -31,6 +31,8 @@ from services.trainer.worker.pretrained import PretrainedWeights, key
 from services.trainer.worker.weights import tensors_sha256, to_kept
 from services.trainer.worker.work import GraphDisagrees
 
+# B7's graph takes half a minute, or several on a machine that has other things to do.
+pytestmark = pytest.mark.timeout(600)
 ROWS = list(ARCHITECTURES.values())
 # What a graph computes hangs on no size, and large pictures take long.
 MAX_SIZE = 260

@@ -107,6 +107,7 @@ def test_where_the_worker_is_not_installed(part: str) -> None:
     assert "make setup" in line
 
 
+@pytest.mark.timeout(600)
 def test_a_run_goes_on_without_weights(own_stack: Stack, picture: Callable[..., bytes], tmp_path: Path) -> None:
     """Where weights cannot be had, PRETRAINED is refused at once, and AUTO trains everything and says so, up to the
     model that answers.
