@@ -63,7 +63,7 @@ async def _serve(settings: TrainerSettings, store: ObjectStore, database: Databa
     host, _, _ = settings.worker_address.rpartition(":")
     register_worker = partial(worker_pb2_grpc.add_WorkerServiceServicer_to_server, worker)
     port = await workers.start(settings.worker_address, {"handful.v1.WorkerService": register_worker})
-    local = LocalWorkers(database, settings.workers, f"{host}:{port}", products.draining)
+    local = LocalWorkers(database, settings.workers, f"{host}:{port}")
     try:
         await products.start(
             settings.trainer_address,
@@ -75,6 +75,7 @@ async def _serve(settings: TrainerSettings, store: ObjectStore, database: Databa
         beside = (sweep(database, board), pointers.reconcile(), local.run())
         await products.run(beside, parent_pipe=settings.parent_pipe)
     finally:
+        await local.stop()
         await workers.stop()
         limited.close()
 

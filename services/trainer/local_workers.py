@@ -11,7 +11,6 @@ import platform
 import subprocess
 import sys
 import time
-from contextlib import suppress
 
 import structlog
 
@@ -31,31 +30,29 @@ SETTLED_SECONDS = 30.0
 
 
 class LocalWorkers:
-    """Keeps `wanted` workers alive that report to `address`, until the service drains."""
+    """Keeps `wanted` workers alive that report to `address`. Stop them while what they hand back is still taken."""
 
-    def __init__(self, database: Database, wanted: int, address: str, draining: asyncio.Event) -> None:
+    def __init__(self, database: Database, wanted: int, address: str) -> None:
         self._database = database
         self._wanted = wanted
         self._address = address
-        self._draining = draining
         self._name = f"{platform.node()}-{address.rpartition(':')[2]}"
         self._processes: dict[subprocess.Popen[bytes], float] = {}
         self._pause = CHECK_SECONDS
 
     async def run(self) -> None:
-        """Ends its workers when the service drains, or when it is cancelled: what they hand back is still taken."""
-        try:
-            orphans = await self._num_orphans(self._wanted)
-            while not self._draining.is_set():
-                orphans = min(orphans, await self._num_orphans(orphans)) if orphans else 0
-                self._replace_dead()
-                while len(self._processes) < self._wanted - orphans:
-                    self._processes[self._start()] = time.monotonic()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self._pause):
-                        await self._draining.wait()
-        finally:
-            await asyncio.to_thread(self._stop)
+        """For ever."""
+        orphans = await self._num_orphans(self._wanted)
+        while True:
+            orphans = min(orphans, await self._num_orphans(orphans)) if orphans else 0
+            self._replace_dead()
+            while len(self._processes) < self._wanted - orphans:
+                self._processes[self._start()] = time.monotonic()
+            await asyncio.sleep(self._pause)
+
+    async def stop(self) -> None:
+        """After `run`: ends the workers, each of which hands its run back."""
+        await asyncio.to_thread(self._stop)
 
     async def _num_orphans(self, otherwise: int) -> int:
         ours = f"{self._name}-"

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,20 @@ def test_a_killed_up_leaves_nothing_behind_and_goes_on(own_stack: Stack, dataset
     resumed = [one.attempt_started.resumed_after_epoch for one in events if one.HasField("attempt_started")]
     assert resumed[0] == 0
     assert resumed[1] >= 2
+
+
+def test_a_stopped_up_hands_its_run_back(own_stack: Stack, dataset: Path, tmp_path: Path) -> None:
+    """After SIGTERM the run waits for the next worker at once, and none of its workers counts as lost."""
+    with up(own_stack, tmp_path / "log") as process, Client(own_stack.addresses) as client:
+        client.push("parity", dataset)
+        run = client.train("parity", preset="baseline", num_epochs=1000, target_size=0)
+        next(event for event in run.watch() if isinstance(event, TrainingRunEvent) and event.epoch == 1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(START_SECONDS) == 0
+        gone(own_stack.home)
+    with closing(sqlite3.connect(own_stack.home / "trainer.sqlite")) as connection:
+        query = "SELECT state, num_lost, lease_expires_us FROM training_runs"
+        assert connection.execute(query).fetchall() == [(TrainingRun.STATE_RECOVERING, 0, None)]
 
 
 def test_a_service_that_dies_is_started_again(own_stack: Stack, dataset: Path, tmp_path: Path) -> None:
