@@ -1,5 +1,6 @@
 """Work in child processes: real ones, which answer, break, are killed, and end with the work they are part of."""
 
+import io
 import os
 import signal
 import subprocess
@@ -10,7 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from minio.error import S3Error
+from urllib3 import HTTPResponse
 
+from services.shared.objects import StoreFull
 from services.trainer.worker.children import ChildLost, Children
 from tests.processes import PATIENCE_SECONDS, alive, until
 
@@ -56,6 +60,20 @@ def test_what_a_child_raises_is_raised_here(children: Children) -> None:
     """The task's exception comes back as itself."""
     with pytest.raises(ZeroDivisionError):
         children.run(divide, 3, 0)
+
+
+def refused() -> None:
+    """Raises what a store does that an S3 server refuses."""
+    answer = HTTPResponse(body=io.BytesIO(), status=503)
+    problem = S3Error(answer, "XMinioStorageFull", "no room", "key", "request", "host")
+    raise StoreFull("the store is full") from problem
+
+
+def test_what_has_a_cause_that_cannot_be_sent_is_raised_here(children: Children) -> None:
+    """An error that a library's object caused, which no other process can make again, comes back as itself."""
+    with pytest.raises(StoreFull, match="the store is full") as raised:
+        children.run(refused)
+    assert "no room" in str(raised.value.__cause__)
 
 
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGKILL, MemoryError), (signal.SIGSEGV, ChildLost)])

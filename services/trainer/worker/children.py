@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
@@ -24,6 +25,10 @@ class ChildLost(Exception):
     """A child process ended without an answer."""
 
 
+class InChild(Exception):
+    """The traceback of what a child raised, as text: the objects in it may not come over."""
+
+
 class Children:
     """The child processes of one piece of work."""
 
@@ -34,7 +39,7 @@ class Children:
         self._ended = False
 
     def run(self, task: Callable[..., Result], *arguments: object) -> Result:
-        """What the task returns or raises, with its cause. MemoryError where the system killed it; ChildLost where it
+        """What the task returns or raises. MemoryError where the system killed it; ChildLost where it
         ended otherwise, or with the work.
         """
         ours, theirs = _SPAWN.Pipe(duplex=False)
@@ -52,8 +57,8 @@ class Children:
             raise self._lost(process)
         succeeded, value = answer
         if not succeeded:
-            problem, cause = value
-            raise problem from cause
+            problem, told = value
+            raise problem from InChild(told)
         result: Result = value
         return result
 
@@ -103,7 +108,7 @@ def _run(answer: Connection, task: Callable[..., Any], arguments: tuple[object, 
     try:
         answer.send((True, task(*arguments)))
     except Exception as problem:  # noqa: BLE001 - it is raised where the answer is awaited
-        answer.send((False, (problem, problem.__cause__)))
+        answer.send((False, (problem, traceback.format_exc())))
 
 
 def _end_with_parent() -> None:
