@@ -40,11 +40,14 @@ async def claim(
     lease_seconds: float,
     suits: Callable[[Recipe], bool],
 ) -> RunRecord | None:
-    """The run of this claim: the one it got before, or the oldest that waits and suits; None where there is none."""
+    """The run of this claim, under a new lease: the one it got before, or the oldest that waits and suits; None where
+    there is none.
+    """
     await alone(connection, "claim", worker_id, claim_id)
     mine = sa.and_(training_runs.c.worker_id == worker_id, training_runs.c.claim_id == claim_id)
     held = await _first(connection, sa.select(training_runs).where(mine, training_runs.c.state.in_(CLAIMED)))
     if held is not None:
+        await hold(connection, Grip(held.key, held.attempt, held.token or ""), lease_seconds)
         return held
     order = (training_runs.c.create_time_us, training_runs.c.run)
     waiting = sa.select(training_runs).where(training_runs.c.state.in_(WAITING)).order_by(*order)

@@ -86,11 +86,12 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         self, request: model_pb2.EvaluateModelVersionRequest, context: Context
     ) -> model_pb2.EvaluateModelVersionResponse:
         response = model_pb2.EvaluateModelVersionResponse
+        version = await self._version(request.name)
         async with self._database.read() as connection:
             known = await kept(connection, requests, request, response)
         if known is not None:
             return known
-        new = await self._evaluations.new_run(await self._version(request.name), request.dataset)
+        new = await self._evaluations.new_run(version, request.dataset)
         async with self._database.write() as connection:
 
             async def create() -> model_pb2.EvaluateModelVersionResponse:

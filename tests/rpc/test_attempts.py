@@ -11,6 +11,7 @@ from handful.v1 import trainer_pb2, worker_pb2
 from handful.v1.bundle_pb2 import EpochMetrics, Metric
 from handful.v1.trainer_pb2 import Failure, TrainingRun
 from services.shared.objects import ObjectStore
+from services.trainer import attempts
 from services.trainer.worker_servicer import POLL_SECONDS
 from tests.playing_worker import (
     PROJECT,
@@ -90,6 +91,16 @@ async def test_a_repeated_claim_gets_the_same_answer(trainer_service: TrainerSer
     assert (first.attempt, first.latest_sequence) == (1, 3)
     others = [await claim(trainer_service, "worker-1", "claim-2"), await claim(trainer_service, "worker-2", "claim-1")]
     assert len({first.name, *(other.run for other in others)}) == 3
+
+
+async def test_a_repeated_claim_has_a_new_lease(trainer_service: TrainerService, version: str) -> None:
+    """A worker whose first answer was lost, and that asks again as its lease ends, has as long as any to report."""
+    await create(trainer_service, version)
+    hold = await claim(trainer_service, "worker-1", "claim-1")
+    async with trainer_service.database.write() as connection:
+        await attempts.hold(connection, hold.grip, lease_seconds=0)
+    assert (await claim(trainer_service, "worker-1", "claim-1")).claim == hold.claim
+    assert await sweep(trainer_service) == []
 
 
 async def test_no_two_workers_get_one_run(trainer_service: TrainerService, version: str) -> None:

@@ -74,13 +74,18 @@ async def test_what_products_ask_for_is_never_a_fault(
     version = await seal(dataset_service, picture)
     run = await create(trainer_service, version)
     await (await claim(trainer_service)).succeed(bundle(store))
-    model = f"{PROJECT}/models/flowers"
+    model, dataset = f"{PROJECT}/models/flowers", version.rpartition("/versions/")[0]
+    evaluation = model_pb2.EvaluateModelVersionRequest(name=f"{model}/versions/1", dataset=version, request_id="1")
     datasets, trainer, models = dataset_service.stub, trainer_service.trainer, trainer_service.models
     requests: list[tuple[Callable[..., Any], Message]] = [
         (datasets.CreateDataset, dataset_pb2.CreateDatasetRequest(parent=PROJECT, dataset_id="new", request_id="1")),
-        (datasets.GetDataset, dataset_pb2.GetDatasetRequest(name=version.rpartition("/versions/")[0])),
+        (datasets.GetDataset, dataset_pb2.GetDatasetRequest(name=dataset)),
         (datasets.ListDatasets, dataset_pb2.ListDatasetsRequest(parent=PROJECT)),
+        (datasets.ListExamples, dataset_pb2.ListExamplesRequest(parent=dataset)),
+        (datasets.CreateDatasetVersion, dataset_pb2.CreateDatasetVersionRequest(parent=dataset, request_id="1")),
         (datasets.GetDatasetVersion, dataset_pb2.GetDatasetVersionRequest(name=version)),
+        (datasets.ListDatasetVersions, dataset_pb2.ListDatasetVersionsRequest(parent=dataset)),
+        (datasets.ListDatasetVersionExamples, dataset_pb2.ListDatasetVersionExamplesRequest(parent=version)),
         (trainer.CreateTrainingRun, wanted(version, request_id="1")),
         (trainer.GetTrainingRun, trainer_pb2.GetTrainingRunRequest(name=run.name)),
         (trainer.ListTrainingRuns, trainer_pb2.ListTrainingRunsRequest(parent=PROJECT)),
@@ -90,6 +95,7 @@ async def test_what_products_ask_for_is_never_a_fault(
         (models.GetModelVersion, model_pb2.GetModelVersionRequest(name=f"{model}/versions/1")),
         (models.ListModelVersions, model_pb2.ListModelVersionsRequest(parent=model)),
         (models.SetModelAlias, model_pb2.SetModelAliasRequest(name=model, alias="best", version=1)),
+        (models.EvaluateModelVersion, evaluation),
         (models.GetEvaluation, model_pb2.GetEvaluationRequest(name=f"{model}/versions/1")),
     ]
     for method, request in requests:
