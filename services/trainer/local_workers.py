@@ -68,6 +68,7 @@ class LocalWorkers:
         dead = [process for process in self._processes if process.poll() is not None]
         for process in dead:
             log.warning("worker ended", pid=process.pid, exit_code=process.returncode)
+            process.communicate()  # closes the pipe
         # A worker that cannot start shall not be started again and again without a pause.
         quick = any(time.monotonic() - self._processes.pop(process) < SETTLED_SECONDS for process in dead)
         settled = all(time.monotonic() - started > SETTLED_SECONDS for started in self._processes.values())
@@ -93,11 +94,11 @@ class LocalWorkers:
         for process in self._processes:
             process.terminate()
         for process in self._processes:
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            with process:
+                try:
+                    process.wait(STOP_SECONDS)
+                except subprocess.TimeoutExpired:
+                    process.kill()
 
 
 def _lives(pid: str) -> bool:

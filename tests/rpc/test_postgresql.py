@@ -2,9 +2,13 @@
 
 import asyncio
 import json
+import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +22,7 @@ from services.shared import database
 from services.shared.objects import ObjectStore
 from services.trainer import sweeper, worker_servicer
 from tests.playing_worker import bundle, claim, create, epoch, read, refusal, seal
-from tests.postgres_server import PASSWORD, PostgresServer
+from tests.postgres_server import PASSWORD, USER, PostgresServer
 from tests.rpc.test_migrations import COUNT, INSERT, TABLES, engine_of, folder
 from tests.rpc.test_watch import Watch
 from tests.servers import Databases, DatasetService, TrainerService
@@ -220,6 +224,59 @@ async def test_writers_in_each_others_way_are_told_to_try_again(postgres: Postgr
     async with opened.read() as connection:
         assert (await connection.execute(COUNT)).scalar_one() == 1
     await opened.close()
+
+
+async def test_a_pooler_may_stand_between(postgres: PostgresServer) -> None:
+    """Through PgBouncer in transaction mode, with fewer connections than a service has, tables are made, every
+    transaction finds its schema, and writers that must not meet do not.
+    """
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("PgBouncer is not installed here (Debian: apt install pgbouncer)")
+    where = postgres.empty_database()
+    with pooler(program, postgres) as port:
+        pooled = where.replace(f":{postgres.port}/", f":{port}/")
+        both = [await database.open_database(pooled, service, folder(service)) for service in TABLES]
+        names = []
+
+        async def write(number: int) -> None:
+            async with both[0].write() as connection:
+                await database.alone(connection, "one at a time")
+                before = (await connection.execute(COUNT)).scalar_one()
+                await connection.execute(INSERT, {"dataset": f"d{number}"})
+                assert (await connection.execute(COUNT)).scalar_one() == before + 1
+            async with both[1].read() as connection:
+                names.append((await connection.execute(sa.text("SELECT current_schema"))).scalar_one())
+
+        await asyncio.gather(*(write(number) for number in range(30)))
+        assert names == ["trainer"] * 30
+        for opened in both:
+            await opened.close()
+
+
+@contextmanager
+def pooler(program: str, server: PostgresServer) -> Iterator[int]:
+    """PgBouncer before a server, with three connections for each database: its port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        users, settings = Path(folder) / "users", Path(folder) / "ini"
+        users.write_text(f'"{USER}" "{PASSWORD}"\n')
+        settings.write_text(
+            f"[databases]\n* = host=127.0.0.1 port={server.port}\n[pgbouncer]\npool_mode = transaction\n"
+            f"default_pool_size = 3\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+            f"auth_type = plain\nauth_file = {users}\n"
+        )
+        # It refuses to run as root, and must be able to read its files.
+        Path(folder).chmod(0o755)
+        user = "nobody" if os.getuid() == 0 else None
+        process = subprocess.Popen([program, settings], user=user, stderr=subprocess.DEVNULL)
+        try:
+            yield port
+        finally:
+            process.terminate()
+            process.wait()
 
 
 async def test_more_callers_than_connections_wait_their_turn(postgres: PostgresServer) -> None:

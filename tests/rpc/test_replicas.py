@@ -3,6 +3,8 @@
 import asyncio
 import itertools
 import json
+import os
+import platform
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +21,7 @@ from handful.v1.trainer_pb2 import Progress, TrainingRun
 from services.shared.objects import ObjectMissing, ObjectStore
 from services.shared.objects.filesystem import FilesystemStore
 from services.trainer import attempts
+from services.trainer.local_workers import LocalWorkers
 from services.trainer.watching import POLL_SECONDS
 from tests.playing_worker import (
     PROJECT,
@@ -251,3 +254,27 @@ async def test_a_replica_counts_its_own_workers_alone(
     async with other.database.read() as connection:
         assert len(await attempts.holders(connection, "node-7112-")) == 2
         assert len(await attempts.holders(connection, "node_7112-")) == 1
+
+
+async def test_a_replica_starts_its_workers_whatever_others_hold(
+    trainer_service: TrainerService, other: TrainerService, version: str
+) -> None:
+    """A run in the hands of another's worker keeps no worker from starting; one that is held by a worker of its own
+    that lives, from before it started anew, takes that worker's place.
+    """
+    for name in (f"elsewhere-7112-{os.getpid()}-a", f"{platform.node()}-7112-{os.getpid()}-a"):
+        await create(trainer_service, version)
+        await claim(trainer_service, name)
+    for port, expected in (("7113", 1), ("7112", 0)):
+        draining, before = asyncio.Event(), children()
+        local = asyncio.create_task(LocalWorkers(other.database, 1, f"127.0.0.1:{port}", draining).run())
+        await asyncio.sleep(1)
+        assert len(children() - before) == expected
+        draining.set()
+        await local
+
+
+def children() -> set[str]:
+    """The processes that this one has started."""
+    pid = os.getpid()
+    return set(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())

@@ -90,12 +90,12 @@ async def test_runs_say_how_many_are_ahead(trainer_service: TrainerService, vers
     assert [(await read(trainer_service, run.name)).num_ahead for run in runs] == [0, 0, 1]
 
 
-async def test_fifty_creates_at_once_with_one_request_id_make_one_run(
+async def test_a_hundred_creates_at_once_with_one_request_id_make_one_run(
     trainer_service: TrainerService, version: str
 ) -> None:
     """However often and however concurrently a create is repeated, there is one run and everyone hears of it."""
     request_id = str(uuid.uuid4())
-    made = await asyncio.gather(*(create(trainer_service, version, request_id=request_id) for _ in range(50)))
+    made = await asyncio.gather(*(create(trainer_service, version, request_id=request_id) for _ in range(100)))
     assert all(run == made[0] for run in made)
     assert await run_names(trainer_service) == [made[0].name]
 
