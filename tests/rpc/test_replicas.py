@@ -266,12 +266,12 @@ async def test_a_replica_starts_its_workers_whatever_others_hold(
         await create(trainer_service, version)
         await claim(trainer_service, name)
     for port, expected in (("7113", 1), ("7112", 0)):
-        draining, before = asyncio.Event(), children()
-        local = asyncio.create_task(LocalWorkers(other.database, 1, f"127.0.0.1:{port}", draining).run())
+        local, before = LocalWorkers(other.database, 1, f"127.0.0.1:{port}"), children()
+        running = asyncio.create_task(local.run())
         await asyncio.sleep(1)
         assert len(children() - before) == expected
-        draining.set()
-        await local
+        running.cancel()
+        await local.stop()
 
 
 def children() -> set[str]:
