@@ -45,15 +45,17 @@ def show(_: argparse.Namespace) -> int:
 def fetch(given: argparse.Namespace) -> int:
     """Downloads weights, unless they are here, under a progress bar."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    answers = []
     with Progress(*columns, console=commands.console, disable=not commands.console.is_terminal) as bar:
         tasks = {id_: bar.add_task(id_, total=None) for id_ in given.ids}
-        for answer in ask("fetch", *given.ids):
-            if "received" in answer:
-                bar.update(tasks[answer["id"]], completed=answer["received"], total=answer["of"])
-            else:
-                answers.append(answer)
-    return _tell(answers)
+
+        def ended() -> Iterator[dict[str, Any]]:
+            for answer in ask("fetch", *given.ids):
+                if "received" in answer:
+                    bar.update(tasks[answer["id"]], completed=answer["received"], total=answer["of"])
+                else:
+                    yield answer
+
+        return _tell(ended())
 
 
 def bring(given: argparse.Namespace) -> int:
@@ -79,16 +81,17 @@ def ask(*words: str) -> Iterator[dict[str, Any]]:
     with subprocess.Popen(  # noqa: S603 - our own program
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        answered = False
+        explained = False
         for line in process.stdout or ():
-            answered = True
-            yield json.loads(line)
+            answer = json.loads(line)
+            explained |= "problem" in answer
+            yield answer
         said = process.stderr.read().strip() if process.stderr else ""
-    if not answered and process.returncode:
+    if process.returncode and not explained:
         raise MissingParts(said.splitlines()[-1] if said else f"{_MODULE} ended with {process.returncode}")
 
 
-def _tell(answers: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> int:
+def _tell(answers: Iterator[dict[str, Any]]) -> int:
     failed = False
     for answer in answers:
         if "problem" in answer:

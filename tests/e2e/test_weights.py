@@ -77,6 +77,19 @@ def test_a_fetch_that_brings_another_file_is_refused(tmp_path: Path) -> None:
     assert list((tmp_path / "store" / "weights").iterdir()) == []
 
 
+def test_a_fetch_that_ends_halfway_is_no_success(tmp_path: Path) -> None:
+    """Where the weights store gives out after the first of two weights, that is said, with exit code 2."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    unreadable = folder / f"{B0.id}-{B0.weights.sha256[:12]}.safetensors"
+    unreadable.symlink_to(unreadable)
+    kept = {"HANDFUL_HOME": str(tmp_path), "HANDFUL_STORE": "", "HANDFUL_WEIGHTS": str(folder)}
+    fetched = handful("weights", "fetch", LITE0.id, B0.id, HANDFUL_STORE_SECONDS="0", **kept)
+    assert f"{LITE0.id}: in a package, verified" in fetched.stdout
+    assert fetched.returncode == 2
+    assert "cannot be read" in fetched.stderr
+
+
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
