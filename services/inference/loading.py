@@ -4,6 +4,7 @@ the same graph. Everything is hash-checked on the way.
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -58,16 +59,12 @@ class Loader:
 
     def __init__(self, store: ObjectStore, budget_bytes: int) -> None:
         self._store = store
-        self._pool: Pool[LoadedHead | LoadedBackbone] = Pool(budget_bytes)
+        self._pool = Pool(budget_bytes)
 
     async def load(self, ref: VersionRef) -> Model:
         """The model of a version."""
-        head = await self._pool.get(f"{ref.project}/{ref.manifest_sha256}", lambda: self._head(ref))
-        if not isinstance(head, LoadedHead):
-            raise TypeError(ref)
-        backbone = await self._pool.get(head.graph_sha256, lambda: self._backbone(head))
-        if not isinstance(backbone, LoadedBackbone):
-            raise TypeError(ref)
+        head = await self._pool.get(f"{ref.project}/{ref.manifest_sha256}", partial(self._head, ref))
+        backbone = await self._pool.get(head.graph_sha256, partial(self._backbone, head))
         return Model(head, backbone)
 
     async def _head(self, ref: VersionRef) -> LoadedHead:

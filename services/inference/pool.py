@@ -5,7 +5,7 @@ bytes. It does not know what it holds.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 
 class Sized(Protocol):
@@ -18,20 +18,21 @@ class Sized(Protocol):
 Value = TypeVar("Value", bound=Sized)
 
 
-class Pool(Generic[Value]):
-    """An LRU of loaded things. One larger than the whole budget is held alone."""
+class Pool:
+    """An LRU of loaded things, of one kind under one key. One larger than the whole budget is held alone."""
 
     def __init__(self, budget_bytes: int) -> None:
         self._budget = budget_bytes
-        self._loaded: OrderedDict[str, Value] = OrderedDict()
-        self._loading: dict[str, asyncio.Task[Value]] = {}
+        self._loaded: OrderedDict[str, Any] = OrderedDict()
+        self._loading: dict[str, asyncio.Task[Any]] = {}
 
     async def get(self, key: str, load: Callable[[], Awaitable[Value]]) -> Value:
         """The value of the key; `load` makes it where it is not there. A failure is not kept."""
         if key in self._loaded:
             self._loaded.move_to_end(key)
-            return self._loaded[key]
-        task = self._loading.get(key)
+            there: Value = self._loaded[key]
+            return there
+        task: asyncio.Task[Value] | None = self._loading.get(key)
         if task is None:
             task = asyncio.create_task(self._load(key, load))
             self._loading[key] = task

@@ -33,7 +33,7 @@ def loads(num_bytes: int) -> Callable[[], Awaitable[Thing]]:
 )
 async def test_the_least_recently_used_goes_first(asked: str, left: str) -> None:
     """Of four things with room for three the one that was asked for longest ago is dropped."""
-    pool: Pool[Thing] = Pool(30)
+    pool = Pool(30)
     for key in asked:
         await pool.get(key, loads(10))
         assert pool.num_bytes <= 30
@@ -42,7 +42,7 @@ async def test_the_least_recently_used_goes_first(asked: str, left: str) -> None
 
 async def test_as_many_go_as_the_new_one_needs() -> None:
     """A large thing drives out several small ones, and one larger than the budget is held alone."""
-    pool: Pool[Thing] = Pool(30)
+    pool = Pool(30)
     for key, num_bytes in (("a", 10), ("b", 10), ("c", 10), ("d", 20)):
         await pool.get(key, loads(num_bytes))
     assert [key for key in "abcd" if key in pool] == ["c", "d"]
@@ -54,7 +54,7 @@ async def test_as_many_go_as_the_new_one_needs() -> None:
 
 async def test_a_thing_is_loaded_once_however_many_ask() -> None:
     """A hundred callers at once, and one later, cause one load and get the same thing."""
-    pool: Pool[Thing] = Pool(30)
+    pool = Pool(30)
     ready = asyncio.Event()
     loaded: list[Thing] = []
 
@@ -73,7 +73,7 @@ async def test_a_thing_is_loaded_once_however_many_ask() -> None:
 
 async def test_a_slow_load_holds_up_no_other() -> None:
     """What is loaded already is had while something else is still loading."""
-    pool: Pool[Thing] = Pool(30)
+    pool = Pool(30)
     ready = asyncio.Event()
 
     async def load() -> Thing:
@@ -90,7 +90,7 @@ async def test_a_slow_load_holds_up_no_other() -> None:
 
 async def test_a_failure_is_told_to_all_and_forgotten() -> None:
     """All who wait for a load hear that it failed, and the next one to ask has it tried again."""
-    pool: Pool[Thing] = Pool(30)
+    pool = Pool(30)
     tries = []
 
     async def fail() -> Thing:
@@ -107,7 +107,7 @@ async def test_a_failure_is_told_to_all_and_forgotten() -> None:
 
 async def test_a_caller_that_goes_away_ends_no_load() -> None:
     """The first caller is cancelled; the load goes on for the second, and once."""
-    pool: Pool[Thing] = Pool(30)
+    pool = Pool(30)
     ready = asyncio.Event()
     loaded: list[Thing] = []
 
