@@ -14,7 +14,7 @@ from handful.v1.worker_pb2 import FinishTrainingRunRequest
 from handful.v1.worker_pb2_grpc import WorkerServiceStub
 from services.shared.objects.filesystem import FilesystemStore
 from services.shared.objects.retrying import RetryingStore
-from services.trainer.worker import session
+from services.trainer.worker import checkpoints, session
 from services.trainer.worker.pretrained import PretrainedWeights
 from services.trainer.worker.reporting import (
     KEPT_CHECKPOINTS,
@@ -170,7 +170,9 @@ async def test_an_end_is_told_until_it_is_heard(trainer_service: TrainerService,
 async def test_a_run_that_waits_for_its_store_can_be_cancelled(
     trainer_service: TrainerService, hold: Hold, store: FilesystemStore
 ) -> None:
-    """Whoever cancels does not wait until the store is back, or given up."""
+    """Whoever cancels does not wait until the store is back, or given up; and no checkpoint of the run stays."""
+    checkpoint = checkpoints.key(hold.claim, 1)
+    store.put(checkpoint, b"weights")
     unreadable(store, f"projects/default/manifests/{hold.claim.dataset_manifest_sha256}.json")
     with connect(trainer_service.worker_address) as channel:
         patient, weights = RetryingStore(store, 600), PretrainedWeights(store)
@@ -182,6 +184,7 @@ async def test_a_run_that_waits_for_its_store_can_be_cancelled(
         async with asyncio.timeout(10):
             await running
     assert (await read(trainer_service, hold.run)).state == TrainingRun.STATE_CANCELLED
+    assert checkpoint not in store.keys("projects/default/runs/")
 
 
 async def test_a_checkpoint_that_waits_for_the_store_holds_nothing_up(

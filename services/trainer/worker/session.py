@@ -53,8 +53,7 @@ def run(work: Work) -> None:
             finish = FinishTrainingRunRequest(failed=_failure(refused))
             reporter.finish(finish)
         log.info("run ended", outcome=finish.WhichOneof("outcome"))
-        if finish.HasField("succeeded"):
-            checkpoints.remove_all(work.store, claim)
+        checkpoints.remove_all(work.store, claim)
     except HandfulError:
         log.exception("the run's end was refused; its lease will end", training_run=claim.training_run)
     except LeaseLost:
