@@ -43,6 +43,7 @@ _ISOLATION = {
 _LIMITS = {"statement_timeout": "20s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "60s"}
 _CONNECT = {
     "connect_timeout": "5",
+    "client_encoding": "utf8",
     # A server that is gone without a word is noticed in seconds, not in hours.
     "keepalives_idle": "5",
     "keepalives_interval": "5",

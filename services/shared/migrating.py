@@ -26,9 +26,10 @@ def migrate(engine: sa.Engine, migrations: Path, schema: str | None = None) -> N
 
 
 def check(engine: sa.Engine, migrations: Path, schema: str | None = None) -> None:
-    """DatabaseTooNew where a newer Handful has changed the tables. Nothing is changed."""
+    """CannotStart where `migrate` would find the database of no use. Nothing is changed."""
     with engine.connect() as connection, connection.begin():
         if schema is not None:
+            _check_encoding(connection)
             connection.exec_driver_sql(f"SET LOCAL search_path = {schema}")
         _check_known(connection, configuration(connection, migrations))
 
@@ -51,6 +52,7 @@ def run() -> None:
 
 
 def _enter(connection: sa.Connection, schema: str) -> None:
+    _check_encoding(connection)
     connection.exec_driver_sql("SET LOCAL lock_timeout = '30s'")
     lock = sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(f"migrations of {schema}", 0))
     connection.execute(sa.select(lock))
@@ -58,6 +60,14 @@ def _enter(connection: sa.Connection, schema: str) -> None:
     if connection.execute(sa.select(sa.func.to_regnamespace(schema))).scalar_one() is None:
         connection.execute(sa.schema.CreateSchema(schema))
     connection.exec_driver_sql(f"SET LOCAL search_path = {schema}")
+
+
+def _check_encoding(connection: sa.Connection) -> None:
+    encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+    if encoding != "UTF8":
+        raise CannotStart(
+            f"The database's encoding is {encoding}, which does not hold every text. Create one with ENCODING 'UTF8'."
+        )
 
 
 def _check_known(connection: sa.Connection, config: Config) -> None:

@@ -18,7 +18,7 @@ from services.trainer.pointers import Pointers
 from services.trainer.records import TERMINAL, RunKey, RunRecord
 
 HEARTBEAT_SECONDS = 5.0
-# Another replica's events are seen this late at most, and a drain too.
+# A drain is seen this late at most; another replica's events twice this late, where others watch the run too.
 POLL_SECONDS = 1.0
 MAX_AGE_SECONDS = 1800.0
 BATCH = 256

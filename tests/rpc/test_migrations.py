@@ -13,8 +13,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from services.dataset import tables as dataset_tables
-from services.shared.database import Database, DatabaseInUse, open_database
+from services.shared.database import Database, DatabaseInUse, look, open_database
 from services.shared.migrating import DatabaseTooNew, configuration, migrate
+from services.shared.settings import CannotStart
 from services.trainer import tables as trainer_tables
 from tests.postgres_server import PostgresServer
 
@@ -103,6 +104,22 @@ async def test_a_database_of_a_newer_release_is_left_alone(empty: str) -> None:
     assert len(str(refused.value).splitlines()) == 1
     with engine_of(empty, "dataset").connect() as connection:
         assert connection.execute(COUNT).scalar_one() == 0
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+async def test_a_database_that_cannot_hold_every_text_is_refused(postgres: PostgresServer, encoding: str) -> None:
+    """Another encoding than UTF-8 is one clear line, at a start and in a look beforehand; nothing is changed."""
+    name = f"in_{encoding.lower()}"
+    locale = "LOCALE 'C' LOCALE_PROVIDER libc TEMPLATE template0"
+    postgres.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' {locale}")
+    url = postgres.url(name)
+    with pytest.raises(CannotStart, match=f"encoding is {encoding}.*UTF8"):
+        await open_database(url, "dataset", folder("dataset"))
+    with pytest.raises(CannotStart, match=f"encoding is {encoding}.*UTF8"):
+        look(url, "dataset", folder("dataset"))
+    with engine_of(f"{url}?client_encoding=utf8", "dataset").connect() as connection:
+        assert "dataset" not in sa.inspect(connection).get_schema_names()
+    postgres.drop(url)
 
 
 async def test_a_sqlite_file_is_for_one_process(tmp_path: Path) -> None:
