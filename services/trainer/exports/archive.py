@@ -6,6 +6,7 @@ import stat
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 # The time that every entry has: zip's earliest.
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -13,9 +14,9 @@ MODE = stat.S_IFREG | 0o644
 UNIX = 3
 
 
-def write(path: Path, files: Mapping[str, bytes]) -> None:
+def write(to: Path | IO[bytes], files: Mapping[str, bytes]) -> None:
     """Writes the zip. Weights hardly shrink, and what is not compressed is the same with every version of zlib."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=False) as archive:
+    with zipfile.ZipFile(to, "w", zipfile.ZIP_STORED, allowZip64=False) as archive:
         for name in sorted(files):
             entry = zipfile.ZipInfo(name, EPOCH)
             entry.create_system, entry.external_attr = UNIX, MODE << 16

@@ -118,12 +118,13 @@ def _entry(directory: bytes, start: int) -> tuple[str, Entry, int]:
     if len(directory) < _CENTRAL.size:
         raise _refused("CORRUPT_ARCHIVE", _CORRUPT)
     fields = _CENTRAL.unpack_from(directory)
-    crc, size, length = fields[9], fields[11], fields[12]
+    flags, method, crc, stored, size, length = (fields[index] for index in (5, 6, 9, 10, 11, 12))
+    if fields[0] != _SIGNATURES[1] or fields[-1] != start:
+        raise _refused("CORRUPT_ARCHIVE", _CORRUPT)
     name = _name(directory[_CENTRAL.size : _CENTRAL.size + length])
-    expected = _central(crc, size, length, start)
-    if fields != expected:
-        same = fields[0] == expected[0] and fields[10:12] == (size, size) and fields[-1] == start
-        raise _refused(*(("UNSUPPORTED_ARCHIVE", _FOREIGN) if same else ("CORRUPT_ARCHIVE", _CORRUPT)))
+    if fields != _central(crc, size, length, start):
+        sizes = not (flags or method) and stored != size
+        raise _refused(*(("CORRUPT_ARCHIVE", _CORRUPT) if sizes else ("UNSUPPORTED_ARCHIVE", _FOREIGN)))
     return name, Entry(start + _LOCAL.size + length, size, crc), _CENTRAL.size + length
 
 

@@ -35,7 +35,7 @@ def _check_header(data: bytes) -> None:
     if not 0 < length <= min(MAX_HEADER, len(data) - 8):
         raise ValueError("a header of this length")
     header = json.loads(data[8 : 8 + length], object_pairs_hook=_once)
-    if not {one["dtype"] for one in header.values()} <= DTYPES:
+    if not isinstance(header, dict) or not {one["dtype"] for one in header.values()} <= DTYPES:
         raise ValueError("a type that models do not have")
 
 
