@@ -17,6 +17,7 @@ from services.shared.answers import kept, once
 from services.shared.database import Database
 from services.shared.objects import ObjectStore
 from services.trainer import models
+from services.trainer.imports.archive import Archive
 from services.trainer.limited import Limited, LimitsExceeded
 from services.trainer.messages import model_version_message
 from services.trainer.pointers import Pointers
@@ -76,6 +77,7 @@ class Imports:
         return answer
 
     async def _take(self, project: str, path: Path) -> tuple[bytes, bytes]:
+        await asyncio.to_thread(Archive.open, path)  # what is no zip of ours need not wait for a process
         try:
             return await self._limited.run(_take, self._store, project, path)
         except LimitsExceeded as problem:
