@@ -1,8 +1,12 @@
 """What every row of the catalogue of architectures must keep: it builds, it exports, and it is what the row says."""
 
 import re
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +17,7 @@ import torch
 import torchvision
 from safetensors.torch import load
 
+from handful.bundle import images
 from handful.bundle.manifest import graph_keys, sha256, weights_keys
 from handful.bundle.predictor import Backbone, to_pixels
 from handful.errors import InvalidArgument
@@ -23,6 +28,7 @@ from handful.v1.trainer_pb2 import Architecture
 from services.shared.objects import get_first
 from services.shared.objects.filesystem import FilesystemStore
 from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE, ArchitectureRow, find, message
+from services.trainer.exports import contents
 from services.trainer.worker import backbones, graphs
 from services.trainer.worker.architectures import BUILDERS
 from services.trainer.worker.children import Children
@@ -81,6 +87,19 @@ def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     # This exports the network and checks its graph against it, which takes some 15 s, and B7 50.
     backbone, graph = backbones.store_body(store, body, row, row.preprocessing, project=None, origin="pretrained")
     return Stored(row, weights, body, store, backbone, graph)
+
+
+@pytest.fixture(scope="module")
+def exported_model() -> Iterator[ModuleType]:
+    """model.py as it lies in an export, beside images.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "images", images)
+        found = spec_from_file_location("exported_model", contents.SHIPPED / "model.py")
+        assert found is not None
+        assert found.loader is not None
+        module = module_from_spec(found)
+        found.loader.exec_module(module)
+        yield module
 
 
 class MeanColour(torch.nn.Module):
@@ -249,6 +268,17 @@ def test_real_weights_know_what_they_see(stored: Stored, photographs: Path) -> N
     head = fit(features, labels, 2, 1.0, 200, lambda _: None)
     features, labels = of("val")
     assert (head.probabilities(features).argmax(axis=1) == labels).mean() >= 0.97
+
+
+def test_an_export_builds_the_body(stored: Stored, exported_model: ModuleType) -> None:
+    """model.py of an export, given the row's network by library and name, and the stored weights, is the body."""
+    network = stored.row.network
+    built = exported_model.Body(network.library, network.name).eval()
+    weights = get_first(stored.store, weights_keys("any", stored.backbone), stored.backbone.weights_file_sha256)
+    built.load_state_dict(load(weights))
+    pictures = normalised(stored.row, pixels_for(stored.row, 1))
+    with torch.inference_mode():
+        np.testing.assert_allclose(built(pictures), stored.body.eval()(pictures)[0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("stored", [DEFAULT_ARCHITECTURE], indirect=True)
