@@ -16,6 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from handful import Client, names
 from handful.cli import commands
+from handful.cli.outcome import next_step
 from handful.errors import FailedPrecondition, InvalidArgument
 from handful.exchange import Exported, OnBytes
 
@@ -36,10 +37,11 @@ def export(given: argparse.Namespace) -> int:
 
 def import_(given: argparse.Namespace) -> int:
     model = given.model or _model_of(given.zip)
-    with Client.from_env() as client, _bar("sending", commands.console) as on_bytes:
-        version = client.import_model(given.zip, model, promote=given.promote, on_bytes=on_bytes)
-    commands.console.print(f"[green]{version.name}[/green]: {len(version.labels)} classes")
-    commands.console.print(f"Next: handful predict {version.name} some.jpg")
+    with Client.from_env() as client:
+        with _bar("sending", commands.console) as on_bytes:
+            version = client.import_model(given.zip, model, promote=given.promote, on_bytes=on_bytes)
+        commands.console.print(f"[green]{version.name}[/green]: {len(version.labels)} classes")
+        commands.console.print(next_step(client, version.name))
     return 0
 
 

@@ -57,7 +57,7 @@ def _show_version(client: Client, ended: TrainingRun, console: Console) -> None:
     evaluation = client.evaluation(ended.model_version).evaluation
     accuracy = f", {_right(evaluation, 'validation')}" if evaluation.metrics else ""
     console.print(f"[green]{ended.model_version}[/green]{accuracy}")
-    console.print(_next(client, ended))
+    console.print(next_step(client, ended.model_version))
 
 
 def _right(evaluation: Evaluation, which: str) -> str:
@@ -66,11 +66,12 @@ def _right(evaluation: Evaluation, which: str) -> str:
     return f"{accuracy:.1%} of {num_examples} {which} examples right"
 
 
-def _next(client: Client, ended: TrainingRun) -> str:
+def next_step(client: Client, model_version: str) -> str:
     """What to do with a new version: predict with it, or have the alias point at it first."""
-    name, number = ended.model.rpartition("/")[2], int(ended.model_version.rpartition("/")[2])
-    model = next(one for one in client.models() if one.name == ended.model)
+    full_name, _, number = model_version.partition("/versions/")
+    name = full_name.rpartition("/")[2]
+    model = next(one for one in client.models() if one.name == full_name)
     serving = {one.alias: one.version for one in model.aliases}.get("production")
-    if serving == number:
+    if serving == int(number):
         return f"It is {name}@production now. Next: handful predict {name} some.jpg"
     return f"{name}@production is still version {serving}. To serve this one: handful promote {name} {number}"

@@ -16,6 +16,7 @@ TORCH = ("torch", "torchvision", "timm")
             "services.trainer.servicer, services.trainer.worker_servicer, services.trainer.model_servicer",
             (*TORCH, "numpy", "onnxruntime", "sklearn"),
         ),
+        ("services.trainer.exports.building, services.trainer.imports.taking", (*TORCH, "sqlalchemy", "sklearn")),
         ("services.inference.servicer", (*TORCH, "sqlalchemy", "sklearn")),
         ("services.trainer.worker.session", TORCH),
         ("handful.client", (*TORCH, "numpy", "PIL", "onnxruntime", "sqlalchemy")),
