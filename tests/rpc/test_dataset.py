@@ -15,7 +15,7 @@ from handful.v1 import bundle_pb2, dataset_pb2
 from handful.v1.bundle_pb2 import SPLIT_TRAIN, SPLIT_UNSPECIFIED, SPLIT_VAL
 from handful.v1.dataset_pb2 import UploadExamplesRequest as Step
 from services.shared.objects.filesystem import FilesystemStore
-from tests.rpc.test_edge import refusal
+from tests.playing_worker import refusal
 from tests.rpc.test_uploads import Item, create, upload
 from tests.servers import Databases, DatasetService, execute
 

@@ -24,7 +24,7 @@ from services.dataset.ingest import Decoders
 from services.dataset.uploads import MAX_STREAMS
 from services.shared.objects.filesystem import FilesystemStore
 from services.shared.server import MEBIBYTE
-from tests.rpc.test_edge import refusal
+from tests.playing_worker import refusal
 from tests.servers import DatasetService
 from tests.unit.test_images import CANARY, HOSTILE, ORIENTATION, encoded, exif, noise, png
 
