@@ -63,7 +63,7 @@ async def test_a_repeated_request_gets_the_first_answer(dataset_service: Dataset
     assert all(answer == answers[0] for answer in answers)
     other = dataset_pb2.CreateDatasetRequest(parent="projects/default", dataset_id="trees", request_id="1")
     assert (await refusal(dataset_service.stub.CreateDataset(other))).reason == "REQUEST_ID_REUSED"
-    execute(databases.dataset, "dataset", "UPDATE requests SET create_time_us = create_time_us - 24 * 3600 * 1000000")
+    execute(databases.dataset, "dataset", "UPDATE requests SET create_time_us = create_time_us - 86400000000")
     assert isinstance(await refusal(dataset_service.stub.CreateDataset(request)), errors.AlreadyExists)
 
 
