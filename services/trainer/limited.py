@@ -4,6 +4,7 @@ is heavy is imported there alone, and a process that dies takes no server down. 
 
 import asyncio
 import multiprocessing
+import pickle
 import resource
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as ProcessTimeout
@@ -43,7 +44,7 @@ class Limited:
 
     async def run(self, work: Callable[..., Result], *arguments: object) -> Result:
         """What the work returns or raises. LimitsExceeded. A caller that goes away ends the process."""
-        future = self._pool.schedule(work, args=arguments, timeout=self._wall_seconds)
+        future = self._pool.schedule(_contained, args=(work, *arguments), timeout=self._wall_seconds)
         try:
             result: Result = await asyncio.wrap_future(future)
         except (ProcessExpired, ProcessTimeout, MemoryError) as problem:
@@ -57,6 +58,17 @@ class Limited:
     def close(self) -> None:
         self._pool.stop()  # type: ignore[no-untyped-call]
         self._pool.join()
+
+
+def _contained(work: Callable[..., Result], *arguments: object) -> Result:
+    try:
+        return work(*arguments)
+    except Exception as problem:
+        try:
+            pickle.loads(pickle.dumps(problem))  # noqa: S301 - our own, and only to see whether it can be done
+        except Exception:  # noqa: BLE001 - one that does not arrive would take the pool with it
+            raise RuntimeError(repr(problem)) from None
+        raise
 
 
 def _limit(memory_bytes: int) -> None:

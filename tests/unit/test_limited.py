@@ -35,6 +35,17 @@ def fail() -> None:
     raise ZeroDivisionError
 
 
+class Odd(Exception):
+    """Cannot be made again of what is kept of it."""
+
+    def __init__(self, one: int, other: int) -> None:
+        super().__init__(f"{one} and {other}")
+
+
+def surprise() -> None:
+    raise Odd(1, 2)
+
+
 def fill() -> int:
     return len(bytearray(4 * MEMORY_BYTES))
 
@@ -60,6 +71,8 @@ async def test_errors_come_back(limited: Limited) -> None:
     """What the work raises is raised; an error that was meant for the caller is as it was, and no fault of ours."""
     with pytest.raises(ZeroDivisionError):
         await limited.run(fail)
+    with pytest.raises(RuntimeError, match="1 and 2"):
+        await limited.run(surprise)
     with pytest.raises(InvalidArgument) as caught:
         await limited.run(refuse)
     assert (caught.value.message, caught.value.reason, caught.value.facts) == ("Not this.", "CORRUPT_MODEL", {"a": "b"})
