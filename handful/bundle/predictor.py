@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
+from handful.bundle import runtime
 from handful.bundle.heads import Floats, LinearHead
 from handful.bundle.images import Preprocessing, decode, fit
 from handful.v1.bundle_pb2 import ImagePreprocessing
@@ -13,19 +13,14 @@ from handful.v1.bundle_pb2 import ImagePreprocessing
 Pixels = npt.NDArray[np.uint8]
 
 # What computed features: runtime, version and precision. Features of other numerics are other features.
-NUMERICS = f"onnxruntime-{ort.__version__}-cpu-float32"
+NUMERICS = f"onnxruntime-{runtime.VERSION}-cpu-float32"
 
 
 class Backbone:
     """A backbone's ONNX graph in ONNX Runtime, on one thread per call; calls may come from several threads at once."""
 
     def __init__(self, graph: bytes) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self._session = runtime.session(graph)
 
     def features(self, pixels: Pixels) -> Floats:
         """float32[n, feature_width] of uint8[n, size, size, 3]."""

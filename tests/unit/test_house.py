@@ -85,6 +85,12 @@ def test_sql_has_its_places() -> None:
     }
 
 
+def test_the_runtime_is_loaded_in_one_place() -> None:
+    """Nobody else imports ONNX Runtime, which tells of its use unless it is told not to first."""
+    graph = grimp.build_graph("handful", "services", include_external_packages=True)
+    assert graph.find_modules_that_directly_import("onnxruntime") == {"handful.bundle.runtime"}
+
+
 @pytest.mark.parametrize("pattern", [r"https?://", r"--(extra-)?index-url", r"--find-links"])
 def test_the_lock_names_no_registry(pattern: str) -> None:
     """Where packages come from is the business of whoever installs."""

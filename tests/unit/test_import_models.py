@@ -1,6 +1,10 @@
 """Models out of zips: checked against their manifest, tried, and only then stored, where no other model is touched."""
 
 import io
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,7 @@ from services.shared.objects.filesystem import FilesystemStore
 from services.trainer.exports import archive, building
 from services.trainer.imports.taking import take
 from tests import whole_bundles
+from tests.hostile_zips import HOSTILE
 from tests.whole_bundles import Parts
 
 Change = Callable[[Parts], object]
@@ -300,3 +305,45 @@ def test_an_imported_head_is_the_head(store: FilesystemStore, tmp_path: Path) ->
     features = np.random.default_rng(1).normal(size=(4, whole_bundles.WIDTH)).astype(np.float32)
     here, there = (LinearHead.from_bytes(parts.model.head, data) for data in (stored, parts.files["head.safetensors"]))
     np.testing.assert_array_equal(here.probabilities(features), there.probabilities(features))
+
+
+TAKE_ALL = """
+import sys
+from pathlib import Path
+from handful.errors import HandfulError
+from services.shared.objects.filesystem import FilesystemStore
+from services.trainer.imports.taking import take
+print("ready")
+for path in sorted(Path(sys.argv[1]).glob("*.zip")):
+    try:
+        take(FilesystemStore(Path(sys.argv[1]) / "store"), "default", path)
+        print("OK")
+    except HandfulError as refused:
+        print(refused.reason)
+"""
+
+
+def test_nothing_is_run_fetched_or_written(tmp_path: Path) -> None:
+    """Whatever is in the zips, no program is started, no connection made, and no file written but in the store."""
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("strace is not on this machine")
+    parts = whole_bundles.make()
+    for number, (make, _) in enumerate(HOSTILE.values()):
+        (tmp_path / f"hostile-{number:03}.zip").write_bytes(make(parts.entries()))
+    for number, (change, _) in enumerate(WRONG.values()):
+        wrong = whole_bundles.make()
+        change(wrong)
+        wrong.written().zip(tmp_path / f"wrong-{number:03}.zip")
+    parts.zip(tmp_path / "z.zip")
+    calls = "trace=execve,execveat,fork,vfork,connect,sendto,openat,open,creat,rename,unlink,mkdir,symlink,link"
+    command = [strace, "-f", "-qq", "-e", calls, "-o", str(tmp_path / "calls")]
+    command += [sys.executable, "-B", "-c", TAKE_ALL, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=True)
+    answers = done.stdout.splitlines()
+    assert answers == ["ready", *(reason for _, reason in (*HOSTILE.values(), *WRONG.values())), "OK"]
+    called = [line.split(maxsplit=1)[1] for line in (tmp_path / "calls").read_text().splitlines()]
+    assert [line for line in called if line.startswith(("execve", "fork", "vfork", "connect", "sendto"))][1:] == []
+    writing = re.compile(r"O_WRONLY|O_RDWR|O_CREAT|^(creat|rename|unlink|mkdir|symlink|link)")
+    writes = [line for line in called if writing.search(line)]
+    assert [line for line in writes if f'"{tmp_path}/store' not in line and '"/dev/' not in line] == []

@@ -1,8 +1,12 @@
 """Pictures at a backbone's input, cheaply and still as Pillow would make them; and the best answers of a row."""
 
 import io
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +24,13 @@ CROP = ImagePreprocessing(fit=ImagePreprocessing.FIT_CENTER_CROP, resize=256, si
 SQUASH = ImagePreprocessing(fit=ImagePreprocessing.FIT_SQUASH, size=224, filter="bilinear", draft=448)
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 ORIENTATION = 0x0112
+
+RUN_A_MODEL = """
+import numpy as np
+from handful.bundle.predictor import Backbone
+from tests.bundles import SIZE, mean_colour
+Backbone(mean_colour()).features(np.zeros((1, SIZE, SIZE, 3), np.uint8))
+"""
 
 
 def smooth(size: tuple[int, int], seed: int = 0) -> Image.Image:
@@ -196,3 +207,10 @@ def test_equal_ones_keep_the_order_of_the_labels() -> None:
     row = np.tile(np.array([0.0005, 0.0015], np.float32), 500)
     labels = tuple(str(index) for index in range(1000))
     assert [label for label, _ in best(labels, row, 1000)] == [*labels[1::2], *labels[::2]]
+
+
+def test_nobody_is_told(tmp_path: Path) -> None:
+    """Running a model leaves no file: ONNX Runtime, left alone, makes up an id and keeps what it will send."""
+    surroundings = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-B", "-c", RUN_A_MODEL], env=surroundings, check=True, timeout=60)
+    assert list(tmp_path.iterdir()) == []

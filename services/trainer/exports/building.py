@@ -8,10 +8,9 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from safetensors.numpy import load
 
-from handful.bundle import images
+from handful.bundle import images, runtime
 from handful.bundle.heads import Floats
 from handful.errors import FailedPrecondition, HandfulError
 from services.shared.objects import ObjectCorrupt, ObjectMissing, ObjectStore
@@ -75,7 +74,7 @@ def _build(bundle: Bundle, path: Path) -> Export:
 def _tried(files: Mapping[str, bytes]) -> tuple[Floats, Floats]:
     """The stored answers to the golden pictures, and those of the exported graph, one picture at a time."""
     golden = load(files["bundle/golden.safetensors"])
-    session = ort.InferenceSession(files["model.onnx"], providers=["CPUExecutionProvider"])
+    session = runtime.session(files["model.onnx"])
     rows = [session.run(["probabilities"], {"pixels": one[None]})[0] for one in golden["pixels"]]
     return golden["probabilities"], np.concatenate(rows)
 
