@@ -114,7 +114,8 @@ class Killing:
 
         def hear(event: TrainingRunEvent) -> None:
             if event.HasField("attempt_started") and event.attempt <= kills:
-                moment = self.chance.uniform(0, self.attempt_seconds)
+                # One that shall be killed again and again is not given the time to finish.
+                moment = self.chance.uniform(0, self.attempt_seconds / (1 if kills == 1 else 4))
                 timers.append(threading.Timer(moment, self._kill, (story.run.name, event, story.run.refresh)))
                 timers[-1].start()
 

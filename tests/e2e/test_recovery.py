@@ -16,6 +16,9 @@ from services.trainer.worker_servicer import LEASE_SECONDS
 from tests.campaigns import RECIPE, Story, kill_trainers, raise_zombies, work_off, worker_pid
 from tests.processes import alive, of_home, until
 
+# Leases take their time, and so do processes that start on a busy machine.
+pytestmark = pytest.mark.timeout(400)
+
 CANCEL_SECONDS = 10.0
 EPOCHS = 12
 TWO_WORKERS = pytest.mark.parametrize("client", [2], indirect=True)

@@ -18,6 +18,9 @@ from handful.history import History
 from handful.v1.trainer_pb2 import TrainingRun, TrainingRunEvent
 from tests.processes import START_SECONDS, alive, gone, of_home, until, up
 
+# Leases take their time, and so do processes that start on a busy machine.
+pytestmark = pytest.mark.timeout(400)
+
 
 @pytest.fixture
 def dataset(tmp_path: Path, picture: Callable[..., bytes]) -> Path:
