@@ -108,7 +108,7 @@ def trainers(place: Place, number: int, chance: Random) -> str:
 def zombies(place: Place, number: int, chance: Random) -> str:
     at_once = min(number, HAUNTED_AT_ONCE)
     with place.up(workers=2 * at_once) as stack, Client(stack.addresses) as client:
-        refused = raise_zombies(stack, client, DATASET, number, at_once, chance)
+        refused = raise_zombies(stack, client, DATASET, number, at_once, 30, chance)
     return f"{number} workers stopped past their lease and let go; {refused} writes refused, 0 taken"
 
 

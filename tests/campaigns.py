@@ -220,13 +220,15 @@ def kill_trainers(
     return {"runs": len(stories), "events": sum(len(story.events) for story in stories)}
 
 
-def raise_zombies(stack: Stack, client: Client, dataset: str, zombies: int, at_once: int, chance: Random) -> int:
+def raise_zombies(
+    stack: Stack, client: Client, dataset: str, zombies: int, at_once: int, epochs: int, chance: Random
+) -> int:
     """Stops that many workers in the middle of a run for longer than their lease, and lets them go again while another
     works on the run, or when it has finished it. How often one tried to write and was refused, as their log has it.
     """
 
     def one(number: int) -> None:
-        story = Story(client.train(dataset, num_epochs=30, **RECIPE))
+        story = Story(client.train(dataset, num_epochs=epochs, **RECIPE))
         haunted = number % 2 == 0
 
         def hear(event: TrainingRunEvent) -> None:
@@ -241,7 +243,7 @@ def raise_zombies(stack: Stack, client: Client, dataset: str, zombies: int, at_o
         time.sleep(HAUNTING_SECONDS)
         again = Story(client.run(story.run.name)).follow()
         assert again.events == story.events, "something was added to a run that is over"
-        again.check(TrainingRun.STATE_SUCCEEDED, 30)
+        again.check(TrainingRun.STATE_SUCCEEDED, epochs)
         assert [start.attempt for start in again.starts] == [1, 2]
         late = [event for event in again.events[again.starts[1].sequence :] if event.attempt == 1]
         assert late == [], "a zombie was heard"

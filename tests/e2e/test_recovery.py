@@ -79,7 +79,8 @@ def test_killed_trainers_lose_nothing(own_stack: Stack, client: Client, dataset:
 @TWO_WORKERS
 def test_a_zombie_is_not_heard(own_stack: Stack, client: Client, dataset: str) -> None:
     """A worker that was stopped past its lease adds nothing to the run that another has, and then works as before."""
-    assert raise_zombies(own_stack, client, dataset, 1, 1, Random(0)) >= 1  # noqa: S311 - no secret
+    refused = raise_zombies(own_stack, client, dataset, 1, 1, EPOCHS, Random(0))  # noqa: S311 - no secret
+    assert refused >= 1
     assert sum(work_off(client, dataset, runs=6, workers=2)) == 6
 
 
