@@ -19,7 +19,7 @@ from handful.v1 import inference_pb2, inference_pb2_grpc, model_pb2, model_pb2_g
 from handful.v1.model_pb2 import ExportModelVersionResponse, ImportModelVersionRequest
 from services.shared.objects.filesystem import FilesystemStore
 from services.trainer import models
-from services.trainer.exports import sending
+from services.trainer.exports import archive, sending
 from services.trainer.imports import receiving
 from services.trainer.records import ModelKey, NewModelVersion
 from tests import hostile_zips, whole_bundles
@@ -328,7 +328,7 @@ async def test_bytes_that_changed_are_noticed(trainer_service: TrainerService, e
 
 async def test_a_zip_has_its_limit(trainer_service: TrainerService, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream that goes on beyond the limit is ended."""
-    monkeypatch.setattr(receiving, "MAX_BYTES", 3 * CHUNK)
+    monkeypatch.setattr(archive, "MAX_BYTES", 3 * CHUNK)
     assert await answer(send(trainer_service, bytes(1000 * CHUNK))) == "INVALID_ARGUMENT MODEL_TOO_LARGE"
 
 

@@ -158,6 +158,17 @@ WRONG: dict[str, tuple[Change, str]] = {
     "a class with a control": (labels("red", "a\nb", "blue"), UNSUPPORTED),
     "a class turned around": (labels("red", "a\u202eb", "blue"), UNSUPPORTED),
     "more classes than rows": (labels("red", "green", "blue", "black"), UNSUPPORTED),
+    "no word of the data": (
+        lambda parts: setattr(parts.model, "dataset_manifest_sha256", "../../blobs/x"),
+        UNSUPPORTED,
+    ),
+    "no word of the examples": (lambda parts: parts.model.examples.pop(), UNSUPPORTED),
+    "another recipe": (lambda parts: setattr(parts.model.recipe, "preset", "x" * 10_000), UNSUPPORTED),
+    "a recipe of another network": (lambda parts: setattr(parts.model.recipe, "architecture", "x"), UNSUPPORTED),
+    "weights without a hash": (backbone(weights_sha256="x"), UNSUPPORTED),
+    "many figures": (lambda parts: figures(parts, 100), CORRUPT),
+    "a large evaluation": (lambda parts: figures(parts, 100_000), CORRUPT),
+    "a large plot": (file("plots/loss.png", b"\x89PNG\r\n\x1a\n" + bytes(10**6)), CORRUPT),
     "no head": (lambda parts: parts.files.pop("head.safetensors"), UNSUPPORTED),
     "no golden pictures": (lambda parts: parts.files.pop("golden.safetensors"), UNSUPPORTED),
     "a file of another kind": (file("setup.py", b"import os"), UNSUPPORTED),
@@ -205,6 +216,13 @@ WRONG: dict[str, tuple[Change, str]] = {
     "another golden file": (golden(picture=png), DISAGREES),
     "another head than answered": (head(weight=lambda one: -one), DISAGREES),
 }
+
+
+def figures(parts: Parts, count: int) -> None:
+    evaluation = parts.bundle.evaluation
+    for number in range(count):
+        evaluation.metrics.add(name=f"val/figure_{number}", value=number)
+    parts.files["evaluation.json"] = manifest.to_bytes(evaluation)
 
 
 def without(parts: Parts, name: str) -> None:

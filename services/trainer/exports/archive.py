@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
+# No larger zip is made, sent or taken.
+MAX_BYTES = 1024**3
 # The time that every entry has: zip's earliest.
 EPOCH = (1980, 1, 1, 0, 0, 0)
 MODE = stat.S_IFREG | 0o644

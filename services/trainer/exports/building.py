@@ -65,6 +65,10 @@ def _build(bundle: Bundle, path: Path) -> Export:
             f"{agreement:.0%} of the best classes are the same. Nothing was exported.",
             reason="EXPORT_DISAGREES",
         )
+    num_bytes = sum(map(len, files.values()))
+    if num_bytes > archive.MAX_BYTES:
+        message = f"The export would have {num_bytes} bytes; at most {archive.MAX_BYTES} are made."
+        raise FailedPrecondition(message, reason="LIMITS_EXCEEDED")
     archive.write(path, files)
     with path.open("rb") as written:
         digest = hashlib.file_digest(written, "sha256").hexdigest()

@@ -25,9 +25,12 @@ class Bundle:
 
     @classmethod
     def read(cls, store: ObjectStore, project: str, digest: str) -> "Bundle":
-        """The bundle whose manifest has this SHA-256. ObjectMissing or ObjectCorrupt where it is not whole."""
+        """The bundle of a manifest. ObjectMissing or ObjectCorrupt where it is not whole, Unreadable."""
         described = store.get(manifest.bundle_key(project, digest, "manifest.json"), digest)
-        model = manifest.from_bytes(ModelManifest, described)
+        try:
+            model = manifest.from_bytes(ModelManifest, described)
+        except ValueError as problem:
+            raise Unreadable(digest) from problem
         backbone = model.backbone
         keys = {file.path: manifest.bundle_key(project, digest, file.path) for file in model.files}
         return cls(

@@ -40,7 +40,7 @@ _FILES = """\
 
 | file | what it is |
 |---|---|
-| `model.onnx` | the whole network as one graph, opset 18 |
+| `model.onnx` | the whole network as one ONNX graph |
 | `predict.py`, `images.py`, `requirements.txt` | prediction with numpy, onnxruntime and Pillow alone |
 | `labels.json` | the classes by index, and the indices by class |
 | `preprocessing.json` | how pictures come to the network |

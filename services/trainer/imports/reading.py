@@ -13,15 +13,28 @@ from handful.bundle import manifest
 from handful.errors import InvalidArgument
 from handful.v1.bundle_pb2 import MODALITY_IMAGE, Backbone, Evaluation, Head, ImagePreprocessing, ModelManifest
 from services.trainer.architectures import ARCHITECTURES, backbone_id
+from services.trainer.exports import archive as archives
 from services.trainer.exports.bundle import Bundle
 from services.trainer.exports.contents import FOLDER
 from services.trainer.imports.archive import Archive
+from services.trainer.recipes import PRESETS
 
-# Every file but the graph and the weights.
-MAX_FILE = 64 * 1024 * 1024
+MEBIBYTE = 1024 * 1024
+MAX_MANIFEST = 2 * MEBIBYTE
+# GetEvaluation sends the evaluation and the plots in one message.
+MAX_BYTES = {
+    "evaluation.json": 2 * MEBIBYTE,
+    "golden.safetensors": 64 * MEBIBYTE,
+    "head.safetensors": 128 * MEBIBYTE,
+    "plots/confusion_matrix.png": MEBIBYTE // 2,
+    "plots/confusion_matrix_normalized.png": MEBIBYTE // 2,
+    "plots/loss.png": MEBIBYTE // 2,
+}
+MAX_METRICS, MAX_METRIC_NAME = 64, 64
 MAX_SIDE = 4096
 _NEEDED = {"evaluation.json", "golden.safetensors", "head.safetensors"}
-_PLOT = re.compile(r"plots/[a-z0-9_]{1,64}\.png")
+_ORIGINS = ("pretrained", "random", "trained")
+_FILTERS = ("bilinear", "bicubic")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -35,7 +48,7 @@ def read(archive: Archive) -> Bundle:
         raise InvalidArgument(f"This server cannot take the model: {problem}.", reason="UNSUPPORTED_MODEL")
     bundle = Bundle(
         described=described,
-        files={file.path: _file(archive, file.path, file.sha256, MAX_FILE) for file in model.files},
+        files={file.path: _file(archive, file.path, file.sha256, MAX_BYTES[file.path]) for file in model.files},
         graph=_file(archive, manifest.BACKBONE_GRAPH, model.backbone.graph_sha256),
         weights=_file(archive, manifest.BACKBONE_WEIGHTS, model.backbone.weights_file_sha256),
     )
@@ -45,14 +58,14 @@ def read(archive: Archive) -> Bundle:
 
 def _described(archive: Archive) -> bytes:
     name = f"{FOLDER}/manifest.json"
-    if name not in archive.names() or archive.size(name) > MAX_FILE:
+    if name not in archive.names() or archive.size(name) > MAX_MANIFEST:
         raise InvalidArgument("The zip has no model in it that Handful exported.", reason="NOT_A_MODEL")
     return archive.read(name)
 
 
-def _file(archive: Archive, path: str, sha256: str, max_bytes: int | None = None) -> bytes:
+def _file(archive: Archive, path: str, sha256: str, max_bytes: int = archives.MAX_BYTES) -> bytes:
     name = f"{FOLDER}/{path}"
-    if name not in archive.names() or (max_bytes is not None and archive.size(name) > max_bytes):
+    if name not in archive.names() or archive.size(name) > max_bytes:
         raise InvalidArgument(f"{path} is missing, or too large.", reason="CORRUPT_MODEL")
     data = archive.read(name)
     if manifest.sha256(data) != sha256:
@@ -73,20 +86,21 @@ def _parsed(kind: type[manifest.Manifest], path: str, data: bytes) -> manifest.M
 
 
 def _problems(model: ModelManifest) -> Iterator[str]:
+    paths = [file.path for file in model.files]
     if model.modality != MODALITY_IMAGE:
         yield "it is not of images"
     if len(model.labels) < 2 or len(set(model.labels)) < len(model.labels):  # noqa: PLR2004 - one class needs no model
         yield "it needs two classes at least, each with a name of its own"
     if not all(map(names.is_label, model.labels)):
         yield "the name of a class is empty, too long, or has characters that names have not"
-    if len(model.examples) != len(model.labels):
-        yield "it does not say how many examples each class had"
-    paths = [file.path for file in model.files]
-    plots = [path for path in paths if _PLOT.fullmatch(path)]
-    if sorted(paths) != sorted({*_NEEDED, *plots}):
+    if len(model.examples) != len(model.labels) or not _SHA256.fullmatch(model.dataset_manifest_sha256):
+        yield "it does not say what it was trained on"
+    if not _NEEDED <= set(paths) <= set(MAX_BYTES) or len(set(paths)) < len(paths):
         yield "its files are not those of a model"
     if model.head.normalization not in (Head.NORMALIZATION_NONE, Head.NORMALIZATION_CENTER_L2):
         yield "its head is of a kind that is not known"
+    if model.recipe.preset not in PRESETS or model.recipe.architecture != model.backbone.architecture:
+        yield "its recipe is not known"
     yield from _backbone_problems(model.backbone)
 
 
@@ -95,34 +109,28 @@ def _backbone_problems(backbone: Backbone) -> Iterator[str]:
     if row is None:
         yield f"it has none of the architectures {', '.join(ARCHITECTURES)}"
         return
-    if backbone.feature_width != row.feature_width or backbone.weights_origin not in (
-        "pretrained",
-        "random",
-        "trained",
-    ):
+    if backbone.feature_width != row.feature_width or backbone.weights_origin not in _ORIGINS:
         yield "its backbone is not one of its architecture"
     how = backbone.preprocessing
-    crops, squashes = (how.fit == fit for fit in (ImagePreprocessing.FIT_CENTER_CROP, ImagePreprocessing.FIT_SQUASH))
-    fits = squashes or (crops and how.size <= how.resize <= MAX_SIDE)
-    if not (fits and 0 < how.size <= MAX_SIDE and 0 <= how.draft <= 2 * MAX_SIDE) or how.filter not in (
-        "bilinear",
-        "bicubic",
-    ):
+    crops = how.fit == ImagePreprocessing.FIT_CENTER_CROP and how.size <= how.resize <= MAX_SIDE
+    fits = crops or how.fit == ImagePreprocessing.FIT_SQUASH
+    if not (fits and 0 < how.size <= MAX_SIDE and 0 <= how.draft <= 2 * MAX_SIDE and how.filter in _FILTERS):
         yield "its preprocessing is of a kind that is not known"
+    hashes = (backbone.weights_sha256, backbone.graph_sha256, backbone.weights_file_sha256)
+    if not all(map(_SHA256.fullmatch, hashes)):
+        yield "its backbone has no graph or no weights"
     if backbone.backbone_id != backbone_id(row.id, how, backbone.weights_sha256):
         yield "its backbone is not the one that it is called"
-    if not all(map(_SHA256.fullmatch, (backbone.graph_sha256, backbone.weights_file_sha256))):
-        yield "its backbone has no graph or no weights"
 
 
 def _check(bundle: Bundle) -> None:
-    evaluation, num_labels = (
-        _parsed(Evaluation, "evaluation.json", bundle.files["evaluation.json"]),
-        len(bundle.model.labels),
-    )
-    rows = [len(row.counts) for row in evaluation.confusion_matrix]
-    if [one.label for one in evaluation.classes] != list(bundle.model.labels) or rows != [num_labels] * num_labels:
+    evaluation = _parsed(Evaluation, "evaluation.json", bundle.files["evaluation.json"])
+    labels, rows = list(bundle.model.labels), [len(row.counts) for row in evaluation.confusion_matrix]
+    if [one.label for one in evaluation.classes] != labels or rows != [len(labels)] * len(labels):
         raise InvalidArgument("evaluation.json is not of these classes.", reason="CORRUPT_MODEL")
+    lengths = [len(metric.name) for metric in evaluation.metrics]
+    if len(lengths) > MAX_METRICS or max(lengths, default=0) > MAX_METRIC_NAME:
+        raise InvalidArgument("evaluation.json has more figures than a model has.", reason="CORRUPT_MODEL")
     if not all(math.isfinite(number) for message in (evaluation, bundle.model) for number in _numbers(message)):
         raise InvalidArgument("A figure of the model is not finite.", reason="CORRUPT_MODEL")
     if not all(data.startswith(_PNG) for path, data in bundle.files.items() if path.startswith("plots/")):

@@ -17,6 +17,7 @@ from services.shared.answers import kept, once
 from services.shared.database import Database
 from services.shared.objects import ObjectStore
 from services.trainer import models
+from services.trainer.exports import archive
 from services.trainer.imports.archive import Archive
 from services.trainer.limited import Limited, LimitsExceeded
 from services.trainer.messages import model_version_message
@@ -24,7 +25,6 @@ from services.trainer.pointers import Pointers
 from services.trainer.records import ModelKey, NewModelVersion
 from services.trainer.tables import requests
 
-MAX_BYTES = 1024**3
 MAX_CHUNK = 1024 * 1024
 # Each has a zip on disk.
 MAX_STREAMS = 2
@@ -105,8 +105,8 @@ async def _spool(incoming: Stream, path: Path, announced: str) -> str:
                 if message.WhichOneof("part") != "chunk" or len(data) > MAX_CHUNK:
                     raise _protocol(f"after open come chunks of at most {MAX_CHUNK} bytes")
                 num_bytes += len(data)
-                if num_bytes > MAX_BYTES:
-                    raise InvalidArgument(f"A zip has at most {MAX_BYTES} bytes.", reason="MODEL_TOO_LARGE")
+                if num_bytes > archive.MAX_BYTES:
+                    raise InvalidArgument(f"A zip has at most {archive.MAX_BYTES} bytes.", reason="MODEL_TOO_LARGE")
                 digest.update(data)
                 await asyncio.to_thread(file.write, data)
     except OSError as problem:
