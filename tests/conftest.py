@@ -108,7 +108,7 @@ def postgres() -> Iterator[PostgresServer]:
 def databases(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databases]:
     """The databases of one test, which runs once on each kind."""
     if request.param == "sqlite":
-        yield Databases(str(tmp_path / "dataset.sqlite"), str(tmp_path / "trainer.sqlite"))
+        yield Databases.in_files(tmp_path)
     else:
         server: PostgresServer = request.getfixturevalue("postgres")
         url = server.database()

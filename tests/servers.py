@@ -43,6 +43,10 @@ class Databases:
     dataset: str
     trainer: str
 
+    @classmethod
+    def in_files(cls, folder: Path) -> Databases:
+        return cls(str(folder / "dataset.sqlite"), str(folder / "trainer.sqlite"))
+
 
 @dataclass(frozen=True)
 class DatasetService:

@@ -18,7 +18,7 @@ from services.trainer.pointers import Pointers
 from services.trainer.records import TERMINAL, RunKey, RunRecord
 
 HEARTBEAT_SECONDS = 5.0
-# A drain is seen this late at most; another replica's events twice this late, where others watch the run too.
+# A drain is seen this late at most, and what happens in another replica.
 POLL_SECONDS = 1.0
 MAX_AGE_SECONDS = 1800.0
 BATCH = 256
@@ -56,7 +56,9 @@ class Watches:
                     return
                 self._check_end(watch)
                 rang = await bell.wait(POLL_SECONDS)
-                run = await tail.read(time.monotonic() - (0 if rang else POLL_SECONDS))
+                known, run = run, await tail.read(time.monotonic() - (0 if rang else POLL_SECONDS))
+                if not rang and run != known:
+                    self._board.changed(key)  # in another replica: whoever polls first tells all who follow here
 
     async def _news(self, tail: "_Tail", run: RunRecord, watch: "_Watch") -> AsyncIterator[WatchTrainingRunResponse]:
         """What there is to say since the last time."""

@@ -20,6 +20,7 @@ from handful.errors import Unavailable
 from handful.v1.trainer_pb2 import TrainingRun
 from services.shared import database
 from services.shared.objects import ObjectStore
+from services.shared.postgresql import POOL_SIZE
 from services.trainer import sweeper, worker_servicer
 from tests.playing_worker import bundle, claim, create, epoch, read, refusal, seal
 from tests.postgres_server import PASSWORD, USER, PostgresServer
@@ -292,6 +293,6 @@ async def test_more_callers_than_connections_wait_their_turn(postgres: PostgresS
             query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
             peak = max(peak, (await connection.execute(sa.text(query))).scalar_one())
 
-    await asyncio.gather(*(write(number) for number in range(5 * database.POOL_SIZE)))
-    assert peak == database.POOL_SIZE
+    await asyncio.gather(*(write(number) for number in range(5 * POOL_SIZE)))
+    assert peak == POOL_SIZE
     await opened.close()

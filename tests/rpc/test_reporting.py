@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -26,10 +27,16 @@ from services.trainer.worker.reporting import (
 )
 from tests.playing_worker import Hold, cancel, claim, create, epoch, events, lose, read, seal, unreadable
 from tests.relay import Relay
-from tests.servers import DatasetService, TrainerService
+from tests.servers import Databases, DatasetService, TrainerService
 
 Result = TypeVar("Result")
 STOPPED = FinishTrainingRunRequest(cancelled=FinishTrainingRunRequest.Cancelled())
+
+
+@pytest.fixture
+def databases(tmp_path: Path) -> Databases:
+    """SQLite alone: what happens on the way to a service has nothing to do with SQL."""
+    return Databases.in_files(tmp_path)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Self
 
 import grpc
@@ -19,6 +20,12 @@ from services.shared.objects import ObjectStore
 from tests.playing_worker import PROJECT, bundle, claim, create, epoch, seal
 from tests.relay import Relay
 from tests.servers import Databases, DatasetService, TrainerService, running_trainer
+
+
+@pytest.fixture
+def databases(tmp_path: Path) -> Databases:
+    """SQLite alone: what happens on the way to a service has nothing to do with SQL."""
+    return Databases.in_files(tmp_path)
 
 
 @pytest.fixture

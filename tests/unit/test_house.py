@@ -76,6 +76,8 @@ def test_sql_has_its_places() -> None:
         "services.shared.answers",
         "services.shared.database",
         "services.shared.migrating",
+        "services.shared.postgresql",
+        "services.shared.sqlite",
         "services.trainer.attempts",
         "services.trainer.events",
         "services.trainer.models",
