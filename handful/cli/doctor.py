@@ -78,7 +78,7 @@ def examine(seconds: float) -> list[Finding]:
     for name, thread in threads.items():
         thread.join(max(0.0, ends - time.monotonic()))
         if thread.is_alive():
-            found[name].append(Finding(name, BROKEN, f"no answer within {seconds:.0f} s"))
+            found[name].append(Finding(name, BROKEN, _late(seconds)))
     return [finding for name in checks for finding in found[name]]
 
 
@@ -133,16 +133,25 @@ def _services(seconds: float) -> Iterator[Finding]:
         return
     # It gets a second to start, and one to end.
     command = [sys.executable, "-m", "services.doctor", str(max(1.0, seconds - 2))]
+    late = False
     try:
-        ended = subprocess.run(command, capture_output=True, timeout=seconds, check=False)  # noqa: S603 - ours
+        # A little less than we are given, so that what was found until then is told.
+        ended = subprocess.run(command, capture_output=True, timeout=0.95 * seconds, check=False)  # noqa: S603 - ours
         printed, said = ended.stdout, ended.stderr
-    except subprocess.TimeoutExpired as late:
-        printed, said = late.stdout or b"", b"no answer in time"
+    except subprocess.TimeoutExpired as stopped:
+        late, printed, said = True, stopped.stdout or b"", b""
     findings = [Finding(**json.loads(line)) for line in printed.splitlines()]
+    if late:
+        unsaid = [check for check in FOUND_BY_SERVICES if not any(finding.check == check for finding in findings)]
+        findings += [Finding(check, BROKEN, _late(seconds)) for check in unsaid]
     yield from sorted(findings, key=lambda finding: FOUND_BY_SERVICES.index(finding.check))
     if not findings:
         last = said.decode(errors="replace").strip().splitlines()
         yield Finding("services", BROKEN, f"cannot be asked: {last[-1] if last else 'they say nothing'}")
+
+
+def _late(seconds: float) -> str:
+    return f"no answer within {seconds:.0f} s; if this machine is busy, wait longer: handful doctor --seconds 60"
 
 
 def _answers(service: str, address: str) -> Iterator[Finding]:
@@ -154,7 +163,7 @@ def _answers(service: str, address: str) -> Iterator[Finding]:
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except ConnectionRefusedError:
-        yield Finding(service, OK, f"nothing listens on {address}: `handful up` may take it")
+        yield Finding(service, MISSING, f"nothing listens on {address}; `handful up` starts it, or see {variable}")
         return
     except OSError as problem:
         yield Finding(service, WARN, f"{address} cannot be reached ({problem}); see {variable}")
