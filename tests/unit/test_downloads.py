@@ -132,7 +132,7 @@ def test_a_source_that_is_not_there() -> None:
     """Nobody at the address, and a name that nobody knows, are said in a few words."""
     with pytest.raises(NotDownloaded, match="cannot be reached"):
         get(f"{official_source.nobody()}/x.pth")
-    with pytest.raises(NotDownloaded, match="its name is not known here"):
+    with pytest.raises(NotDownloaded, match="no address is known for its name"):
         get("https://weights.invalid/x.pth")
 
 

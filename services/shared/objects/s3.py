@@ -88,14 +88,14 @@ def translated(settings: StoreSettings, key: str) -> Iterator[None]:
     except S3Error as problem:
         raise _answered(where, key, problem) from problem
     except ServerError as problem:
-        raise _Unchanged(key) if problem.status_code == _NOT_MODIFIED else _away(where, key, problem) from problem
+        raise _Unchanged(key) if problem.status_code == _NOT_MODIFIED else _away(where, problem) from problem
     except ProtocolError as problem:
         broken = problem.args[-1]
         if isinstance(broken, IncompleteRead):
             raise _BrokenOff(f"{key}: {broken}") from problem
-        raise _away(where, key, problem) from problem
+        raise _away(where, problem) from problem
     except (MinioException, HTTPError, ParseError, ValueError) as problem:
-        raise _away(where, key, problem) from problem
+        raise _away(where, problem) from problem
 
 
 def _answered(where: str, key: str, problem: S3Error) -> Exception:
@@ -111,10 +111,10 @@ def _answered(where: str, key: str, problem: S3Error) -> Exception:
     return StoreUnavailable(f"{key}: {where} cannot do it now ({problem.code})")
 
 
-def _away(where: str, key: str, problem: Exception) -> StoreUnavailable:
+def _away(where: str, problem: Exception) -> StoreUnavailable:
     reason = getattr(problem, "reason", problem)
     return StoreUnavailable(
-        f"{key}: {where} cannot be reached, or is no S3 server ({type(reason).__name__}). "
+        f"{where} cannot be reached, or is no S3 server ({type(reason).__name__}). "
         "See that it runs, and check HANDFUL_S3_ENDPOINT."
     )
 

@@ -27,7 +27,7 @@ _SIGNATURES = (b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06")
 # Version 2.0 of the format; 1980-01-01 00:00 as zip counts it.
 _VERSION, _TIME, _DATE = 20, 0, 0x21
 _CORRUPT = "The zip is broken or cut off. Export the model again, and send it as it is."
-_FOREIGN = "The file is not a zip as ExportModelVersion gives it. Send that as it is, not unpacked and zipped again."
+_FOREIGN = "The file is not a model as it was exported. Send the zip as it is, not unpacked and zipped again."
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _entry(directory: bytes, start: int) -> tuple[str, Entry, int]:
 def _name(raw: bytes) -> str:
     name = raw.decode("ascii", "replace")
     if not NAME.fullmatch(name) or len(name) > MAX_NAME:
-        raise _refused("BAD_ENTRY_NAME", "The zip has an entry whose name is none that an export has.")
+        raise _refused("BAD_ENTRY_NAME", f"{_FOREIGN} It has an entry whose name no export has.")
     return name
 
 

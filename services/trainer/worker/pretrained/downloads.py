@@ -145,7 +145,7 @@ def _why(problem: Exception) -> str:
         return str(problem)
     reason = problem.reason if isinstance(problem, urllib.error.URLError) else problem
     if isinstance(reason, socket.gaierror):
-        return "its name is not known here"
+        return "no address is known for its name (is there a network?)"
     if isinstance(reason, ssl.SSLError):
         return "its certificate is not trusted"
     return f"it cannot be reached ({type(reason).__name__})"
