@@ -31,11 +31,14 @@ class Exported:
 
 
 def fetch(stub: ModelServiceStub, name: str, to: Path, on_bytes: OnBytes) -> Exported:
-    """Writes a version's zip to a file, or into a folder under its own name. DataLoss where bytes changed underway."""
+    """Writes a version's zip to a `.zip` file, or into a folder under its own name, and makes what folder is missing.
+    DataLoss where bytes changed underway.
+    """
     call = stub.ExportModelVersion(ExportModelVersionRequest(name=name))
     try:
         export = next(call).export
-        path = to / export.filename if to.is_dir() else to
+        path = to if to.suffix == ".zip" and not to.is_dir() else to / export.filename
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.part")
         try:
             _write(partial, call, export, on_bytes)

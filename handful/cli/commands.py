@@ -15,7 +15,7 @@ from rich.table import Table
 
 from handful import Client, Run
 from handful.channel import Addresses
-from handful.cli.outcome import follow_to_the_end, state
+from handful.cli.outcome import INTERRUPTED, follow_to_the_end, state
 from handful.cli.stack import DEFAULT_WORKER_ADDRESS, Stack
 from handful.client import Pushed
 from handful.errors import InvalidArgument, NotFound
@@ -25,7 +25,8 @@ from handful.v1.trainer_pb2 import RecipeField
 
 SHOWN_CLASSES = 20
 # A pipe has no width; lines there are not broken.
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 240)
+PIPE_WIDTH = 10_000
+console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def up(given: argparse.Namespace) -> int:
@@ -37,6 +38,7 @@ def up(given: argparse.Namespace) -> int:
     stack = Stack(home, Addresses.from_env(), os.environ.get("HANDFUL_WORKER_ADDRESS") or DEFAULT_WORKER_ADDRESS)
     # A line per call is for logs, not for people.
     stack.environment.setdefault("HANDFUL_LOG_LEVEL", "warning")
+    console.print("Starting the services ...")
     with stack:
         console.print(f"[bold]Handful is up.[/bold] Data in {home}. Ctrl-C stops it.")
         for service, address in vars(stack.addresses).items():
@@ -54,7 +56,11 @@ def up(given: argparse.Namespace) -> int:
 def push(given: argparse.Namespace) -> int:
     dataset = given.dataset or given.folder.resolve().name.lower().replace("_", "-").replace(" ", "-")
     with Client.from_env() as client:
-        pushed = push_with_progress(client, dataset, given.folder)
+        try:
+            pushed = push_with_progress(client, dataset, given.folder)
+        except KeyboardInterrupt:
+            console.print("Stopped. What was stored stays in the dataset. To send the rest, push the folder again.")
+            return INTERRUPTED
     show(pushed.version)
     console.print(f"Next: handful train {dataset}")
     return 0

@@ -36,7 +36,7 @@ DIGIT_PIXELS, PAPER_PIXELS = 160, 224
 def run(given: argparse.Namespace) -> int:
     """Everything from start to report; with `--json`, the report is the last line on standard output."""
     # With --json standard output is for programs; people read standard error.
-    width = None if (sys.stderr if given.json else sys.stdout).isatty() else 240
+    width = None if (sys.stderr if given.json else sys.stdout).isatty() else commands.PIPE_WIDTH
     console = commands.console = Console(stderr=given.json, highlight=False, width=width)
     seconds: dict[str, float] = {}
     folder = Path(tempfile.mkdtemp(prefix="handful-demo-"))

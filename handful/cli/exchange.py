@@ -29,9 +29,10 @@ def export(given: argparse.Namespace) -> int:
         made = export_with_progress(client, commands.named(given.model), given.out, commands.console)
     show(made, commands.console)
     folder = made.path.stem
-    commands.console.print("Next, anywhere with Python 3.11 or newer:")
-    commands.console.print(escape(f"  unzip {made.path.name} -d {folder} && cd {folder}"))
-    commands.console.print("  pip install -r requirements.txt && python predict.py some.jpg")
+    commands.console.print("Next, here or on any machine with Python 3.11 or newer:")
+    commands.console.print(escape(f"  unzip {made.path} -d {folder} && cd {folder}"), soft_wrap=True)
+    commands.console.print("  python3 -m venv .venv && . .venv/bin/activate && pip install -r requirements.txt")
+    commands.console.print("  python predict.py some.jpg")
     return 0
 
 
@@ -79,7 +80,7 @@ def self_test(made: Exported, folder: Path) -> dict[str, object]:
         "self_test": report["self_test"],
         "top1_agreement": report["top1_agreement"],
         "max_abs_diff": report["max_abs_diff"],
-        "python": BARE if python == bare else "the one that ran this, since there is no .venv-export",
+        "python": BARE if python == bare else "the Python that ran this (there is no .venv-export)",
     }
 
 

@@ -58,7 +58,10 @@ def _say(problem: BaseException) -> str:
     if isinstance(problem, InvalidArgument) and problem.violations:
         return "\n         ".join(f"{field}: {what}" for field, what in problem.violations)
     if isinstance(problem, Unavailable) and problem.reason == Unavailable.default_reason:
-        return f"{problem.message.rstrip('.')}. Are the services up? Start them with: handful up"
+        return (
+            "A service does not answer. Start all of them here with: handful up. If they run elsewhere, see that "
+            f"HANDFUL_DATASET, HANDFUL_TRAINER and HANDFUL_INFERENCE are right ({problem.message})"
+        )
     if isinstance(problem, OSError) and problem.filename:
         return f"{problem.filename}: {problem.strerror}"
     return str(problem)
@@ -88,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_starting(add: Add) -> None:
-    up = add("up", "start all services here; Ctrl-C drains them", commands.up)
+    up = add("up", "start all services here; Ctrl-C stops them", commands.up)
     up.add_argument("--home", type=Path, help="where data lives (default: HANDFUL_HOME, or ~/.handful)")
 
     show = add("demo", "push, train, watch and predict in a temporary home", demo.run)
@@ -111,6 +114,7 @@ def _add_runs(add: Add) -> None:
     train.add_argument(
         "fields",
         nargs="*",
+        default=[],  # or argparse says that it is required
         metavar="FIELD=VALUE",
         help="recipe fields, as `handful recipes` lists them",
     )
@@ -131,18 +135,20 @@ def _add_models(add: Add) -> None:
     add("models", "list models, their versions and aliases", commands.models)
 
     predict = add("predict", "say what pictures show", commands.predict)
-    predict.add_argument("model", help="flowers, flowers@staging or a version's full name")
+    predict.add_argument("model", help="flowers, flowers@staging or flowers/versions/2")
     predict.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JPEG, PNG or WebP")
     predict.add_argument("--top", type=int, default=3, help="answers per picture (default: 3)")
 
     evaluate = add("evaluate", "measure a model on a dataset, without what it was trained on", commands.evaluate)
-    evaluate.add_argument("model", help="flowers, flowers@staging or a version's full name")
+    evaluate.add_argument("model", help="flowers, flowers@staging or flowers/versions/2")
     evaluate.add_argument("dataset", help="a dataset's id; its latest version is taken")
     evaluate.add_argument("--plots", type=Path, metavar="FOLDER", help="where the confusion matrices go, as PNG files")
 
     export = add("export", "write a model as a zip that runs without Handful", exchange.export)
-    export.add_argument("model", help="flowers, flowers@staging or a version's full name")
-    export.add_argument("--out", type=Path, default=Path(), help="a file, or a folder (default: here, flowers-3.zip)")
+    export.add_argument("model", help="flowers, flowers@staging or flowers/versions/2")
+    export.add_argument(
+        "--out", type=Path, default=Path(), help="a .zip file, or a folder (default: here, flowers-3.zip)"
+    )
 
     import_ = add("import", "take an exported zip as a version of a model", exchange.import_)
     import_.add_argument("zip", type=Path, help="what `handful export` wrote")

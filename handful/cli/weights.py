@@ -60,6 +60,7 @@ def fetch(given: argparse.Namespace) -> int:
 
 def bring(given: argparse.Namespace) -> int:
     """Keeps the weights of a file that is here."""
+    given.file.open("rb").close()  # what is not there is said at once, not when torch is loaded
     return _tell(ask("import", str(given.file.resolve()), "--as", given.architecture))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -113,6 +114,29 @@ def test_services_that_are_not_up_are_missed_by_name() -> None:
     assert done.returncode == 2
     assert "handful up" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_may_be_left_out_is_not_asked_for() -> None:
+    """`handful train` alone asks for a dataset, and for nothing that it can do without."""
+    assert handful("train").stderr.endswith("the following arguments are required: dataset\n")
+
+
+def test_a_push_that_is_stopped_says_what_is_kept(stack: Stack, picture: Callable[..., bytes], tmp_path: Path) -> None:
+    """Ctrl-C in the middle of a push ends it in a line that says how to go on, and what was stored is not lost."""
+    for seed in range(300):
+        path = tmp_path / "halfway" / "tulip" / f"{seed:03}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(seed, (200, 60, 60)))
+    (tmp_path / "halfway" / "tulip" / "000.jpg").write_text("no picture")
+    environment = {**os.environ, "HANDFUL_DATASET": stack.addresses.dataset}
+    command = [str(Path(sys.executable).parent / "handful"), "push", str(tmp_path / "halfway")]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as push:
+        assert push.stdout is not None
+        assert "000.jpg" in push.stdout.readline()  # it is under way
+        push.send_signal(signal.SIGINT)
+        said = push.communicate(timeout=60)[0]
+    assert push.returncode == 130
+    assert "push the folder again" in said
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:

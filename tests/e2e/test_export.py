@@ -182,6 +182,7 @@ def test_the_command_line_takes_models_out_and_in(out: Out, stack: Stack, tmp_pa
     assert "python predict.py some.jpg" in exported.stdout
     assert (tmp_path / "leaving-1.zip").read_bytes() == out.made.path.read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["leaving-1.zip"]
+    assert "new/folder/leaving-1.zip: 4" in cli("export", "leaving", "--out", "new/folder").stdout
 
     imported = cli("import", "leaving-1.zip", "--model", "arrived")
     assert "projects/default/models/arrived/versions/1: 2 classes" in imported.stdout
@@ -193,7 +194,7 @@ def test_the_command_line_takes_models_out_and_in(out: Out, stack: Stack, tmp_pa
     (tmp_path / "photo.zip").write_bytes(out.pictures[0].read_bytes())
     for arguments, says in (
         (("export", "nobody"), "There is no model projects/default/models/nobody."),
-        (("import", "photo.zip"), "The file is not a zip as ExportModelVersion gives it."),
+        (("import", "photo.zip"), "The file is not a model as it was exported."),
         (("import", "nothing.zip"), "nothing.zip: No such file or directory"),
         (("import", "leaving-1.zip", "--model", "A B"), "open.model_id: must match"),
     ):

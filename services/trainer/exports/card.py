@@ -25,6 +25,7 @@ _USE = """\
 Python 3.11 or newer.
 
 ```sh
+python3 -m venv .venv && . .venv/bin/activate
 pip install -r requirements.txt
 python predict.py some.jpg
 python predict.py --self-test
