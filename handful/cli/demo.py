@@ -60,6 +60,8 @@ def run(given: argparse.Namespace) -> int:
         with suppress(OSError):  # it has plots and a zip in it where all went well
             folder.rmdir()
     _show(report, console)
+    if settings:
+        console.print(f"What it kept as {', '.join(sorted(settings))} say is still there, in projects/{project}.")
     if given.json:
         print(json.dumps(report))
         sys.stdout.flush()
