@@ -61,7 +61,7 @@ def test_files_and_functions_are_short() -> None:
 
 def test_imports_go_one_way() -> None:
     """No module imports itself by a detour, not even inside a function."""
-    graph = grimp.build_graph("handful", "services")
+    graph = grimp.build_graph("handful", "services", cache_dir=None)
     graphlib.TopologicalSorter(
         {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
     ).prepare()
@@ -69,7 +69,7 @@ def test_imports_go_one_way() -> None:
 
 def test_sql_has_its_places() -> None:
     """Nobody else speaks SQL."""
-    graph = grimp.build_graph("handful", "services", include_external_packages=True)
+    graph = grimp.build_graph("handful", "services", include_external_packages=True, cache_dir=None)
     assert graph.find_modules_that_directly_import("sqlalchemy") == {
         "services.dataset.catalog",
         "services.dataset.tables",
@@ -89,7 +89,7 @@ def test_sql_has_its_places() -> None:
 
 def test_the_runtime_is_loaded_in_one_place() -> None:
     """Nobody else imports ONNX Runtime, which tells of its use unless it is told not to first."""
-    graph = grimp.build_graph("handful", "services", include_external_packages=True)
+    graph = grimp.build_graph("handful", "services", include_external_packages=True, cache_dir=None)
     assert graph.find_modules_that_directly_import("onnxruntime") == {"handful.bundle.runtime"}
 
 
