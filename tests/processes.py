@@ -36,7 +36,7 @@ def of_home(home: Path) -> dict[int, str]:
     return {pid: command for pid, command in found.items() if alive(pid)}
 
 
-def until(is_so: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
+def until(is_so: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> None:
     """Waits until something is so; AssertionError with what was expected where that takes too long."""
     ends = time.monotonic() + seconds
     while not is_so():
