@@ -21,7 +21,7 @@ from handful.client import Pushed
 from handful.errors import InvalidArgument, NotFound
 from handful.folders import find
 from handful.v1.dataset_pb2 import DatasetVersion, UploadExamplesResponse
-from handful.v1.trainer_pb2 import RecipeField
+from handful.v1.trainer_pb2 import Failure, RecipeField, TrainingRun
 
 SHOWN_CLASSES = 20
 # A pipe has no width; lines there are not broken.
@@ -143,7 +143,7 @@ def runs(_: argparse.Namespace) -> int:
                 run.name.rpartition("/")[2],
                 run.model.rpartition("/")[2],
                 "(evaluation)" if run.evaluated_model_version else run.recipe.preset,
-                state(run),
+                _reasoned(run),
                 str(run.epoch or ""),
                 accuracy,
                 f"{run.create_time.ToDatetime():%Y-%m-%d %H:%M}",
@@ -171,6 +171,12 @@ def models(_: argparse.Namespace) -> int:
                 )
     _print_table(table, "No models yet. Train one: handful train DATASET")
     return 0
+
+
+def _reasoned(run: TrainingRun) -> str:
+    """`failed (WORKER_LOST)`."""
+    reason = Failure.Reason.Name(run.failure.reason).removeprefix("REASON_")
+    return f"{state(run)} ({reason})" if run.HasField("failure") else state(run)
 
 
 def recipes(_: argparse.Namespace) -> int:

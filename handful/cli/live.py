@@ -1,5 +1,6 @@
 """A run as it goes, on a terminal: progress bars, a table of the latest epochs and a curve; plain lines elsewhere."""
 
+import time
 from collections.abc import Iterable
 
 from rich.console import Console, Group, RenderableType
@@ -16,6 +17,8 @@ from handful.v1.bundle_pb2 import EpochMetrics
 from handful.v1.trainer_pb2 import TrainingRun, TrainingRunEvent
 
 SHOWN_EPOCHS = 8
+LINE_SECONDS = 0.5
+PHASE_SECONDS = 2.0
 CURVE_WIDTH = 60
 CURVE_HEIGHT = 6
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -68,6 +71,10 @@ class _View:
         )
         self._task = self._bars.add_task("waiting for a worker", total=None)
         self._phase = ""
+        self._began = 0.0
+        self._said = ""
+        self._held: EpochMetrics | None = None
+        self._last_epoch = 0.0
 
     def reconnecting(self, _: HandfulError) -> None:
         self._lost = True
@@ -98,18 +105,36 @@ class _View:
             self._notes.append(message.notice.message)
 
     def print_line(self, message: TrainingRunEvent | trainer_pb2.Progress) -> None:
-        """A durable event as a line, for logs and pipes."""
+        """A durable event, or work that begins, as a line, for logs and pipes."""
         if isinstance(message, trainer_pb2.Progress):
+            self._print_phase()
             return
         kind = message.WhichOneof("event")
         if kind == "epoch_completed" and self._history.epochs:
-            figures = _figures(self._history.epochs[-1])
-            shown = "  ".join(f"{name} {figures[name]:.4f}" for name in _COLUMNS if name in figures)
-            self._console.print(f"epoch {message.epoch:3d}  {shown}", highlight=False)
+            self._print_epoch(self._history.epochs[-1])
         elif kind == "state_changed":
-            self._console.print(self._state.removeprefix("STATE_").lower(), highlight=False)
+            if self._held is not None:
+                self._say(_line(self._held))
+            self._say(self._state.removeprefix("STATE_").lower())
         elif kind in {"attempt_started", "features_ready", "notice"} and self._notes:
-            self._console.print(self._notes[-1], highlight=False, markup=False)
+            self._say(self._notes[-1])
+
+    def _print_phase(self) -> None:
+        # Only what takes a while is worth a line.
+        slow = time.monotonic() - self._began > PHASE_SECONDS
+        if slow and self._phase in _PHASES and self._phase != self._said:
+            self._said = self._phase
+            self._say(f"{_PHASES[self._phase]} ...")
+
+    def _print_epoch(self, epoch: EpochMetrics) -> None:
+        # A convex head passes a hundred epochs in a second; nobody reads them all. The last one is always said.
+        self._held = epoch
+        if epoch.epoch <= SHOWN_EPOCHS or time.monotonic() - self._last_epoch > LINE_SECONDS:
+            self._held, self._last_epoch = None, time.monotonic()
+            self._say(_line(epoch))
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False)
 
     def render(self) -> RenderableType:
         epochs = self._history.epochs
@@ -129,7 +154,7 @@ class _View:
 
     def _take_progress(self, progress: trainer_pb2.Progress) -> None:
         if progress.phase != self._phase:
-            self._phase = progress.phase
+            self._phase, self._began = progress.phase, time.monotonic()
             self._show_phase(_PHASES.get(progress.phase, progress.phase), progress.total or None)
         self._bars.update(self._task, total=progress.total or None, completed=progress.completed)
 
@@ -141,6 +166,12 @@ class _View:
 
 def _figures(epoch: EpochMetrics) -> dict[str, float]:
     return {metric.name: metric.value for metric in epoch.metrics}
+
+
+def _line(epoch: EpochMetrics) -> str:
+    figures = _figures(epoch)
+    shown = "  ".join(f"{name} {figures[name]:.4f}" for name in _COLUMNS if name in figures)
+    return f"epoch {epoch.epoch:3d}  {shown}"
 
 
 def _table(epochs: Iterable[EpochMetrics]) -> Table:

@@ -36,10 +36,8 @@ def state(run: TrainingRun) -> str:
 
 
 def show_evaluation(client: Client, ended: TrainingRun, console: Console) -> None:
-    """How a version did on other data: what was left out, the figures, and each class."""
+    """How a version did on other data: the figures, and each class. What was left out was said on the way."""
     evaluation = client.evaluation(ended.evaluated_model_version, ended.dataset_version).evaluation
-    for notice in evaluation.notices:
-        console.print(f"[yellow]note[/yellow] {escape(notice.message)}")
     console.print(
         f"[green]{ended.evaluated_model_version}[/green] on {ended.dataset_version}: {_right(evaluation, 'unseen')}"
     )
