@@ -93,7 +93,9 @@ def test_redirects_are_followed(source: Source) -> None:
     assert get(source.gives("moved.pth", leading_to("/models/good.pth")))[0] == DATA
 
 
-@pytest.mark.parametrize("elsewhere", ["http://192.0.2.1/x.pth", "ftp://127.0.0.1/x.pth", "file:///etc/hostname"])
+@pytest.mark.parametrize(
+    "elsewhere", ["http://elsewhere.invalid/x.pth", "ftp://127.0.0.1/x.pth", "file:///etc/hostname"]
+)
 def test_redirects_lead_nowhere_unsafe(source: Source, elsewhere: str) -> None:
     """What is neither https nor this machine is not even tried."""
     began = time.monotonic()
