@@ -1,7 +1,8 @@
-"""`python -m services.trainer.worker`."""
+"""`python -m services.trainer.worker`: claims runs and trains them, until it is told to stop."""
+
+from services.shared import start
+from services.trainer.worker.claiming import work
+from services.trainer.worker.settings import WorkerSettings
 
 if __name__ == "__main__":
-    # Processes that build graphs import this file again, under another name, and shall not load the worker.
-    from services.trainer.worker.claiming import main
-
-    main()
+    start.run("worker", WorkerSettings, work)

@@ -16,7 +16,7 @@ from handful.channel import connect
 from handful.errors import from_rpc_error
 from handful.v1.worker_pb2 import Capabilities, Claim, ClaimTrainingRunRequest
 from handful.v1.worker_pb2_grpc import WorkerServiceStub
-from services.shared import parent, start
+from services.shared import parent
 from services.shared.identifiers import new_id
 from services.shared.objects import open_store
 from services.shared.objects.retrying import RetryingStore
@@ -104,7 +104,3 @@ def _capabilities(kind: str, weights: PretrainedWeights) -> Capabilities:
         fetchable=[id_ for id_, place in places.items() if place == Place.SOURCE],
         kind=KINDS[kind],
     )
-
-
-def main() -> None:
-    start.run("worker", WorkerSettings, work)
