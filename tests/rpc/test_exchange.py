@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from pathlib import Path
 
 import grpc
@@ -50,15 +51,16 @@ async def version(trainer_service: TrainerService, store: FilesystemStore, parts
 
 
 @pytest.fixture(autouse=True)
-def spools() -> Iterable[Callable[[], set[Path]]]:
-    """The files that are there now and were not before the test; it leaves none. What others left is theirs."""
-    before = _spools()
-    yield lambda: _spools() - before
-    assert _spools() - before == set()
+def nothing_stays() -> Iterable[None]:
+    """No test leaves a file where spools lie."""
+    yield
+    assert spools() == []
 
 
-def _spools() -> set[Path]:
-    return {path for kind in ("export", "import") for path in Path(tempfile.gettempdir()).glob(f"handful-{kind}-*")}
+def spools() -> list[Path]:
+    """Those of the trainer in this process."""
+    ours = [f"handful-{kind}-{os.getpid()}-*" for kind in ("export", "import")]
+    return [path for pattern in ours for path in Path(tempfile.gettempdir()).glob(pattern)]
 
 
 async def publish(service: TrainerService, store: FilesystemStore, parts: Parts) -> str:
@@ -165,9 +167,7 @@ async def test_what_is_no_model_of_ours_is_not_exported(
     assert list(store.keys("projects/default/exports/")) == []
 
 
-async def test_so_many_exports_at_once(
-    trainer_service: TrainerService, store: FilesystemStore, spools: Callable[[], set[Path]]
-) -> None:
+async def test_so_many_exports_at_once(trainer_service: TrainerService, store: FilesystemStore) -> None:
     """Streams that are not read hold their places; one more is refused; a caller that goes away makes room."""
     large = whole_bundles.make()
     large.weights = save({"network.spread": np.zeros(5_000_000, np.float32)})  # more than gRPC takes unread
@@ -346,9 +346,7 @@ async def test_a_caller_that_falls_silent_is_dropped(
     assert await answer(trainer_service.models.ImportModelVersion(silent())) == "UNAVAILABLE UPLOAD_IDLE"
 
 
-async def test_so_many_imports_at_once(
-    trainer_service: TrainerService, exported: bytes, spools: Callable[[], set[Path]]
-) -> None:
+async def test_so_many_imports_at_once(trainer_service: TrainerService, exported: bytes) -> None:
     """Streams under way hold their places; one more is refused; a caller that goes away makes room."""
     held = []
     for _ in range(receiving.MAX_STREAMS):

@@ -3,6 +3,7 @@ file is gone in the end.
 """
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,7 +38,7 @@ class Exports:
             raise ResourceExhausted(f"{MAX_STREAMS} exports are under way. Try again later.", reason="TOO_MANY_STREAMS")
         self._streams += 1
         try:
-            with TemporaryDirectory(prefix="handful-export-") as folder:
+            with TemporaryDirectory(prefix=f"handful-export-{os.getpid()}-") as folder:
                 path = Path(folder) / "export.zip"
                 yield _message(version, await self._make(version, path))
                 with path.open("rb") as file:

@@ -4,6 +4,7 @@ The file is gone in the end, whatever happens.
 
 import asyncio
 import hashlib
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,7 +50,7 @@ class Imports:
             raise ResourceExhausted(f"{MAX_STREAMS} imports are under way. Try again later.", reason="TOO_MANY_STREAMS")
         self._streams += 1
         try:
-            with TemporaryDirectory(prefix="handful-import-") as folder:
+            with TemporaryDirectory(prefix=f"handful-import-{os.getpid()}-") as folder:
                 return await self._receive(_in_time(incoming), Path(folder) / "import.zip")
         finally:
             self._streams -= 1
