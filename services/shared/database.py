@@ -3,7 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -61,10 +61,14 @@ class Database:
 
     @asynccontextmanager
     async def _transaction(self, mode: str) -> AsyncIterator[AsyncConnection]:
-        async with _reachable(mode), self._engine.connect() as connection:
+        async with self._turn(mode), _reachable(mode), self._engine.connect() as connection:
             await connection.execution_options(**{_MODE: mode})
             async with connection.begin():
                 yield connection
+
+    def _turn(self, mode: str) -> AbstractAsyncContextManager[object]:
+        """Writers of a file wait for each other here and not in a thread: whoever is cancelled there is still at it."""
+        return self._turns[mode] if mode == "write" and self._lock is not None else nullcontext()
 
 
 @asynccontextmanager
