@@ -31,7 +31,7 @@ from services.trainer.model_servicer import ModelServicer
 from services.trainer.pointers import Pointers
 from services.trainer.servicer import TrainerServicer
 from services.trainer.watching import Watches
-from services.trainer.worker_servicer import WorkerServicer
+from services.trainer.worker_servicer import LEASE_SECONDS, WorkerServicer
 
 MIGRATIONS = Path(__file__).parents[1] / "services" / "trainer" / "migrations"
 
@@ -72,7 +72,9 @@ class TrainerService:
 
 
 @asynccontextmanager
-async def running_trainer(where: str, store: ObjectStore, dataset_address: str) -> AsyncIterator[TrainerService]:
+async def running_trainer(
+    where: str, store: ObjectStore, dataset_address: str, lease_seconds: float = LEASE_SECONDS
+) -> AsyncIterator[TrainerService]:
     """A trainer over a database, a file or a URL; starting it again there is what a restart is."""
     database = await open_database(where, "trainer", MIGRATIONS)
     board, fleet, pointers = Board(), Fleet(database), Pointers(database, store)
@@ -84,7 +86,7 @@ async def running_trainer(where: str, store: ObjectStore, dataset_address: str) 
         evaluations = Evaluations(database, store, Datasets(to_dataset))
         imports = Imports(database, store, pointers, limited)
         model = ModelServicer(database, board, pointers, evaluations, Exports(store, limited), imports)
-        worker = WorkerServicer(database, board, store, pointers, server.draining)
+        worker = WorkerServicer(database, board, store, pointers, server.draining, lease_seconds)
         port = await server.start(
             "127.0.0.1:0",
             {

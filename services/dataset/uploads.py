@@ -12,7 +12,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from handful import names
 from handful.bundle.images import MAX_BYTES, BadImage
 from handful.bundle.manifest import blob_key
-from handful.errors import InvalidArgument, ResourceExhausted, Unavailable
+from handful.errors import InvalidArgument, ResourceExhausted
 from handful.v1 import bundle_pb2, dataset_pb2
 from services.dataset.catalog import Catalog
 from services.dataset.ingest import Decoders
@@ -20,12 +20,12 @@ from services.dataset.messages import example_message
 from services.dataset.records import DatasetKey, ExampleRecord
 from services.shared.identifiers import new_id, now_us
 from services.shared.objects import ObjectStore
+from services.shared.streams import in_time
 
 # Items being decoded or waiting for their turn to be answered, per stream.
 AHEAD = 4
 # Each holds some items of up to 32 MiB in memory.
 MAX_STREAMS = 16
-IDLE_SECONDS = 60.0
 MAX_CHUNK = 1024 * 1024
 MAX_TEXT = 256
 
@@ -82,7 +82,7 @@ class Uploads:
     async def _verdicts(
         self, requests: AsyncIterator[dataset_pb2.UploadExamplesRequest]
     ) -> AsyncGenerator[Answer, None]:
-        incoming = _in_time(requests)
+        incoming = in_time(requests, "Send what was not answered again.")
         key = await self._open(incoming)
         waiting: asyncio.Queue[asyncio.Task[Answer] | None] = asyncio.Queue(AHEAD)
         unanswered: set[asyncio.Task[Answer]] = set()
@@ -161,21 +161,6 @@ class Uploads:
         async with self._catalog.writing() as catalog:
             stored = await catalog.add_example(key, record)
         return stored, stored.example != record.example
-
-
-async def _in_time(
-    requests: AsyncIterator[dataset_pb2.UploadExamplesRequest],
-) -> AsyncIterator[dataset_pb2.UploadExamplesRequest]:
-    while True:
-        try:
-            async with asyncio.timeout(IDLE_SECONDS):
-                request = await anext(requests, None)
-        except TimeoutError:
-            message = f"Nothing came for {IDLE_SECONDS:.0f} s. Send what was not answered again."
-            raise Unavailable(message, reason="UPLOAD_IDLE") from None
-        if request is None:
-            return
-        yield request
 
 
 async def _items(requests: AsyncIterator[dataset_pb2.UploadExamplesRequest]) -> AsyncIterator[Item]:

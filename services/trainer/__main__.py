@@ -14,7 +14,7 @@ from services.shared import start
 from services.shared.database import Database, open_database
 from services.shared.objects import ObjectStore, open_store
 from services.shared.server import MEBIBYTE, Limits, Server
-from services.shared.settings import CannotStart
+from services.shared.settings import CannotStart, child_environment
 from services.trainer import architectures
 from services.trainer.board import Board
 from services.trainer.datasets import Datasets
@@ -63,7 +63,7 @@ async def _serve(settings: TrainerSettings, store: ObjectStore, database: Databa
     host, _, _ = settings.worker_address.rpartition(":")
     register_worker = partial(worker_pb2_grpc.add_WorkerServiceServicer_to_server, worker)
     port = await workers.start(settings.worker_address, {"handful.v1.WorkerService": register_worker})
-    local = LocalWorkers(database, settings.workers, f"{host}:{port}")
+    local = LocalWorkers(database, settings.workers, f"{host}:{port}", child_environment())
     try:
         await products.start(
             settings.trainer_address,

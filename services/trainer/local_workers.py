@@ -11,12 +11,12 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 
 import structlog
 
 from handful.errors import Unavailable
 from services.shared.database import Database
-from services.shared.settings import child_environment
 from services.trainer import attempts
 
 log = structlog.get_logger()
@@ -32,11 +32,15 @@ SETTLED_SECONDS = 30.0
 class LocalWorkers:
     """Keeps `wanted` workers alive that report to `address`. Stop them while what they hand back is still taken."""
 
-    def __init__(self, database: Database, wanted: int, address: str) -> None:
+    def __init__(self, database: Database, wanted: int, address: str, environment: Mapping[str, str]) -> None:
         self._database = database
         self._wanted = wanted
-        self._address = address
-        self._name = f"{platform.node()}-{address.rpartition(':')[2]}"
+        self._environment = {
+            **environment,
+            "HANDFUL_WORKER_TRAINER": address,
+            "HANDFUL_WORKER_NAME": f"{platform.node()}-{address.rpartition(':')[2]}",
+            "HANDFUL_PARENT_PIPE": "true",
+        }
         self._processes: dict[subprocess.Popen[bytes], float] = {}
         self._pause = CHECK_SECONDS
 
@@ -55,7 +59,7 @@ class LocalWorkers:
         await asyncio.to_thread(self._stop)
 
     async def _num_orphans(self, otherwise: int) -> int:
-        ours = f"{self._name}-"
+        ours = f"{self._environment['HANDFUL_WORKER_NAME']}-"
         try:
             async with self._database.read() as connection:
                 workers = await attempts.holders(connection, ours)
@@ -81,9 +85,7 @@ class LocalWorkers:
         process = subprocess.Popen(
             [sys.executable, "-m", "services.trainer.worker"],
             stdin=subprocess.PIPE,
-            env=child_environment(
-                HANDFUL_WORKER_TRAINER=self._address, HANDFUL_WORKER_NAME=self._name, HANDFUL_PARENT_PIPE="true"
-            ),
+            env=self._environment,
             # Ctrl-C goes to the whole group of the terminal; a worker is told by us instead.
             start_new_session=True,
         )

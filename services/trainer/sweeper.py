@@ -15,12 +15,12 @@ log = structlog.get_logger()
 SWEEP_SECONDS = 1.0
 
 
-async def sweep(database: Database, board: Board) -> None:
+async def sweep(database: Database, board: Board, lease_seconds: float = LEASE_SECONDS) -> None:
     """For ever. Waits one full lease first, and again whenever the database was away: workers that outlived an outage
     get time to report.
     """
     while True:
-        await asyncio.sleep(LEASE_SECONDS)
+        await asyncio.sleep(lease_seconds)
         try:
             while True:
                 await _sweep(database, board)

@@ -44,12 +44,14 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         store: ObjectStore,
         pointers: Pointers,
         draining: asyncio.Event,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         self._database = database
         self._board = board
         self._store = store
         self._pointers = pointers
         self._draining = draining
+        self._lease_seconds = lease_seconds
 
     async def ClaimTrainingRun(
         self, request: worker_pb2.ClaimTrainingRunRequest, context: Context
@@ -76,7 +78,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 request.worker_id,
                 request.claim_id,
                 request.capabilities.device,
-                LEASE_SECONDS,
+                self._lease_seconds,
                 lambda recipe: suits(recipe, request.capabilities),
             )
             if run is None:
@@ -84,7 +86,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             history = await attempts.history(connection, run.key)
             notices = await attempts.notices(connection, run.key)
         self._board.changed(run.key)
-        return claim_message(run, LEASE_SECONDS, history, notices)
+        return claim_message(run, self._lease_seconds, history, notices)
 
     async def ReportTrainingRun(
         self, request: worker_pb2.ReportTrainingRunRequest, context: Context
@@ -96,7 +98,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         grip = _grip(request)
         progress = request.progress if request.HasField("progress") else None
         async with self._database.write() as connection:
-            committed, run = await attempts.report(connection, grip, request.events, LEASE_SECONDS, progress)
+            committed, run = await attempts.report(connection, grip, request.events, self._lease_seconds, progress)
         if request.events or progress is not None:
             self._board.changed(grip.key)
         return worker_pb2.ReportTrainingRunResponse(committed_worker_sequence=committed, directive=_directive(run))
@@ -113,7 +115,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         await self._hold(grip)
         await self._read(checkpoint.key, checkpoint.sha256)
         async with self._database.write() as connection:
-            await attempts.commit_checkpoint(connection, grip, checkpoint, LEASE_SECONDS)
+            await attempts.commit_checkpoint(connection, grip, checkpoint, self._lease_seconds)
         self._board.changed(grip.key)
         return worker_pb2.CommitCheckpointResponse()
 
@@ -135,7 +137,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     async def _hold(self, grip: Grip) -> None:
         """Renews the lease before anything that may wait for the store, and be asked again."""
         async with self._database.write() as connection:
-            await attempts.hold(connection, grip, LEASE_SECONDS)
+            await attempts.hold(connection, grip, self._lease_seconds)
 
     async def _finish(self, grip: Grip, request: worker_pb2.FinishTrainingRunRequest) -> None:
         outcome = request.WhichOneof("outcome")

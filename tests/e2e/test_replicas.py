@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from handful.channel import connect
 from handful.errors import HandfulError
 from handful.v1 import model_pb2, worker_pb2
 from handful.v1.model_pb2_grpc import ModelServiceStub
-from handful.v1.trainer_pb2 import TrainingRun, TrainingRunEvent
+from handful.v1.trainer_pb2 import GetTrainingRunRequest, TrainingRun, TrainingRunEvent
 from handful.v1.trainer_pb2_grpc import TrainerServiceStub
 from handful.v1.worker_pb2_grpc import WorkerServiceStub
 from services.shared.objects.filesystem import FilesystemStore
@@ -34,7 +34,16 @@ ROOT = Path(__file__).parents[2]
 NUM_RUNS = 10
 WATCHERS_PER_RUN = 5
 EPOCH_SECONDS = 0.25
+HOUR = 3600
+PATIENCE_SECONDS = 60.0
 START_SECONDS = 60.0
+# As `python -m services.trainer`, on a machine whose clock is wrong.
+STARTED = """
+import runpy, time
+right = time.time_ns
+time.time_ns = lambda: right() + {nanoseconds}
+runpy.run_module("services.trainer", run_name="__main__", alter_sys=True)
+"""
 
 pytestmark = pytest.mark.parametrize("databases", ["postgresql"], indirect=True)
 
@@ -42,7 +51,9 @@ pytestmark = pytest.mark.parametrize("databases", ["postgresql"], indirect=True)
 class Replica:
     """One trainer process at addresses of its own, started again and again."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, environment: dict[str, str], clock: int = 0) -> None:
+        """`clock` is how many seconds its clock is ahead."""
+        self._program = STARTED.format(nanoseconds=clock * 10**9)
         with ExitStack() as stack:
             sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
             self.port, self.worker_port = (one.getsockname()[1] for one in sockets)
@@ -54,7 +65,7 @@ class Replica:
 
     def start(self) -> None:
         """Starts it and waits until it serves."""
-        command = [sys.executable, "-m", "services.trainer"]
+        command = [sys.executable, "-c", self._program]
         self.process = subprocess.Popen(command, cwd=ROOT, env=self._environment)
         with grpc.insecure_channel(f"127.0.0.1:{self.port}") as channel:
             grpc.channel_ready_future(channel).result(START_SECONDS)
@@ -65,10 +76,11 @@ class Replica:
 
 
 @pytest.fixture
-def replicas(
+def environment(
     databases: Databases, store: FilesystemStore, dataset_service: DatasetService, tmp_path: Path
-) -> Iterator[tuple[Replica, Replica]]:
-    environment = {
+) -> dict[str, str]:
+    """What both replicas are told."""
+    return {
         "HANDFUL_HOME": str(tmp_path),
         "HANDFUL_STORE": str(store.folder),
         "HANDFUL_TRAINER_DATABASE": databases.trainer,
@@ -76,12 +88,25 @@ def replicas(
         "HANDFUL_WORKERS": "0",
         "HANDFUL_LOG_LEVEL": "error",
     }
+
+
+@pytest.fixture
+def replicas(environment: dict[str, str]) -> Iterator[tuple[Replica, Replica]]:
     both = Replica(environment), Replica(environment)
-    for replica in both:
+    with running(*both):
+        yield both
+
+
+@contextmanager
+def running(*replicas: Replica) -> Iterator[None]:
+    """They serve inside."""
+    for replica in replicas:
         replica.start()
-    yield both
-    for replica in both:
-        replica.stop(signal.SIGKILL)
+    try:
+        yield
+    finally:
+        for replica in replicas:
+            replica.stop(signal.SIGKILL)
 
 
 @dataclass
@@ -164,3 +189,40 @@ async def test_either_replica_may_go_at_any_time(
         f"{sum(len(watcher.sequences) for watcher in watchers)} events seen, "
         f"{sum(len(watcher.cuts) for watcher in watchers)} reconnects: none lost, none twice"
     )
+
+
+async def test_replicas_whose_clocks_are_wrong_agree_on_leases(
+    environment: dict[str, str], dataset_service: DatasetService, picture: Callable[..., bytes]
+) -> None:
+    """Leases run on the database's clock: of two workers that report to a replica an hour behind, one an hour ahead
+    takes the run of the silent one alone, once its lease is over.
+    """
+    version = await seal(dataset_service, picture)
+    behind, ahead = Replica(environment, clock=-HOUR), Replica(environment, clock=HOUR)
+    with (
+        running(behind, ahead),
+        connect(f"127.0.0.1:{ahead.port}") as products,
+        connect(f"127.0.0.1:{behind.worker_port}") as workers,
+    ):
+        await asyncio.to_thread(_leases, TrainerServiceStub(products), WorkerServiceStub(workers), version)
+
+
+def _leases(trainer: TrainerServiceStub, workers: WorkerServiceStub, version: str) -> None:
+    runs = [trainer.CreateTrainingRun(wanted(version)).training_run for _ in range(2)]
+    silent, living = (workers.ClaimTrainingRun(asking(name), timeout=20).claim for name in ("worker-1", "worker-2"))
+    assert [silent.training_run, living.training_run] == [run.name for run in runs]
+    ends = time.monotonic() + PATIENCE_SECONDS
+    report = worker_pb2.ReportTrainingRunRequest(name=living.training_run, attempt=1, token=living.token)
+    while _state(trainer, silent.training_run) != TrainingRun.STATE_RECOVERING:
+        assert time.monotonic() < ends
+        workers.ReportTrainingRun(report)  # refused where its lease was ended
+        time.sleep(1)
+    # Both sweepers are at work by now.
+    for _ in range(3):
+        time.sleep(1)
+        workers.ReportTrainingRun(report)
+    assert _state(trainer, living.training_run) == TrainingRun.STATE_RUNNING
+
+
+def _state(trainer: TrainerServiceStub, run: str) -> "TrainingRun.State.ValueType":
+    return trainer.GetTrainingRun(GetTrainingRunRequest(name=run)).training_run.state

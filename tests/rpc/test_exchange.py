@@ -7,7 +7,7 @@ import hashlib
 import os
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import Awaitable, Iterable
 from pathlib import Path
 
 import grpc
@@ -331,19 +331,6 @@ async def test_bytes_that_changed_are_noticed(trainer_service: TrainerService, e
 async def test_a_zip_has_its_limit(trainer_service: TrainerService) -> None:
     """A stream that goes on beyond the limit is ended."""
     assert await answer(send(trainer_service, bytes(archive.MAX_BYTES + 1))) == "INVALID_ARGUMENT MODEL_TOO_LARGE"
-
-
-async def test_a_caller_that_falls_silent_is_dropped(
-    trainer_service: TrainerService, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing for a while ends the stream; a caller may then try again."""
-    monkeypatch.setattr(receiving, "IDLE_SECONDS", 0.2)
-
-    async def silent() -> AsyncIterator[ImportModelVersionRequest]:
-        yield message(ImportModelVersionRequest.Open(parent=PROJECT, model_id="colours"))
-        await asyncio.Event().wait()
-
-    assert await answer(trainer_service.models.ImportModelVersion(silent())) == "UNAVAILABLE UPLOAD_IDLE"
 
 
 async def test_so_many_imports_at_once(trainer_service: TrainerService, exported: bytes) -> None:

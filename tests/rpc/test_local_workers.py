@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from services.shared.settings import child_environment
 from services.trainer.local_workers import LocalWorkers
 from services.trainer.worker_servicer import LEASE_SECONDS
 from tests.playing_worker import claim, create, seal
@@ -25,9 +26,8 @@ async def version(dataset_service: DatasetService, picture: Callable[..., bytes]
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path) -> Path:
     """The home that the workers are started with, by which they are found."""
-    monkeypatch.setenv("HANDFUL_HOME", str(tmp_path))
     return tmp_path
 
 
@@ -40,9 +40,9 @@ def dead() -> int:
 
 
 @asynccontextmanager
-async def one_wanted(service: TrainerService) -> AsyncIterator[None]:
+async def one_wanted(service: TrainerService, home: Path) -> AsyncIterator[None]:
     """While inside, one worker is kept beside a trainer that has just started."""
-    local = LocalWorkers(service.database, 1, service.worker_address)
+    local = LocalWorkers(service.database, 1, service.worker_address, child_environment(HANDFUL_HOME=str(home)))
     running = asyncio.create_task(local.run())
     try:
         yield
@@ -69,7 +69,7 @@ def name(service: TrainerService, pid: int) -> str:
 
 async def test_a_worker_is_kept_and_stopped(trainer_service: TrainerService, home: Path) -> None:
     """There is one, another when it is killed, and none afterwards."""
-    async with one_wanted(trainer_service):
+    async with one_wanted(trainer_service, home):
         first = await started(home)
         os.kill(first, signal.SIGKILL)
         await started(home, beside=first)
@@ -82,7 +82,7 @@ async def test_a_trainer_that_starts_anew_waits_for_a_worker_that_lives(
     """Where one holds a run none is started beside it, until that run is over."""
     await create(trainer_service, version)
     hold = await claim(trainer_service, name(trainer_service, os.getpid()))
-    async with one_wanted(trainer_service):
+    async with one_wanted(trainer_service, home):
         await asyncio.sleep(2)
         assert workers(home) == []
         await hold.fail()
@@ -95,5 +95,5 @@ async def test_a_trainer_that_starts_anew_does_not_wait_for_the_dead(
     """A worker that is gone still has its lease, but another is started long before that ends."""
     await create(trainer_service, version)
     await claim(trainer_service, name(trainer_service, dead))
-    async with one_wanted(trainer_service):
+    async with one_wanted(trainer_service, home):
         await started(home, seconds=LEASE_SECONDS / 2)

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,15 +21,16 @@ from handful.v1.trainer_pb2 import TrainingRun
 from services.shared import database
 from services.shared.objects import ObjectStore
 from services.shared.postgresql import POOL_SIZE
-from services.trainer import sweeper, worker_servicer
+from services.trainer import sweeper
 from tests.playing_worker import bundle, claim, create, epoch, read, refusal, seal
 from tests.postgres_server import PASSWORD, USER, PostgresServer
 from tests.rpc.test_migrations import COUNT, INSERT, TABLES, engine_of, folder
 from tests.rpc.test_watch import Watch
-from tests.servers import Databases, DatasetService, TrainerService
+from tests.servers import Databases, DatasetService, TrainerService, running_trainer
 
 ROOT = Path(__file__).parents[2]
 LISTENS_SECONDS = 60.0
+LEASE_SECONDS = 3.0
 
 
 @contextmanager
@@ -177,32 +178,37 @@ async def test_services_recover_by_themselves(
     assert watch.sequences + again.sequences == list(range(1, 7))
 
 
+@pytest.fixture
+async def brief(
+    databases: Databases, store: ObjectStore, dataset_service: DatasetService
+) -> AsyncIterator[TrainerService]:
+    """A trainer whose leases are short."""
+    async with running_trainer(databases.trainer, store, dataset_service.address, LEASE_SECONDS) as service:
+        yield service
+
+
 async def test_an_outage_ends_no_lease(
     own_postgres: PostgresServer,
     dataset_service: DatasetService,
-    trainer_service: TrainerService,
+    brief: TrainerService,
     picture: Callable[..., bytes],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A worker that could not report because the database was away, for longer than its lease, keeps its run; once it
     is silent by itself it loses it.
     """
-    lease = 3.0
-    for module in (worker_servicer, sweeper):
-        monkeypatch.setattr(module, "LEASE_SECONDS", lease)
-    await create(trainer_service, await seal(dataset_service, picture))
-    hold = await claim(trainer_service)
-    sweeping = asyncio.create_task(sweeper.sweep(trainer_service.database, trainer_service.board))
+    await create(brief, await seal(dataset_service, picture))
+    hold = await claim(brief)
+    sweeping = asyncio.create_task(sweeper.sweep(brief.database, brief.board, LEASE_SECONDS))
     for _ in range(7):
-        await asyncio.sleep(lease / 6)
+        await asyncio.sleep(LEASE_SECONDS / 6)
         await hold.report()
     await asyncio.to_thread(own_postgres.stop)
-    await asyncio.sleep(1.5 * lease)
+    await asyncio.sleep(1.5 * LEASE_SECONDS)
     await asyncio.to_thread(own_postgres.start)
-    await asyncio.sleep(lease / 3)
+    await asyncio.sleep(LEASE_SECONDS / 3)
     await hold.report(epoch(1))
-    watch = Watch.of(trainer_service, hold.run, None)
-    lost = (await watch.next("event", seconds=10 * lease)).event
+    watch = Watch.of(brief, hold.run, None)
+    lost = (await watch.next("event", seconds=10 * LEASE_SECONDS)).event
     assert lost.state_changed.state == TrainingRun.STATE_RECOVERING
     assert (await refusal(hold.report())).reason == "LEASE_LOST"
     sweeping.cancel()

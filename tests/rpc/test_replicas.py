@@ -20,6 +20,7 @@ from handful.v1.bundle_pb2 import Recipe
 from handful.v1.trainer_pb2 import Progress, TrainingRun
 from services.shared.objects import ObjectMissing, ObjectStore
 from services.shared.objects.filesystem import FilesystemStore
+from services.shared.settings import child_environment
 from services.trainer import attempts
 from services.trainer.local_workers import LocalWorkers
 from services.trainer.watching import POLL_SECONDS
@@ -190,27 +191,6 @@ async def test_a_lost_worker_is_lost_once(trainer_service: TrainerService, other
         ]
 
 
-async def test_a_replica_whose_clock_is_wrong_ends_no_lease_and_makes_none_longer(
-    trainer_service: TrainerService, other: TrainerService, version: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Leases run on the database's clock: an hour's difference between replicas changes nothing."""
-    right, hour = time.time_ns, 3600 * 10**9
-    for wrong in (hour, -hour):
-        for _ in range(2):
-            await create(trainer_service, version)
-        monkeypatch.setattr(time, "time_ns", lambda wrong=wrong: right() + wrong)
-        over = await claim_briefly(trainer_service, "worker-1")
-        living = await claim(trainer_service, "worker-2")
-        monkeypatch.setattr(time, "time_ns", right)
-        await asyncio.sleep(0.01)
-        assert await sweep(other) == [over.grip.key]
-        monkeypatch.setattr(time, "time_ns", lambda wrong=wrong: right() + wrong)
-        assert await sweep(other) == []
-        monkeypatch.setattr(time, "time_ns", right)
-        await living.fail()
-        await cancel(other, over.run)
-
-
 async def test_versions_are_numbered_and_pointers_grow(
     trainer_service: TrainerService, other: TrainerService, store: FilesystemStore, version: str
 ) -> None:
@@ -287,7 +267,7 @@ async def test_a_replica_starts_its_workers_whatever_others_hold(
         await create(trainer_service, version)
         await claim(trainer_service, name)
     for port, expected in (("7113", 1), ("7112", 0)):
-        local, before = LocalWorkers(other.database, 1, f"127.0.0.1:{port}"), children()
+        local, before = LocalWorkers(other.database, 1, f"127.0.0.1:{port}", child_environment()), children()
         running = asyncio.create_task(local.run())
         await asyncio.sleep(1)
         assert len(children() - before) == expected

@@ -11,12 +11,13 @@ from tempfile import TemporaryDirectory
 
 from handful import names
 from handful.bundle import manifest
-from handful.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
+from handful.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from handful.v1.bundle_pb2 import Evaluation, ModelManifest
 from handful.v1.model_pb2 import ImportModelVersionRequest, ImportModelVersionResponse
 from services.shared.answers import kept, once
 from services.shared.database import Database
 from services.shared.objects import ObjectStore
+from services.shared.streams import in_time
 from services.trainer import models
 from services.trainer.exports import archive
 from services.trainer.imports.archive import Archive
@@ -29,7 +30,6 @@ from services.trainer.tables import requests
 MAX_CHUNK = 1024 * 1024
 # Each has a zip on disk.
 MAX_STREAMS = 2
-IDLE_SECONDS = 60.0
 
 Stream = AsyncIterator[ImportModelVersionRequest]
 
@@ -51,7 +51,7 @@ class Imports:
         self._streams += 1
         try:
             with TemporaryDirectory(prefix=f"handful-import-{os.getpid()}-") as folder:
-                return await self._receive(_in_time(incoming), Path(folder) / "import.zip")
+                return await self._receive(in_time(incoming, "Send it again."), Path(folder) / "import.zip")
         finally:
             self._streams -= 1
 
@@ -115,18 +115,6 @@ async def _spool(incoming: Stream, path: Path, announced: str) -> str:
     if announced not in ("", digest.hexdigest()):
         raise InvalidArgument("The bytes are not the ones that sha256 announced.", reason="CHECKSUM_MISMATCH")
     return digest.hexdigest()
-
-
-async def _in_time(incoming: Stream) -> Stream:
-    while True:
-        try:
-            async with asyncio.timeout(IDLE_SECONDS):
-                message = await anext(incoming, None)
-        except TimeoutError:
-            raise Unavailable(f"Nothing came for {IDLE_SECONDS:.0f} s. Send it again.", reason="UPLOAD_IDLE") from None
-        if message is None:
-            return
-        yield message
 
 
 def _new(project: str, request: ImportModelVersionRequest.Open, described: bytes, evaluation: bytes) -> NewModelVersion:
