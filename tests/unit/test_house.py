@@ -20,6 +20,7 @@ from services.trainer.settings import TrainerSettings
 from services.trainer.worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[2]
+SHIPPED = "services/trainer/exports/shipped/"
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES_P90 = 25
 
@@ -85,6 +86,18 @@ def test_sql_has_its_places() -> None:
         "services.trainer.tables",
         "services.trainer.workers",
     }
+
+
+def test_s3_and_the_environment_have_their_places() -> None:
+    """The S3 library is known to the object store alone; the environment to settings, channel, command line and the
+    module that has to set a variable before ONNX Runtime is loaded. What stands in exports is code for elsewhere.
+    """
+    graph = grimp.build_graph("handful", "services", include_external_packages=True, cache_dir=None)
+    importers = graph.find_modules_that_directly_import("minio")
+    assert importers == {"services.shared.objects.s3", "services.shared.objects.provision"}
+    known = {"handful/channel.py", "handful/bundle/runtime.py", "services/shared/settings.py"}
+    readers = {path.relative_to(ROOT).as_posix() for path in sources() if "os.environ" in path.read_text()}
+    assert {path for path in readers if not path.startswith(("handful/cli/", SHIPPED))} == known
 
 
 def test_the_runtime_is_loaded_in_one_place() -> None:

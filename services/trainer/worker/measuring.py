@@ -24,7 +24,10 @@ def measure(work: Work) -> str:
     examples = Examples.load(work.store, work.project, work.claim.dataset_manifest_sha256)
     wanted = _unseen(work, model, _known(work, model, examples))
     if not wanted:
-        raise NoExamples("The model was trained on all of these examples. Add pictures that it has not seen.")
+        raise NoExamples(
+            "No example is left: the model was trained on them, or does not know their classes. "
+            "Add pictures of its classes that it has not seen."
+        )
     keys = manifest.graph_keys(work.project, model.backbone, work.claim.evaluated_manifest_sha256)
     graph = get_first(work.store, keys, model.backbone.graph_sha256)
     features = Features(work.store, examples, model.backbone, graph, work.threads)
