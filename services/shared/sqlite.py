@@ -31,6 +31,7 @@ async def open_engine(file: Path, migrations: Path) -> tuple[AsyncEngine, IO[str
         raise
     engine = create_async_engine(f"sqlite+aiosqlite:///{file}", hide_parameters=True)
     sa.event.listen(engine.sync_engine, "connect", _prepare)
+    sa.event.listen(engine.sync_engine, "invalidate", _undo)
     return engine, lock
 
 
@@ -78,6 +79,12 @@ def _migrate(file: Path, migrations: Path) -> None:
 
 def _leave_transactions_to_us(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # the driver shall not begin transactions by itself
+
+
+def _undo(connection: Any, _record: object, _problem: object) -> None:
+    # Of a caller that was cancelled in a statement. Without this the file stays locked until the statement, which the
+    # traceback holds, is collected as garbage: a connection that SQLite closes waits for its statements.
+    connection.rollback()
 
 
 def _prepare(connection: Any, record: object) -> None:
