@@ -28,6 +28,7 @@ _PHASES = {
     "weights": "downloading pretrained weights (once)",
     "graph": "preparing the network (half a minute, once)",
     "features": "computing features",
+    "validating": "cross-validating",
     "fitting": "training",
     "publishing": "publishing",
 }

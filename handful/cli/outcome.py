@@ -6,7 +6,7 @@ from rich.table import Table
 
 from handful import Client, Run
 from handful.cli.live import follow
-from handful.v1.bundle_pb2 import Evaluation
+from handful.v1.bundle_pb2 import CrossValidation, Evaluation, Interval
 from handful.v1.trainer_pb2 import TrainingRun
 
 INTERRUPTED = 130
@@ -55,13 +55,33 @@ def _show_version(client: Client, ended: TrainingRun, console: Console) -> None:
     evaluation = client.evaluation(ended.model_version).evaluation
     accuracy = f", {_right(evaluation, 'validation')}" if evaluation.metrics else ""
     console.print(f"[green]{ended.model_version}[/green]{accuracy}")
+    if evaluation.HasField("cross_validation"):
+        console.print(_out_of_fold(evaluation.cross_validation))
     console.print(next_step(client, ended.model_version))
 
 
 def _right(evaluation: Evaluation, which: str) -> str:
     accuracy = next(metric.value for metric in evaluation.metrics if metric.name == "val/accuracy")
     num_examples = sum(one.num_examples for one in evaluation.classes)
-    return f"{accuracy:.1%} of {num_examples} {which} examples right"
+    return f"{accuracy:.1%} of {num_examples} {which} examples right{_between(evaluation)}"
+
+
+def _between(evaluation: Evaluation) -> str:
+    if not evaluation.HasField("accuracy_interval"):
+        return ""
+    return f" (of all such examples {_percents(evaluation.accuracy_interval)})"
+
+
+def _out_of_fold(found: CrossValidation) -> str:
+    """What to expect of the version on new examples, in a sentence."""
+    return (
+        f"Expect {_percents(found.accuracy_interval)} on new examples like these: {found.accuracy:.1%} of "
+        f"{found.num_examples} training examples were answered rightly by heads that had not seen them."
+    )
+
+
+def _percents(interval: Interval) -> str:
+    return f"{interval.low:.0%} to {interval.high:.0%}"
 
 
 def next_step(client: Client, model_version: str) -> str:

@@ -148,9 +148,13 @@ Global___FrozenMode: _TypeAlias = FrozenMode  # noqa: Y015
 @_typing.final
 class Metric(_message.Message):
     """Metric is one named number. Well-known names: `train/loss`, `train/accuracy`, `val/loss`, `val/accuracy`,
-    `val/top5_accuracy`, `val/precision_weighted`, `val/recall_weighted`, `val/f1_weighted`, `learning_rate`, `seconds`
-    (of the epoch), `examples_per_second`, `peak_memory_bytes` (of the worker process, or of the accelerator on one)
-    and `eta_seconds`. Losses are cross-entropies in nats; everything called accuracy, precision, recall or F1 is in [0, 1].
+    `val/top5_accuracy`, `val/precision_weighted`, `val/recall_weighted`, `val/f1_weighted` (means over the classes weighted
+    by their examples), `val/precision_macro`, `val/recall_macro`, `val/f1_macro` (plain means over the classes that have
+    examples), `val/ece` (expected calibration error: the mean distance between the probability of the answer and how
+    often such answers are right, in equally wide bins, one for every ten examples, at least 1 and at most 15),
+    `cv/loss`, `cv/accuracy`, `cv/precision_macro`, `cv/recall_macro`, `cv/f1_macro` and `cv/ece`, which are the same out of
+    fold (see CrossValidation), `learning_rate`, `seconds` (of the epoch), `examples_per_second`, `peak_memory_bytes` (of the worker process, or of the accelerator on one) and `eta_seconds`.
+    Losses are cross-entropies in nats; everything called accuracy, precision, recall, F1 or ECE is in [0, 1].
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -765,6 +769,8 @@ class Evaluation(_message.Message):
     DATASET_MANIFEST_SHA256_FIELD_NUMBER: _builtins.int
     NOTICES_FIELD_NUMBER: _builtins.int
     PLOTS_FIELD_NUMBER: _builtins.int
+    ACCURACY_INTERVAL_FIELD_NUMBER: _builtins.int
+    CROSS_VALIDATION_FIELD_NUMBER: _builtins.int
     model_manifest_sha256: _builtins.str
     """The model manifest: SHA-256, lower-case hex. Not in a bundle."""
     dataset_manifest_sha256: _builtins.str
@@ -793,6 +799,18 @@ class Evaluation(_message.Message):
     def plots(self) -> _containers.RepeatedCompositeFieldContainer[Global___BundleFile]:
         """The plots beside it. Not in a bundle, whose manifest has them."""
 
+    @_builtins.property
+    def accuracy_interval(self) -> Global___Interval:
+        """What the accuracy on all such examples is, judging by these: the 95 % Wilson interval of `val/accuracy`. Not set
+        where there are no examples.
+        """
+
+    @_builtins.property
+    def cross_validation(self) -> Global___CrossValidation:
+        """How the head does on training examples that it was not fitted on. Only in a bundle, and only of `fast`; not set
+        where a class is too small, which a notice of the model says.
+        """
+
     def __init__(
         self,
         *,
@@ -804,14 +822,107 @@ class Evaluation(_message.Message):
         dataset_manifest_sha256: _builtins.str = ...,
         notices: _abc.Iterable[Global___Notice] | None = ...,
         plots: _abc.Iterable[Global___BundleFile] | None = ...,
+        accuracy_interval: Global___Interval | None = ...,
+        cross_validation: Global___CrossValidation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accuracy_interval", b"accuracy_interval", "cross_validation", b"cross_validation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "confusion_matrix", b"confusion_matrix", "dataset_manifest_sha256", b"dataset_manifest_sha256", "history", b"history", "metrics", b"metrics", "model_manifest_sha256", b"model_manifest_sha256", "notices", b"notices", "plots", b"plots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_interval", b"accuracy_interval", "classes", b"classes", "confusion_matrix", b"confusion_matrix", "cross_validation", b"cross_validation", "dataset_manifest_sha256", b"dataset_manifest_sha256", "history", b"history", "metrics", b"metrics", "model_manifest_sha256", b"model_manifest_sha256", "notices", b"notices", "plots", b"plots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Evaluation: _TypeAlias = Evaluation  # noqa: Y015
+
+@_typing.final
+class Interval(_message.Message):
+    """Interval holds the true value in 95 of 100 cases."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    low: _builtins.float
+    """Lower end, in [0, 1]."""
+    high: _builtins.float
+    """Upper end, in [0, 1]."""
+    def __init__(
+        self,
+        *,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["high", b"high", "low", b"low"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Interval: _TypeAlias = Interval  # noqa: Y015
+
+@_typing.final
+class CrossValidation(_message.Message):
+    """CrossValidation is what heads answered to training examples that they were not fitted on: the examples are dealt into
+    folds, evenly by class and never dividing a group, and each fold is answered by a head fitted on the others, all of it
+    repeated with other folds and the probabilities averaged. The recipe's seed draws the folds.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOLDS_FIELD_NUMBER: _builtins.int
+    REPEATS_FIELD_NUMBER: _builtins.int
+    NUM_EXAMPLES_FIELD_NUMBER: _builtins.int
+    ACCURACY_FIELD_NUMBER: _builtins.int
+    ACCURACY_INTERVAL_FIELD_NUMBER: _builtins.int
+    LOG_LOSS_FIELD_NUMBER: _builtins.int
+    ECE_FIELD_NUMBER: _builtins.int
+    PRECISION_MACRO_FIELD_NUMBER: _builtins.int
+    RECALL_MACRO_FIELD_NUMBER: _builtins.int
+    F1_MACRO_FIELD_NUMBER: _builtins.int
+    folds: _builtins.int
+    """Folds: 5, or as many as the smallest class has groups."""
+    repeats: _builtins.int
+    """Repeats: 5, fewer where there are many examples and classes."""
+    num_examples: _builtins.int
+    """Examples, all of the training split."""
+    accuracy: _builtins.float
+    """Share of the examples that were answered rightly, in [0, 1]. Folds fit on less, so it lies a little below what the
+    published head does.
+    """
+    log_loss: _builtins.float
+    """Mean cross-entropy in nats."""
+    ece: _builtins.float
+    """Expected calibration error, in [0, 1]; see Metric."""
+    precision_macro: _builtins.float
+    """Mean precision of the classes, in [0, 1]."""
+    recall_macro: _builtins.float
+    """Mean recall of the classes, in [0, 1]."""
+    f1_macro: _builtins.float
+    """Mean F1 of the classes, in [0, 1]."""
+    @_builtins.property
+    def accuracy_interval(self) -> Global___Interval:
+        """Where the accuracy of the published head lies: the Wilson interval with p' = 1 - .85 (1 - p) and n' = .85 n."""
+
+    def __init__(
+        self,
+        *,
+        folds: _builtins.int = ...,
+        repeats: _builtins.int = ...,
+        num_examples: _builtins.int = ...,
+        accuracy: _builtins.float = ...,
+        accuracy_interval: Global___Interval | None = ...,
+        log_loss: _builtins.float = ...,
+        ece: _builtins.float = ...,
+        precision_macro: _builtins.float = ...,
+        recall_macro: _builtins.float = ...,
+        f1_macro: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accuracy_interval", b"accuracy_interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "accuracy_interval", b"accuracy_interval", "ece", b"ece", "f1_macro", b"f1_macro", "folds", b"folds", "log_loss", b"log_loss", "num_examples", b"num_examples", "precision_macro", b"precision_macro", "recall_macro", b"recall_macro", "repeats", b"repeats"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CrossValidation: _TypeAlias = CrossValidation  # noqa: Y015
 
 @_typing.final
 class ClassEvaluation(_message.Message):
@@ -824,6 +935,7 @@ class ClassEvaluation(_message.Message):
     RECALL_FIELD_NUMBER: _builtins.int
     F1_FIELD_NUMBER: _builtins.int
     NUM_EXAMPLES_FIELD_NUMBER: _builtins.int
+    RECALL_INTERVAL_FIELD_NUMBER: _builtins.int
     label: _builtins.str
     """The class."""
     precision: _builtins.float
@@ -834,6 +946,10 @@ class ClassEvaluation(_message.Message):
     """Harmonic mean of precision and recall, in [0, 1]."""
     num_examples: _builtins.int
     """Validation examples of the class."""
+    @_builtins.property
+    def recall_interval(self) -> Global___Interval:
+        """The 95 % Wilson interval of the recall; [0, 1] where the class has no examples."""
+
     def __init__(
         self,
         *,
@@ -842,10 +958,11 @@ class ClassEvaluation(_message.Message):
         recall: _builtins.float = ...,
         f1: _builtins.float = ...,
         num_examples: _builtins.int = ...,
+        recall_interval: Global___Interval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["recall_interval", b"recall_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["f1", b"f1", "label", b"label", "num_examples", b"num_examples", "precision", b"precision", "recall", b"recall"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["f1", b"f1", "label", b"label", "num_examples", b"num_examples", "precision", b"precision", "recall", b"recall", "recall_interval", b"recall_interval"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

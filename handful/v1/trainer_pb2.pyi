@@ -124,7 +124,7 @@ class TrainingRun(_message.Message):
 
     @_builtins.property
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[_bundle_pb2.Metric]:
-        """Figures of that epoch, by well-known name."""
+        """Figures of that epoch, by well-known name; in SUCCEEDED those of the version that it published, too."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -493,7 +493,9 @@ class Progress(_message.Message):
     FEATURES_COMPUTED_FIELD_NUMBER: _builtins.int
     FEATURES_CACHED_FIELD_NUMBER: _builtins.int
     phase: _builtins.str
-    """What the worker does: `loading`, `weights` (downloads them), `graph`, `features`, `fitting`, `publishing`."""
+    """What the worker does: `loading`, `weights` (downloads them), `graph`, `features`, `validating` (out of fold),
+    `fitting`, `publishing`.
+    """
     completed: _builtins.int
     """Units done."""
     total: _builtins.int

@@ -179,7 +179,9 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 dataset_version=run.dataset_version,
             )
             number = await models.publish(connection, new)
-            await attempts.finish(connection, grip, trainer_pb2.TrainingRun.STATE_SUCCEEDED, version=number)
+            figures = list((dict(run.metrics) | dict(metrics)).items())
+            succeeded = trainer_pb2.TrainingRun.STATE_SUCCEEDED
+            await attempts.finish(connection, grip, succeeded, version=number, metrics=figures)
         await self._pointers.write(project)
 
     async def _evaluated(self, grip: Grip, sha256: str) -> None:

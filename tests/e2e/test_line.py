@@ -45,7 +45,10 @@ def test_a_folder_becomes_a_model_that_predicts(stack: Stack, folder: Path, pict
         run, ready = train(client, "colours")
         assert run.state == TrainingRun.STATE_SUCCEEDED
         assert (ready.features_computed, ready.features_cached) == (24, 0)
-        assert {metric.name: metric.value for metric in run.metrics}["val/accuracy"] == 1.0
+        figures = {metric.name: metric.value for metric in run.metrics}
+        assert (figures["val/accuracy"], figures["cv/accuracy"]) == (1.0, 1.0)
+        found = client.evaluation(run.model_version).evaluation.cross_validation
+        assert (found.folds, found.repeats, found.num_examples, found.accuracy_interval.high) == (5, 5, 20, 1.0)
         answer = client.predict("colours", picture(999, RED))
         assert answer.model_version == run.model_version == "projects/default/models/colours/versions/1"
         assert answer.predictions[0].label == "red"

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from handful.bundle.heads import Floats
-from handful.v1.bundle_pb2 import EpochMetrics, Evaluation, Metric
-from services.trainer.worker.evaluation import Labels, evaluate, scores
+from handful.v1.bundle_pb2 import EpochMetrics, Evaluation, Interval, Metric
+from services.trainer.worker.cross_validation import OutOfFold
+from services.trainer.worker.evaluation import Labels, calibration_error, cross_validated, evaluate, scores
+from services.trainer.worker.intervals import wilson
 
 NAMES = ("bee", "cat", "dog")
 # Two bees, one taken for a cat; one cat, found; two dogs, one taken for a cat.
@@ -35,6 +37,11 @@ def test_scores_are_those_worked_out_by_hand() -> None:
             "val/precision_weighted": (2 * 1 + 1 / 3 + 2 * 1) / 5,
             "val/recall_weighted": (2 * 0.5 + 1 + 2 * 0.5) / 5,
             "val/f1_weighted": (2 * 2 / 3 + 1 / 2 + 2 * 2 / 3) / 5,
+            "val/precision_macro": (1 + 1 / 3 + 1) / 3,
+            "val/recall_macro": (1 / 2 + 1 + 1 / 2) / 3,
+            "val/f1_macro": (2 / 3 + 1 / 2 + 2 / 3) / 3,
+            # One bin: 3 of 5 right, with a mean probability of (.7 + .6 + .8 + .5 + .8) / 5.
+            "val/ece": 0.68 - 0.6,
         },
         rel=1e-6,
     )
@@ -70,6 +77,52 @@ def test_a_class_that_was_given_no_chance_has_a_finite_loss() -> None:
     found = scores(np.array([0]), np.array([[0.0, 1.0]], np.float32))
     assert found["val/loss"] == pytest.approx(-np.log(np.finfo(np.float32).tiny))
     assert all(np.isfinite(value) for value in found.values())
+
+
+def test_calibration_is_measured_in_bins_of_ten_examples() -> None:
+    """Of 20 examples there are two bins, of 1,500 there are 15; too sure in one does not make up for too unsure in
+    another.
+    """
+    # Ten answers at .9 of which none is right; ten at .4 (of three classes) which all are.
+    probabilities = np.array([[0.9, 0.05, 0.05]] * 10 + [[0.4, 0.3, 0.3]] * 10, np.float32)
+    labels = np.array([1] * 10 + [0] * 10)
+    assert calibration_error(labels, probabilities) == pytest.approx((10 * 0.9 + 10 * 0.6) / 20)
+    # 15 levels of confidence, one per bin, each right as often as it says, but for one that is always wrong.
+    levels = np.repeat((np.arange(15) + 0.5) / 15, 100)
+    many = np.stack([levels, 1 - levels], axis=1).astype(np.float32)
+    right = np.concatenate([np.arange(100) < round(100 * max(one, 1 - one)) for one in levels[::100]])
+    answers = many.argmax(axis=1)
+    assert calibration_error(np.where(right, answers, 1 - answers), many) < 0.01
+    right[:100] = False
+    assert calibration_error(np.where(right, answers, 1 - answers), many) > 0.05
+
+
+def test_macro_means_leave_out_classes_without_examples() -> None:
+    """A class that nothing was measured on counts neither for nor against."""
+    found = scores(np.array([0, 0, 1]), np.eye(3, dtype=np.float32)[[0, 2, 1]])
+    assert found["val/recall_macro"] == pytest.approx((1 / 2 + 1) / 2)
+    assert found["val/precision_macro"] == pytest.approx(1.0)
+
+
+def test_an_evaluation_has_intervals() -> None:
+    """The accuracy and each class's recall have Wilson's interval for their number of examples."""
+    evaluation = evaluate(NAMES, LABELS, PROBABILITIES, [])
+    assert evaluation.accuracy_interval == wilson(3 / 5, 5)
+    assert [one.recall_interval for one in evaluation.classes] == [wilson(1 / 2, 2), wilson(1, 1), wilson(1 / 2, 2)]
+    nothing = evaluate(NAMES, *NOTHING, [])
+    assert not nothing.HasField("accuracy_interval")
+    assert [one.recall_interval for one in nothing.classes] == [Interval(low=0, high=1)] * 3
+
+
+def test_figures_out_of_fold_stand_beside_those_of_validation() -> None:
+    """An evaluation with a cross-validation has its figures by their well-known names too."""
+    found = cross_validated(LABELS, OutOfFold(2, np.log(PROBABILITIES + 1e-9)[None]))
+    evaluation = evaluate(NAMES, *NOTHING, [], found)
+    assert evaluation.cross_validation == found
+    expected = scores(LABELS, PROBABILITIES, "cv")
+    assert {one.name: one.value for one in evaluation.metrics} == pytest.approx(
+        {name: value for name, value in expected.items() if "weighted" not in name and "top5" not in name}, rel=1e-5
+    )
 
 
 def test_without_examples_there_are_no_scores() -> None:

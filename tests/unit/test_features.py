@@ -34,7 +34,7 @@ def examples(store: FilesystemStore, pictures: list[bytes]) -> Examples:
 
 
 def examples_of(project: str, pictures: list[bytes]) -> Examples:
-    train = tuple(Example(sha256(data), 0) for data in pictures)
+    train = tuple(Example(sha256(data), 0, "") for data in pictures)
     return Examples(project, MODALITY_IMAGE, ("a", "b"), train, ())
 
 
@@ -80,7 +80,7 @@ def test_only_new_examples_are_computed(
     data = picture(99, (1, 2, 3))
     store.put(blob_key("default", sha256(data)), data)
     again = features_of(store, examples)
-    again.of((*examples.train, Example(sha256(data), 1)), nothing)
+    again.of((*examples.train, Example(sha256(data), 1, "")), nothing)
     assert (again.counts.computed, again.counts.cached) == (1, NUM_EXAMPLES)
 
 

@@ -78,7 +78,7 @@ def examples(store: FilesystemStore, picture: Callable[..., bytes]) -> Examples:
     for seed, label in enumerate((0, 0, 0, 0, 0, 1, 1, 1, 0, 1)):
         data = picture(seed, ((40, 80, 200), (200, 80, 40))[label])
         store.put(blob_key("default", sha256(data)), data)
-        made.append(Example(sha256(data), label))
+        made.append(Example(sha256(data), label, ""))
     return Examples("default", MODALITY_IMAGE, ("blue", "red"), tuple(made[:8]), tuple(made[8:]))
 
 

@@ -7,51 +7,114 @@ import numpy.typing as npt
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from handful.bundle.heads import Floats
-from handful.v1.bundle_pb2 import ClassEvaluation, ConfusionRow, EpochMetrics, Evaluation, Metric
+from handful.v1.bundle_pb2 import ClassEvaluation, ConfusionRow, CrossValidation, EpochMetrics, Evaluation, Metric
+from services.trainer.worker.cross_validation import OutOfFold
+from services.trainer.worker.intervals import corrected_wilson, wilson
 
 TOP = 5
+MAX_BINS = 15
+EXAMPLES_PER_BIN = 10
 Labels = npt.NDArray[np.int64]
 
 
-def scores(labels: Labels, probabilities: Floats) -> dict[str, float]:
+def scores(labels: Labels, probabilities: Floats, which: str = "val") -> dict[str, float]:
     """`val/*` of probabilities float32[n, classes]; nothing where there are no examples.
 
-    Loss is the mean cross-entropy in nats; precision, recall and F1 are means over the classes weighted by their
-    examples; top-5 accuracy with fewer than five classes is 1.
+    Loss is the mean cross-entropy in nats; weighted precision, recall and F1 are means over the classes weighted by
+    their examples, macro ones plain means over the classes that have any; top-5 accuracy with fewer than five classes
+    is 1.
     """
     if not len(labels):
         return {}
     picked = np.maximum(probabilities[np.arange(len(labels)), labels], np.finfo(np.float32).tiny)
     top = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP]
     answers = top[:, 0]
-    precision, recall, f1, _ = precision_recall_fscore_support(labels, answers, average="weighted", zero_division=0.0)
-    return {
-        "val/loss": float(-np.log(picked).mean()),
-        "val/accuracy": float((answers == labels).mean()),
-        "val/top5_accuracy": float((top == labels[:, None]).any(axis=1).mean()),
-        "val/precision_weighted": float(precision),
-        "val/recall_weighted": float(recall),
-        "val/f1_weighted": float(f1),
+    *figures, num_examples = precision_recall_fscore_support(
+        labels, answers, labels=np.unique(labels), zero_division=0.0
+    )
+    means = {
+        f"{name}_{kind}": float(np.average(values, weights=weights))
+        for kind, weights in (("weighted", num_examples), ("macro", None))
+        for name, values in zip(("precision", "recall", "f1"), figures, strict=True)
     }
+    found = {
+        "loss": float(-np.log(picked).mean()),
+        "accuracy": float((answers == labels).mean()),
+        "top5_accuracy": float((top == labels[:, None]).any(axis=1).mean()),
+        **means,
+        "ece": calibration_error(labels, probabilities),
+    }
+    return {f"{which}/{name}": value for name, value in found.items()}
+
+
+def calibration_error(labels: Labels, probabilities: Floats) -> float:
+    """The expected calibration error of the answers (C. Guo et al., On Calibration of Modern Neural Networks, 2017), in
+    equally wide bins: one for every ten examples, at least 1 and at most 15.
+    """
+    bins = min(MAX_BINS, max(1, len(labels) // EXAMPLES_PER_BIN))
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    excess = (probabilities.argmax(axis=1) == labels) - confidence
+    of_bin = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    return float(np.abs(np.bincount(of_bin, weights=excess, minlength=bins)).sum() / len(labels))
 
 
 def evaluate(
-    names: Sequence[str], labels: Labels, probabilities: Floats, history: Sequence[EpochMetrics]
+    names: Sequence[str],
+    labels: Labels,
+    probabilities: Floats,
+    history: Sequence[EpochMetrics],
+    cross_validation: CrossValidation | None = None,
 ) -> Evaluation:
     """The evaluation that stands in a bundle."""
     classes = np.arange(len(names))
     answers = probabilities.argmax(axis=1) if len(labels) else labels
     matrix = confusion_matrix(labels, answers, labels=classes) if len(labels) else np.zeros((len(names),) * 2, int)
     per_class = _per_class(labels, answers, classes)
+    found = scores(labels, probabilities)
     return Evaluation(
-        metrics=[Metric(name=name, value=value) for name, value in scores(labels, probabilities).items()],
+        metrics=[Metric(name=name, value=value) for name, value in (found | _metrics(cross_validation)).items()],
         classes=[
-            ClassEvaluation(label=name, precision=p, recall=r, f1=f, num_examples=int(n))
+            ClassEvaluation(
+                label=name, precision=p, recall=r, f1=f, num_examples=int(n), recall_interval=wilson(r, int(n))
+            )
             for name, p, r, f, n in zip(names, *per_class, strict=True)
         ],
         confusion_matrix=[ConfusionRow(counts=row.tolist()) for row in matrix],
         history=history,
+        accuracy_interval=wilson(found["val/accuracy"], len(labels)) if found else None,
+        cross_validation=cross_validation,
     )
+
+
+def cross_validated(labels: Labels, out_of_fold: OutOfFold) -> CrossValidation:
+    """The figures of what a head answered out of fold."""
+    found = scores(labels, out_of_fold.probabilities, "cv")
+    return CrossValidation(
+        folds=out_of_fold.folds,
+        repeats=out_of_fold.repeats,
+        num_examples=len(labels),
+        accuracy=found["cv/accuracy"],
+        accuracy_interval=corrected_wilson(found["cv/accuracy"], len(labels)),
+        log_loss=found["cv/loss"],
+        ece=found["cv/ece"],
+        precision_macro=found["cv/precision_macro"],
+        recall_macro=found["cv/recall_macro"],
+        f1_macro=found["cv/f1_macro"],
+    )
+
+
+def _metrics(found: CrossValidation | None) -> dict[str, float]:
+    """The figures by their well-known names."""
+    if found is None:
+        return {}
+    return {
+        "cv/loss": found.log_loss,
+        "cv/accuracy": found.accuracy,
+        "cv/precision_macro": found.precision_macro,
+        "cv/recall_macro": found.recall_macro,
+        "cv/f1_macro": found.f1_macro,
+        "cv/ece": found.ece,
+    }
 
 
 def _per_class(labels: Labels, answers: Labels, classes: Labels) -> Sequence[npt.NDArray[np.float64]]:

@@ -14,10 +14,11 @@ from services.shared.objects import ObjectStore
 
 @dataclass(frozen=True)
 class Example:
-    """One picture: its content and the index of its class."""
+    """One picture: its content, the index of its class, and the group that splits and folds never divide."""
 
     content_sha256: str
     label: int
+    group: str
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Examples:
         index = {label: position for position, label in enumerate(manifest.labels)}
         split: dict[int, list[Example]] = {SPLIT_TRAIN: [], SPLIT_VAL: []}
         for one in manifest.examples:
-            split[one.split].append(Example(one.content_sha256, index[one.label]))
+            split[one.split].append(Example(one.content_sha256, index[one.label], one.group))
         return cls(
             project, manifest.modality, tuple(manifest.labels), tuple(split[SPLIT_TRAIN]), tuple(split[SPLIT_VAL])
         )

@@ -17,12 +17,15 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import OptimizeResult, minimize
+from threadpoolctl import threadpool_limits
 
 from handful.bundle.heads import Floats, LinearHead, normalize, softmax
 from handful.v1 import bundle_pb2
+from handful.v1.bundle_pb2 import CrossValidation
 from services.trainer.architectures import ARCHITECTURES
 from services.trainer.worker import backbones
-from services.trainer.worker.evaluation import scores
+from services.trainer.worker.cross_validation import MIN_FOLDS, Folds
+from services.trainer.worker.evaluation import cross_validated, scores
 from services.trainer.worker.examples import Examples, targets
 from services.trainer.worker.features import Features, gather
 from services.trainer.worker.publishing import NUM_GOLDEN
@@ -66,7 +69,7 @@ class Problem:
 
     def _balance(self) -> Doubles:
         counts = np.bincount(self.labels, minlength=self.num_classes)
-        weights: Doubles = (len(self.labels) / (self.num_classes * counts))[self.labels]
+        weights: Doubles = (len(self.labels) / (self.num_classes * np.maximum(counts, 1)))[self.labels]
         return weights
 
 
@@ -102,13 +105,37 @@ def train(work: Work, examples: Examples) -> Trained:
     rows = gather(work, features, (*examples.train, *examples.val))
     train_rows, val_rows = rows[: len(examples.train)], rows[len(examples.train) :]
     train_labels, val_labels = targets(examples.train), targets(examples.val)
-    passes = _Passes(work, train_rows, train_labels, val_rows, val_labels)
     num_classes = len(examples.labels)
-    head = fit(train_rows, train_labels, num_classes, recipe.regularization_c, recipe.num_epochs, passes.step)
+    # One thread: the matrices are small, and the figures do not depend on how many cores there are.
+    with threadpool_limits(1, "blas"):
+        cross_validation = _cross_validate(work, examples, train_rows, train_labels)
+        passes = _Passes(work, train_rows, train_labels, val_rows, val_labels)
+        head = fit(train_rows, train_labels, num_classes, recipe.regularization_c, recipe.num_epochs, passes.step)
     golden = (examples.val or examples.train)[:NUM_GOLDEN]
     pixels = np.stack([examples.pixels(work.store, one, backbone.preprocessing) for one in golden])
     golden_rows = (val_rows if examples.val else train_rows)[:NUM_GOLDEN]
-    return Trained(examples, backbone, head, head.probabilities(val_rows), pixels, head.probabilities(golden_rows))
+    answers = head.probabilities(val_rows), pixels, head.probabilities(golden_rows)
+    return Trained(examples, backbone, head, *answers, cross_validation)
+
+
+def _cross_validate(work: Work, examples: Examples, rows: Floats, labels: Labels) -> CrossValidation | None:
+    """Figures out of fold; None, with a notice, where a class cannot be divided."""
+    recipe, num_classes = work.recipe, len(examples.labels)
+    folds = Folds.drawn(labels, [one.group for one in examples.train], num_classes, recipe.seed)
+    if folds.folds < MIN_FOLDS:
+        label = examples.labels[folds.smallest_class]
+        message = (
+            f"There is no cross-validation: it needs {MIN_FOLDS} different training pictures of every class, "
+            f"and {label} has {folds.folds}."
+        )
+        work.notice("NOT_CROSS_VALIDATED", message)
+        return None
+
+    def fitted(rows: Floats, labels: Labels) -> LinearHead:
+        return fit(rows, labels, num_classes, recipe.regularization_c, recipe.num_epochs, lambda _: None)
+
+    step = partial(work.progress, "validating")
+    return cross_validated(labels, folds.out_of_fold(rows, labels, num_classes, fitted, step))
 
 
 class _Passes:

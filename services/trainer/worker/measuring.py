@@ -6,6 +6,7 @@ What the model was trained on is left out, and so are classes it does not know; 
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from handful.bundle import manifest
 from handful.bundle.heads import LinearHead
@@ -58,9 +59,7 @@ def _known(work: Work, model: ModelManifest, examples: Examples) -> list[Example
         message = f"The model has no such classes: {named}. Their {unknown.total()} examples were left out."
         work.notice("UNKNOWN_CLASSES", message)
     labels = [examples.labels[one.label] for one in every]
-    return [
-        Example(one.content_sha256, index[label]) for one, label in zip(every, labels, strict=True) if label in index
-    ]
+    return [replace(one, label=index[label]) for one, label in zip(every, labels, strict=True) if label in index]
 
 
 def _unseen(work: Work, model: ModelManifest, examples: Sequence[Example]) -> list[Example]:

@@ -82,7 +82,8 @@ def _train(work: Work) -> str:
     settle(work)
     trained = _trainer(work.recipe.preset)(work, examples)
     work.progress("publishing")
-    evaluation = evaluate(examples.labels, targets(examples.val), trained.val_probabilities, work.history)
+    labels, answers = targets(examples.val), trained.val_probabilities
+    evaluation = evaluate(examples.labels, labels, answers, work.history, trained.cross_validation)
     digest = publish(work, trained, evaluation)
     work.reporter.check()
     return digest

@@ -11,7 +11,7 @@ import numpy as np
 
 from handful.bundle.heads import Floats, LinearHead
 from handful.bundle.predictor import Pixels
-from handful.v1.bundle_pb2 import Backbone, EpochMetrics, Metric, Notice, Recipe
+from handful.v1.bundle_pb2 import Backbone, CrossValidation, EpochMetrics, Metric, Notice, Recipe
 from handful.v1.trainer_pb2 import EpochCompleted, Progress, RecipeSettled, TrainingRunEvent
 from handful.v1.worker_pb2 import Checkpoint, Claim
 from services.shared.objects import ObjectStore
@@ -110,7 +110,8 @@ class Work:
 @dataclass(frozen=True)
 class Trained:
     """What training made: a head on a backbone, its answers on the validation examples, and its answers to the
-    first few of them, or of the training examples, to hold the published model against.
+    first few of them, or of the training examples, to hold the published model against; and, where it was measured, how
+    such a head does on training examples that it was not fitted on.
     """
 
     examples: Examples
@@ -119,6 +120,7 @@ class Trained:
     val_probabilities: Floats
     golden_pixels: Pixels
     golden_probabilities: Floats
+    cross_validation: CrossValidation | None = None
 
 
 def _settle(future: Future[Result], task: Callable[[], Result]) -> None:

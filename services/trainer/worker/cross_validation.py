@@ -1,0 +1,101 @@
+"""Repeated, stratified, grouped k-fold cross-validation of a head on features: what it answers to rows it was not
+fitted on. It knows rows, labels and groups; neither runs nor bundles.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from handful.bundle.heads import Floats, LinearHead, softmax
+
+Labels = npt.NDArray[np.int64]
+Counts = npt.NDArray[np.int64]
+# Fits a head to rows and their classes; whatever it takes from the rows, it takes from these alone.
+Fit = Callable[[Floats, Labels], LinearHead]
+Step = Callable[[int, int], None]
+
+FOLDS = 5
+MIN_FOLDS = 2
+REPEATS = 5
+# Of more than a fifth of so many examples there are fewer repeats: they add time, and are needed less.
+REPEATED_EXAMPLES = 600
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """What a head answered to every row while it was fitted on others: logits float32[repeats, n, classes]."""
+
+    folds: int
+    logits: Floats
+
+    @property
+    def repeats(self) -> int:
+        return len(self.logits)
+
+    @property
+    def probabilities(self) -> Floats:
+        """float32[n, classes], the mean over the repeats."""
+        mean: Floats = np.mean([softmax(one) for one in self.logits], axis=0)
+        return mean
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Who is held out when: int64[repeats, n], each row's fold in each repeat. `folds` is as many as there can be, and
+    below MIN_FOLDS there are no repeats; `smallest_class` is the class with the fewest groups.
+    """
+
+    folds: int
+    smallest_class: int
+    of_row: Labels
+
+    @classmethod
+    def drawn(cls, labels: Labels, groups: Sequence[str], num_classes: int, seed: int) -> "Folds":
+        """At most FOLDS folds and never more than the smallest class has groups, which may be fewer than two. Each
+        class is spread evenly, no group stands in two folds, and the same seed draws the same folds.
+        """
+        counts = _group_counts(labels, groups, num_classes)
+        num_groups = (counts > 0).sum(axis=0)
+        folds = min(FOLDS, int(num_groups.min()))
+        repeats = min(REPEATS, max(1, REPEATED_EXAMPLES // max(1, len(labels))))
+        random = np.random.default_rng(seed)
+        codes = np.unique(np.array(groups), return_inverse=True)[1]
+        dealt = [_deal(counts, folds, random)[codes] for _ in range(repeats if folds >= MIN_FOLDS else 0)]
+        return cls(folds, int(num_groups.argmin()), np.array(dealt, dtype=np.int64).reshape(-1, len(labels)))
+
+    def out_of_fold(self, rows: Floats, labels: Labels, num_classes: int, fit: Fit, step: Step) -> OutOfFold:
+        """The answers of heads fitted on the other folds; `step` gets (done, all) after each fit and may raise."""
+        logits = np.zeros((len(self.of_row), len(labels), num_classes), dtype=np.float32)
+        for repeat, of_row in enumerate(self.of_row):
+            for fold in range(self.folds):
+                held_out = of_row == fold
+                logits[repeat, held_out] = fit(rows[~held_out], labels[~held_out]).logits(rows[held_out])
+                step(repeat * self.folds + fold + 1, len(self.of_row) * self.folds)
+        return OutOfFold(self.folds, logits)
+
+
+def _group_counts(labels: Labels, groups: Sequence[str], num_classes: int) -> Counts:
+    """int64[groups, classes]: examples of each group by class; groups in the order of their names."""
+    names, codes = np.unique(np.array(groups), return_inverse=True)
+    counts = np.zeros((len(names), num_classes), dtype=np.int64)
+    np.add.at(counts, (codes, labels), 1)
+    return counts
+
+
+def _deal(counts: Counts, folds: int, random: np.random.Generator) -> Labels:
+    """The fold of each group. Class by class, the rarest first, and of each its largest groups first, each to the fold
+    that has the fewest examples of that class, of these the one with the fewest of all.
+    """
+    groups_of_class = (counts > 0).sum(axis=0)
+    rarest = np.where(counts > 0, groups_of_class, np.iinfo(np.int64).max).argmin(axis=1)
+    order = random.permutation(len(counts))
+    order = order[np.lexsort((-counts[order].sum(axis=1), rarest[order], groups_of_class[rarest[order]]))]
+    filled = np.zeros((folds, counts.shape[1]), dtype=np.int64)
+    dealt = np.zeros(len(counts), dtype=np.int64)
+    for group in order:
+        fold = int(np.lexsort((filled.sum(axis=1), filled[:, rarest[group]]))[0])
+        filled[fold] += counts[group]
+        dealt[group] = fold
+    return dealt

@@ -1,0 +1,161 @@
+"""Cross-validation: folds that keep groups together and classes even, answers from others alone, honest intervals."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from handful.bundle.heads import Floats, LinearHead
+from handful.v1.bundle_pb2 import Head
+from services.trainer.worker.cross_validation import FOLDS, REPEATS, Folds, Labels
+from services.trainer.worker.evaluation import cross_validated, scores
+from services.trainer.worker.intervals import corrected_wilson, wilson
+from services.trainer.worker.linear_probe import fit
+
+
+def singles(counts: tuple[int, ...]) -> tuple[Labels, list[str]]:
+    """So many examples of each class, every one a group of its own, in no order."""
+    labels = np.random.default_rng(1).permutation(np.repeat(np.arange(len(counts)), counts))
+    return labels, [f"{position:04}" for position in range(len(labels))]
+
+
+def gaussian(labels: Labels, distance: float, seed: int, width: int = 60) -> Floats:
+    """Features of classes whose centres lie so far apart."""
+    centres = np.random.default_rng(7).normal(0, distance, (int(labels.max()) + 1, width))
+    return (centres[labels] + np.random.default_rng(seed).normal(0, 1, (len(labels), width))).astype(np.float32)
+
+
+def fitted(rows: Floats, labels: Labels) -> LinearHead:
+    return fit(rows, labels, 2, 1.0, 200, lambda _: None)
+
+
+def ignore(_: int, __: int) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("counts", "folds"),
+    [((15, 15), 5), ((50, 6), 5), ((4, 30), 4), ((2, 9, 9), 2), ((7,) * 10, 5), ((1, 20), 1), ((0, 20), 0)],
+    ids=str,
+)
+def test_there_are_as_many_folds_as_the_smallest_class_allows(counts: tuple[int, ...], folds: int) -> None:
+    """Five folds, or as many as the smallest class has groups; every class is spread over them as evenly as can be."""
+    labels, groups = singles(counts)
+    drawn = Folds.drawn(labels, groups, len(counts), seed=0)
+    assert (drawn.folds, drawn.smallest_class) == (folds, int(np.argmin(counts)))
+    assert len(drawn.of_row) == (REPEATS if folds > 1 else 0)
+    for of_row in drawn.of_row:
+        for label, count in enumerate(counts):
+            sizes = np.bincount(of_row[labels == label], minlength=folds)
+            assert (sizes.max(), sizes.min()) == (math.ceil(count / folds), count // folds)
+        sizes = np.bincount(of_row)
+        assert sizes.max() - sizes.min() <= 2
+
+
+def test_folds_never_divide_a_group() -> None:
+    """Groups of different sizes, some of two classes, stay whole, and every class is there where heads are fitted."""
+    random = np.random.default_rng(3)
+    labels = np.repeat([0, 1, 2], (40, 30, 12))
+    groups = [f"g{random.integers(14)}" for _ in labels]
+    drawn = Folds.drawn(labels, groups, 3, seed=5)
+    assert drawn.folds == FOLDS
+    for of_row in drawn.of_row:
+        assert all(len({int(fold) for fold, own in zip(of_row, groups, strict=True) if own == g}) == 1 for g in groups)
+        for fold in range(FOLDS):
+            assert len(np.unique(labels[of_row != fold])) == 3
+            assert (of_row == fold).any()
+
+
+def test_copies_do_not_make_a_class_larger() -> None:
+    """A class of nine examples in two groups gives two folds, however many copies there are."""
+    labels = np.array([0] * 9 + [1] * 9)
+    groups = ["a"] * 8 + ["b"] + [str(position) for position in range(9)]
+    assert Folds.drawn(labels, groups, 2, seed=0).folds == 2
+
+
+def test_the_seed_draws_the_folds() -> None:
+    """The same seed draws the same folds, another others, and no two repeats are alike."""
+    labels, groups = singles((20, 20))
+    first, again, other = (Folds.drawn(labels, groups, 2, seed).of_row for seed in (4, 4, 5))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert len({tuple(of_row.tolist()) for of_row in first}) == REPEATS
+
+
+def test_many_examples_are_repeated_less() -> None:
+    """The more examples, the fewer repeats, down to one."""
+    repeats = [len(Folds.drawn(*singles((count,) * 2), 2, 0).of_row) for count in (50, 100, 500)]
+    assert repeats[0] == REPEATS
+    assert repeats[-1] == 1
+    assert repeats == sorted(repeats, reverse=True)
+
+
+def test_no_row_is_answered_by_a_head_that_saw_it() -> None:
+    """Every head gets the other folds alone, every row one answer per repeat, and every fit is counted."""
+    labels, groups = singles((12, 10))
+    rows = np.arange(len(labels), dtype=np.float32)[:, None] + np.zeros((1, 3), np.float32)
+    seen: list[set[int]] = []
+    steps: list[tuple[int, int]] = []
+
+    def remember(rows: Floats, labels: Labels) -> LinearHead:
+        assert len(rows) == len(labels)
+        seen.append({int(row[0]) for row in rows})
+        # A head whose logits name the fit they come from.
+        return LinearHead(
+            Head.NORMALIZATION_NONE,
+            np.zeros((2, 3), np.float32),
+            np.full(2, len(seen), np.float32),
+            np.zeros(3, np.float32),
+        )
+
+    folds = Folds.drawn(labels, groups, 2, seed=0)
+    found = folds.out_of_fold(rows, labels, 2, remember, lambda done, total: steps.append((done, total)))
+    assert found.logits.shape == (REPEATS, len(labels), 2)
+    for repeat in found.logits[:, :, 0]:
+        assert all(row not in seen[int(number) - 1] for row, number in enumerate(repeat))
+    assert Counter(map(len, seen))[len(labels)] == 0
+    assert steps == [(number, 25) for number in range(1, 26)]
+    np.testing.assert_allclose(found.probabilities, 0.5)
+
+
+def test_figures_out_of_fold_are_the_same_to_the_last_digit() -> None:
+    """The same rows, groups and seed give the same figures, bit for bit; another seed others."""
+    labels, groups = singles((15, 15))
+    rows = gaussian(labels, 0.25, seed=2)
+    made = [
+        cross_validated(labels, Folds.drawn(labels, groups, 2, seed).out_of_fold(rows, labels, 2, fitted, ignore))
+        for seed in (0, 0, 1)
+    ]
+    assert made[0].SerializeToString(deterministic=True) == made[1].SerializeToString(deterministic=True)
+    assert made[0].log_loss != made[2].log_loss
+
+
+def test_what_is_learnt_by_heart_does_not_count() -> None:
+    """Features without any meaning are told apart perfectly in training and half of the time out of fold."""
+    labels, groups = singles((40, 40))
+    rows = gaussian(labels, 0.0, seed=3, width=400)
+    assert scores(labels, fitted(rows, labels).probabilities(rows))["val/accuracy"] == 1.0
+    found = cross_validated(labels, Folds.drawn(labels, groups, 2, 0).out_of_fold(rows, labels, 2, fitted, ignore))
+    assert 0.3 < found.accuracy < 0.7
+    assert (found.folds, found.repeats, found.num_examples) == (5, 5, 80)
+
+
+def test_wilson_is_the_score_interval() -> None:
+    """Its ends are where the share differs from the truth by 1.96 deviations of the truth, and never leave [0, 1]."""
+    for share, count in ((0.5, 10), (0.97, 100), (0.2, 1)):
+        interval = wilson(share, count)
+        for end in (interval.low, interval.high):
+            assert abs(share - end) == pytest.approx(1.96 * math.sqrt(end * (1 - end) / count))
+    assert wilson(1.0, 30).high == 1.0
+    assert wilson(1.0, 30).low == pytest.approx(0.8865, abs=1e-4)
+    assert wilson(0.0, 30).low == 0.0
+    assert (wilson(0.0, 0).low, wilson(0.0, 0).high) == (0.0, 1.0)
+
+
+def test_the_corrected_interval_lies_a_little_higher_and_is_wider() -> None:
+    """An out-of-fold share counts as 85 % of its examples with 85 % of its errors."""
+    plain, corrected = wilson(0.9, 40), corrected_wilson(0.9, 40)
+    assert corrected == wilson(1 - 0.85 * 0.1, 34)
+    assert corrected.high > plain.high
+    assert corrected.high - corrected.low > plain.high - plain.low - 0.01
