@@ -30,6 +30,7 @@ from services.shared.objects.filesystem import FilesystemStore
 from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE, ArchitectureRow, find, message
 from services.trainer.exports import contents
 from services.trainer.worker import backbones, graphs
+from services.trainer.worker.agreement import MAX_RELATIVE_DIFFERENCE
 from services.trainer.worker.architectures import BUILDERS
 from services.trainer.worker.children import Children
 from services.trainer.worker.linear_probe import fit
@@ -207,7 +208,7 @@ def test_the_graph_computes_what_the_network_computes(stored: Stored) -> None:
         expected = stored.body.eval()(normalised(stored.row, pixels))[0].numpy()
     together = Backbone(stored.graph).features(pixels)
     assert together.shape == (3, stored.row.feature_width)
-    assert np.abs(together - expected).max() <= graphs.MAX_RELATIVE_DIFFERENCE * np.abs(expected).max()
+    assert np.abs(together - expected).max() <= MAX_RELATIVE_DIFFERENCE * np.abs(expected).max()
     for one, row in zip(pixels, together, strict=True):
         np.testing.assert_array_equal(Backbone(stored.graph).features(one[None])[0], row)
 
@@ -298,10 +299,12 @@ def test_other_preprocessing_is_another_backbone(stored: Stored, store: Filesyst
     assert other.weights_file_sha256 == stored.backbone.weights_file_sha256
 
 
+@pytest.mark.parametrize("stored", [DEFAULT_ARCHITECTURE], indirect=True)
 def test_other_weights_are_another_backbone(stored: Stored, store: FilesystemStore) -> None:
     """A network of the same architecture and preprocessing with weights of its own has an id of its own."""
     row = stored.row
-    other, _ = backbones.store_body(store, MeanColour(row, 0.2), row, row.preprocessing, None, "random")
+    body = backbones.build_body(Recipe(architecture=row.id, weights=WEIGHTS_RANDOM, seed=2), stored.weights)
+    other, _ = backbones.store_body(store, body, row, row.preprocessing, None, "random")
     assert other.weights_sha256 != stored.backbone.weights_sha256
     assert other.backbone_id != stored.backbone.backbone_id
     assert (other.weights_origin, stored.backbone.weights_origin) == ("random", "pretrained")
@@ -309,7 +312,7 @@ def test_other_weights_are_another_backbone(stored: Stored, store: FilesystemSto
 
 def test_the_first_graph_of_a_backbone_wins(store: FilesystemStore) -> None:
     """The same network has the same id, and where another worker stored its graph first, that graph is taken."""
-    row = ROWS[0]
+    row = ARCHITECTURES["efficientnet_b0"]
     body = MeanColour(row, 0.1)
     mine, graph = backbones.store_body(store, body, row, row.preprocessing, "flowers", "trained")
     assert store.get(f"projects/flowers/backbones/{mine.backbone_id}/{mine.graph_sha256}.onnx") == graph

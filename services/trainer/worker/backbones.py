@@ -1,8 +1,8 @@
-"""Backbones as graphs: found in the store, or built from their network, checked against it and stored with its weights.
+"""Backbones as graphs: found in the store, or built from their network and stored with its weights.
 
 The first stored graph of a backbone wins, so that all features of a backbone come from one graph. A graph is built in a
-child process: torch stays out of a worker that fits heads, which takes a quarter of the memory without it
-(`benchmarks/line.py`).
+child process, whose memory goes with it: torch stays out of a worker that fits heads (`benchmarks/line.py`). The graph
+of an EfficientNet-Lite is drawn from its arrays, without torch; of any other network, torch exports it.
 """
 
 import hashlib
@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from handful.bundle import predictor
 from handful.v1.bundle_pb2 import WEIGHTS_PRETRAINED, Backbone, ImagePreprocessing, Recipe
 from services.shared.objects import ObjectStore, StoreUnavailable
 from services.trainer.architectures import ARCHITECTURES, ArchitectureRow, backbone_id
+from services.trainer.worker import agreement
 from services.trainer.worker.children import ChildLost, Children
 from services.trainer.worker.pretrained import Place, PretrainedWeights, WeightsUnavailable
+from services.trainer.worker.pretrained.torch_files import Arrays
 from services.trainer.worker.work import GraphDisagrees
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
-# Building takes half a minute of both cores, after a download at times; whoever asks meanwhile waits for it instead.
+# Exporting takes half a minute of both cores, after a download at times; whoever asks meanwhile waits for it instead.
 _building = threading.Lock()
 
 
@@ -48,7 +51,7 @@ def find(
 
 
 def fetch(weights: PretrainedWeights, row: ArchitectureRow, children: Children) -> None:
-    """Has the pretrained weights here when it returns; torch, which reads a download, stays in a child.
+    """Has the pretrained weights here when it returns; the memory of reading them stays in a child.
     WeightsUnavailable.
     """
     with _building:
@@ -69,10 +72,16 @@ def is_stored(store: ObjectStore, row: ArchitectureRow) -> bool:
 def _build(
     store: ObjectStore, weights: PretrainedWeights, recipe: Recipe, preprocessing: ImagePreprocessing, project: str
 ) -> tuple[Backbone, bytes]:
-    row, body = ARCHITECTURES[recipe.architecture], build_body(recipe, weights)
-    if recipe.weights == WEIGHTS_PRETRAINED:
-        return store_body(store, body, row, preprocessing, project=None, origin="pretrained")
-    return store_body(store, body, row, preprocessing, project=project, origin="random")
+    from services.trainer.worker import efficientnet_lite
+
+    row = ARCHITECTURES[recipe.architecture]
+    if recipe.weights != WEIGHTS_PRETRAINED:
+        return store_body(store, build_body(recipe, weights), row, preprocessing, project=project, origin="random")
+    if row.network.name not in efficientnet_lite.BLOCKS:
+        return store_body(store, build_body(recipe, weights), row, preprocessing, project=None, origin="pretrained")
+    state = efficientnet_lite.state(row.network.name, weights.tensors(row))
+    backbone = _describe(row, preprocessing, row.weights.sha256, "pretrained")
+    return _store(store, "backbones", backbone, efficientnet_lite.graph(state, row), state)
 
 
 def prepare(store: ObjectStore, weights: PretrainedWeights, architecture: str, children: Children) -> None:
@@ -105,21 +114,31 @@ def store_body(
     origin: str,
 ) -> tuple[Backbone, bytes]:
     """The backbone of a network, its graph stored: shared, or below a project where the project trained it."""
-    from services.trainer.worker import graphs
-    from services.trainer.worker.weights import tensors_sha256, to_safetensors
+    from services.trainer.worker import efficientnet_lite, graphs
+    from services.trainer.worker.weights import tensors_sha256
 
-    weights = row.weights.sha256 if origin == "pretrained" else tensors_sha256(body.state_dict())
-    backbone = _describe(row, preprocessing, weights, origin)
-    graph = graphs.export(body, row)
+    state = {name: tensor.detach().cpu().numpy() for name, tensor in body.state_dict().items()}
+    weights = row.weights.sha256 if origin == "pretrained" else tensors_sha256(state)
+    drawn = row.network.name in efficientnet_lite.BLOCKS
+    graph = efficientnet_lite.graph(state, row) if drawn else graphs.export(body, row)
     graphs.check(graph, body, row)
     folder = f"projects/{project}/backbones" if project else "backbones"
-    _put(store, f"{folder}/{backbone.backbone_id}", graph, to_safetensors(body.state_dict()))
+    return _store(store, folder, _describe(row, preprocessing, weights, origin), graph, state)
+
+
+def _store(store: ObjectStore, folder: str, backbone: Backbone, graph: bytes, state: Arrays) -> tuple[Backbone, bytes]:
+    """What is stored of the backbone in the end: this graph, or another that was there first and agrees with it."""
+    from services.trainer.worker.weights import to_safetensors
+
+    _put(store, f"{folder}/{backbone.backbone_id}", graph, to_safetensors(state))
     stored = _first_stored(store, backbone, folder)
     if stored is None:
         raise GraphDisagrees(f"the graph of {backbone.backbone_id} was stored and is not there")
     if stored[0].graph_sha256 != hashlib.sha256(graph).hexdigest():
         log.info("another worker stored this backbone's graph first", backbone_id=backbone.backbone_id)
-        graphs.check(stored[1], body, row)
+        row = ARCHITECTURES[backbone.architecture]
+        first, mine = (predictor.Backbone(each).features(agreement.sample(row)) for each in (stored[1], graph))
+        agreement.check(first, mine, row)
     return stored
 
 

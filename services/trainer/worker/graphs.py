@@ -1,20 +1,17 @@
-"""Networks as ONNX graphs: pixels in, features and feature map out, with scaling and normalisation inside the graph."""
+"""Torch's networks as ONNX graphs: pixels in, features and feature map out, with scaling and normalisation inside."""
 
 import logging
 import warnings
 from typing import Any
 
-import numpy as np
 import torch
 
 from handful.bundle.predictor import Backbone
 from services.trainer.architectures import ArchitectureRow
+from services.trainer.worker import agreement
 from services.trainer.worker.work import GraphDisagrees
 
 OPSET = 18
-# Two float32 runtimes differ by rounding: by 1e-6 of the largest feature with good weights, by 4e-4 with a body whose
-# statistics are odd, as after few steps from random numbers. A wrong graph differs by as much as there is.
-MAX_RELATIVE_DIFFERENCE = 1e-3
 
 
 class PixelsIn(torch.nn.Module):
@@ -67,11 +64,7 @@ def _without_traces(model: Any) -> Any:
 
 def check(graph: bytes, body: torch.nn.Module, row: ArchitectureRow) -> None:
     """GraphDisagrees where the graph computes other features than the network."""
-    size = row.preprocessing.size
-    pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
+    pixels = agreement.sample(row)
     with torch.inference_mode():
         expected = PixelsIn(body, row).cpu().eval()(torch.from_numpy(pixels))[0].numpy()
-    got = Backbone(graph).features(pixels)
-    difference = float(np.abs(got - expected).max() / np.abs(expected).max())
-    if not difference <= MAX_RELATIVE_DIFFERENCE:
-        raise GraphDisagrees(f"features of {row.id} differ by {difference:.1e} of their size")
+    agreement.check(Backbone(graph).features(pixels), expected, row)

@@ -1,5 +1,7 @@
-"""Tensors on disk. The one module that opens a pickle, and only with `weights_only=True` and only where its SHA-256 is
-in the catalogue or in our own database.
+"""Tensors on disk, as arrays: torch is needed for a run's own checkpoints alone, the one pickle that is opened, with
+`weights_only=True`, and only where its SHA-256 is in our own database.
+
+Functions that take arrays take torch's tensors too, where they are on the CPU.
 """
 
 import hashlib
@@ -7,30 +9,29 @@ import io
 import json
 from typing import Any
 
-import torch
+import numpy as np
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.numpy import load, save
+
+from services.trainer.worker.pretrained.torch_files import Arrays, NotTensors, read
 
 
 class NotWeights(Exception):
     """A file does not hold the weights that it should; the message says why, as the end of a sentence."""
 
 
-def official(data: bytes, sha256: str) -> dict[str, torch.Tensor]:
+def official(data: bytes, sha256: str) -> Arrays:
     """The tensors of the official weights file of that SHA-256, in its order; NotWeights."""
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise NotWeights(f"its SHA-256 is {found}, not {sha256}")
     try:
-        loaded = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-    except Exception as problem:
-        raise NotWeights("it holds something else than tensors") from problem
-    if not isinstance(loaded, dict) or not all(isinstance(one, torch.Tensor) for one in loaded.values()):
-        raise NotWeights("it holds something else than tensors")
-    return dict(loaded)
+        return read(data)
+    except NotTensors as problem:
+        raise NotWeights(f"it holds something else than tensors: {problem}") from problem
 
 
-def to_kept(tensors: dict[str, torch.Tensor], sha256: str) -> bytes:
+def to_kept(tensors: Arrays, sha256: str) -> bytes:
     """The tensors of the official file of that SHA-256 as the safetensors file that we keep: it names that file, the
     order of its tensors, and their own hash.
     """
@@ -40,10 +41,10 @@ def to_kept(tensors: dict[str, torch.Tensor], sha256: str) -> bytes:
         "tensors_sha256": tensors_sha256(tensors),
         "order": json.dumps(list(tensors)),
     }
-    return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
+    return save(_contiguous(tensors), metadata)
 
 
-def kept(data: bytes, sha256: str) -> dict[str, torch.Tensor]:
+def kept(data: bytes, sha256: str) -> Arrays:
     """The tensors of a file that `to_kept` made from the official file of that SHA-256, in its order; NotWeights."""
     try:
         tensors = load(data)
@@ -61,20 +62,25 @@ def kept(data: bytes, sha256: str) -> dict[str, torch.Tensor]:
 
 def load_checkpoint(data: bytes) -> dict[str, Any]:
     """A checkpoint of ours, whose SHA-256 was checked against the trainer's database when it was read."""
+    import torch
+
     loaded: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     return loaded
 
 
-def tensors_sha256(tensors: dict[str, torch.Tensor]) -> str:
+def tensors_sha256(tensors: Arrays) -> str:
     """SHA-256 over names, shapes and bytes of tensors, sorted by name; lower-case hex."""
     digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.numpy().tobytes())
+    for name, array in sorted(_contiguous(tensors).items()):
+        digest.update(f"{name} {array.shape} torch.{array.dtype}\n".encode())
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 
-def to_safetensors(tensors: dict[str, torch.Tensor]) -> bytes:
+def to_safetensors(tensors: Arrays) -> bytes:
     """A state dict as a safetensors file; equal tensors give equal bytes."""
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    return save(_contiguous(tensors))
+
+
+def _contiguous(tensors: Arrays) -> Arrays:
+    return {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}

@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 
 from services.trainer.worker.architectures import efficientnet
+from services.trainer.worker.pretrained.torch_files import Arrays
 
 
 class Body(Protocol):
@@ -19,7 +20,7 @@ class Body(Protocol):
 
 # Each builds the body of the network that its library knows by a name, with random weights from torch's current seed,
 # and loads the tensors of a weights file, by name in its order, where given.
-BUILDERS: dict[str, Callable[[str, dict[str, torch.Tensor] | None], torch.nn.Module]] = {
+BUILDERS: dict[str, Callable[[str, Arrays | None], torch.nn.Module]] = {
     "efficientnet_lite0": efficientnet.build_lite,
     "efficientnet_lite1": efficientnet.build_lite,
     "efficientnet_lite2": efficientnet.build_lite,

@@ -8,6 +8,9 @@ import timm
 import torch
 import torchvision
 
+from services.trainer.worker import efficientnet_lite
+from services.trainer.worker.pretrained.torch_files import Arrays
+
 
 class TimmBody(torch.nn.Module):
     """A network of timm's up to its pooled features: float32[n, width] and float32[n, width, rows, columns]."""
@@ -33,25 +36,24 @@ class TorchvisionBody(torch.nn.Module):
         return feature_map.mean(dim=(2, 3)), feature_map
 
 
-def build_lite(name: str, tensors: dict[str, torch.Tensor] | None) -> torch.nn.Module:
-    """An EfficientNet-Lite. The weights file names its tensors otherwise but lists them in timm's order, with the
-    classifier last; its counters of batches have no match and no use.
-    """
+def build_lite(name: str, tensors: Arrays | None) -> torch.nn.Module:
+    """An EfficientNet-Lite."""
     network: Any = timm.create_model(name, pretrained=False)
-    if tensors is not None:
-        names = [one for one in network.state_dict() if not one.endswith("num_batches_tracked")]
-        ours = [tensor for tensor in tensors.values() if tensor.dim() > 0]
-        if len(names) != len(ours):
-            raise ValueError(f"the weights file has {len(ours)} tensors, {name} {len(names)}")
-        network.load_state_dict(dict(zip(names, ours, strict=True)), strict=False)
     network.reset_classifier(0)
-    return TimmBody(network)
+    body = TimmBody(network)
+    if tensors is not None:
+        body.load_state_dict(_state_dict(efficientnet_lite.state(name, tensors)))
+    return body
 
 
-def build(name: str, tensors: dict[str, torch.Tensor] | None) -> torch.nn.Module:
+def build(name: str, tensors: Arrays | None) -> torch.nn.Module:
     """An EfficientNet of torchvision, whose names the weights file has."""
     network: Any = torchvision.models.get_model(name, weights=None)
     if tensors is not None:
-        network.load_state_dict(tensors)
+        network.load_state_dict(_state_dict(tensors))
     network.classifier = torch.nn.Identity()
     return TorchvisionBody(network)
+
+
+def _state_dict(arrays: Arrays) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor(array) for name, array in arrays.items()}

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -16,10 +15,8 @@ from services.shared.objects.retrying import RetryingStore
 from services.shared.settings import CannotStart
 from services.trainer.architectures import ARCHITECTURES, ArchitectureRow
 from services.trainer.worker.pretrained.downloads import NotDownloaded, check, download
+from services.trainer.worker.pretrained.torch_files import Arrays
 from services.trainer.worker.settings import WorkerSettings
-
-if TYPE_CHECKING:
-    import torch
 
 log = structlog.get_logger()
 
@@ -74,7 +71,7 @@ class PretrainedWeights:
         if not row.weights.locate() and self._kept(row) is None:
             self._download(row, step)
 
-    def tensors(self, row: ArchitectureRow) -> "dict[str, torch.Tensor]":
+    def tensors(self, row: ArchitectureRow) -> Arrays:
         """The tensors of the official weights file, verified, by the names they have there and in its order; fetched
         where they are not here. WeightsUnavailable.
         """
@@ -154,13 +151,13 @@ class PretrainedWeights:
 
         self._store.put(key(row), to_kept(official(data, row.weights.sha256), row.weights.sha256))
 
-    def _kept(self, row: ArchitectureRow) -> "dict[str, torch.Tensor] | None":
+    def _kept(self, row: ArchitectureRow) -> Arrays | None:
         """The tensors that the weights store keeps; None where it has none, or none that can be used."""
         try:
             data = self._store.get(key(row))
         except ObjectMissing:
             return None
-        from services.trainer.worker.weights import NotWeights, kept  # torch, where it is needed
+        from services.trainer.worker.weights import NotWeights, kept
 
         try:
             return kept(data, row.weights.sha256)
@@ -181,7 +178,7 @@ def opened(settings: WorkerSettings, *, patient: bool = True) -> PretrainedWeigh
     return PretrainedWeights(store, settings.weights_source, downloads=settings.weights_download)
 
 
-def _packaged(row: ArchitectureRow, path: Path) -> "dict[str, torch.Tensor]":
+def _packaged(row: ArchitectureRow, path: Path) -> Arrays:
     from services.trainer.worker.weights import NotWeights, official
 
     try:
