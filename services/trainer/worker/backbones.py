@@ -17,6 +17,7 @@ from services.shared.objects import ObjectStore, StoreUnavailable
 from services.trainer.architectures import ARCHITECTURES, ArchitectureRow, backbone_id
 from services.trainer.worker import agreement
 from services.trainer.worker.children import ChildLost, Children
+from services.trainer.worker.parts import NoTorch, need_torch
 from services.trainer.worker.pretrained import Place, PretrainedWeights, WeightsUnavailable
 from services.trainer.worker.pretrained.torch_files import Arrays
 from services.trainer.worker.work import GraphDisagrees
@@ -89,17 +90,20 @@ def prepare(store: ObjectStore, weights: PretrainedWeights, architecture: str, c
     recipe = Recipe(architecture=architecture, weights=WEIGHTS_PRETRAINED)
     try:
         find(store, weights, recipe, ARCHITECTURES[architecture].preprocessing, project="", children=children)
-    except (WeightsUnavailable, GraphDisagrees, StoreUnavailable, ChildLost, MemoryError) as problem:
+    except (WeightsUnavailable, NoTorch, GraphDisagrees, StoreUnavailable, ChildLost, MemoryError) as problem:
         log.warning("backbone not prepared", architecture=architecture, problem=str(problem))
 
 
 def build_body(recipe: Recipe, weights: PretrainedWeights) -> "torch.nn.Module":
-    """The network without its classifier, with the weights the recipe asks for. WeightsUnavailable."""
+    """The network without its classifier, with the weights the recipe asks for. WeightsUnavailable, or
+    NoTorch.
+    """
+    row = ARCHITECTURES[recipe.architecture]
+    need_torch(f"A body of {row.id} with such weights")
     import torch
 
     from services.trainer.worker.architectures import BUILDERS
 
-    row = ARCHITECTURES[recipe.architecture]
     torch.manual_seed(recipe.seed)
     tensors = weights.tensors(row) if recipe.weights == WEIGHTS_PRETRAINED else None
     return BUILDERS[row.id](row.network.name, tensors)

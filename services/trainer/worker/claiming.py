@@ -20,8 +20,10 @@ from services.shared import parent
 from services.shared.identifiers import new_id
 from services.shared.objects import open_store
 from services.shared.objects.retrying import RetryingStore
+from services.trainer.architectures import ARCHITECTURES
 from services.trainer.worker import backbones, health, session
 from services.trainer.worker.children import Children
+from services.trainer.worker.parts import can_build, has_torch
 from services.trainer.worker.pretrained import Place, PretrainedWeights, opened
 from services.trainer.worker.settings import WorkerSettings
 from services.trainer.worker.shift import Shift
@@ -95,12 +97,14 @@ def _claim(
 
 def _capabilities(kind: str, weights: PretrainedWeights) -> Capabilities:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    device = "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
-    places = weights.places()
+    torch = has_torch()
+    device = "cuda" if torch and Path("/dev/nvidiactl").exists() else "cpu"
+    places = {id_: place for id_, place in weights.places().items() if can_build(ARCHITECTURES[id_])}
     return Capabilities(
         device=device,
         memory_bytes=memory,
         pretrained=[id_ for id_, place in places.items() if place in (Place.PACKAGE, Place.STORE)],
         fetchable=[id_ for id_, place in places.items() if place == Place.SOURCE],
         kind=KINDS[kind],
+        lacks_torch=not torch,
     )

@@ -20,6 +20,7 @@ from services.trainer.recipes import BASELINE, FAST
 from services.trainer.worker import checkpoints, linear_probe, measuring
 from services.trainer.worker.evaluation import evaluate
 from services.trainer.worker.examples import Examples, targets
+from services.trainer.worker.parts import NoTorch, need_torch
 from services.trainer.worker.pretrained import PretrainedWeights, WeightsUnavailable
 from services.trainer.worker.publishing import ParityFailed, publish
 from services.trainer.worker.reporting import LeaseLost, Reporter, RunCancelled
@@ -80,7 +81,7 @@ def _outcome(work: Work) -> FinishTrainingRunRequest:
 def _train(work: Work) -> str:
     examples = Examples.load(work.store, work.project, work.claim.dataset_manifest_sha256)
     settle(work)
-    trained = _trainer(work.recipe.preset)(work, examples)
+    trained = trainer(work.recipe.preset)(work, examples)
     work.progress("publishing")
     labels, answers = targets(examples.val), trained.val_probabilities
     evaluation = evaluate(examples.labels, labels, answers, work.history, trained.cross_validation)
@@ -89,10 +90,12 @@ def _train(work: Work) -> str:
     return digest
 
 
-def _trainer(preset: str) -> Callable[[Work, Examples], Trained]:
+def trainer(preset: str) -> Callable[[Work, Examples], Trained]:
+    """What trains by a preset; NoTorch."""
     if preset == FAST:
         return linear_probe.train
     if preset == BASELINE:
+        need_torch("Preset baseline")
         from services.trainer.worker import fine_tuning  # torch, where it is needed
 
         return fine_tuning.train
@@ -113,6 +116,7 @@ def _failure(problem: Exception) -> Failure:
 _TOLD: dict[type[Exception], "Failure.Reason.ValueType"] = {
     WeightsUnavailable: Failure.REASON_WEIGHTS_UNAVAILABLE,
     Diverged: Failure.REASON_DIVERGED,
+    NoTorch: Failure.REASON_NO_TORCH,
     NoExamples: Failure.REASON_NO_EXAMPLES,
     ParityFailed: Failure.REASON_PARITY,
 }

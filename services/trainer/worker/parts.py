@@ -1,0 +1,31 @@
+"""Which parts a worker's environment has: torch may be missing, and `fast` on EfficientNet-Lites goes without."""
+
+from importlib.util import find_spec
+
+from services.trainer.architectures import ArchitectureRow
+
+
+class NoTorch(Exception):
+    """Something needs torch and it is not installed; the message says what to do."""
+
+
+def has_torch() -> bool:
+    return find_spec("torch") is not None
+
+
+def need_torch(what: str) -> None:
+    """NoTorch where it is not installed."""
+    if not has_torch():
+        raise NoTorch(
+            f"{what} needs torch, which the worker that took the run has not. Start a worker with torch, or train with "
+            "preset fast and the pretrained weights of an EfficientNet-Lite."
+        )
+
+
+def can_build(row: ArchitectureRow) -> bool:
+    """Whether the graph of the architecture's pretrained weights can be built here."""
+    if has_torch():
+        return True
+    from services.trainer.worker.efficientnet_lite import BLOCKS
+
+    return row.network.name in BLOCKS

@@ -1,0 +1,97 @@
+"""A worker in an environment without torch: it trains what needs none, takes nothing else, and says why."""
+
+import asyncio
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from handful.errors import FailedPrecondition
+from handful.v1.bundle_pb2 import WEIGHTS_RANDOM, Recipe
+from handful.v1.trainer_pb2 import TrainingRun
+from handful.v1.worker_pb2 import Capabilities
+from services.shared.objects.filesystem import FilesystemStore
+from services.trainer import workers
+from tests.playing_worker import create, read, refusal, seal
+from tests.servers import DatasetService, TrainerService
+
+ROOT = Path(__file__).parents[2]
+PYTHON = str(Path(sys.base_prefix) / "bin" / "python3")
+HEAVY = ("torch", "timm", "functorch", "triton", "nvidia", "onnxscript")
+REFUSED = """
+from handful.v1.bundle_pb2 import WEIGHTS_RANDOM, Recipe
+from services.trainer.worker import backbones, session
+from services.trainer.worker.parts import NoTorch
+for way in (
+    lambda: backbones.build_body(Recipe(architecture="efficientnet_lite0", weights=WEIGHTS_RANDOM), None),
+    lambda: session.trainer("baseline"),
+):
+    try:
+        way()
+    except NoTorch as problem:
+        print(problem)
+"""
+
+
+@pytest.fixture(scope="module")
+def light(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a Python that has all packages but torch and what comes with it."""
+    packages = tmp_path_factory.mktemp("light")
+    for each in Path(sysconfig.get_path("purelib")).iterdir():
+        if not each.name.startswith(HEAVY) and each.suffix != ".pth":
+            (packages / each.name).symlink_to(each)
+    return {"PYTHONPATH": f"{ROOT}:{packages}", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def test_there_is_no_torch(light: dict[str, str]) -> None:
+    """Torch cannot be imported there; what needs it says so in words, without trying."""
+    ended = subprocess.run([PYTHON, "-c", "import torch"], env=light, capture_output=True, text=True, check=False)
+    assert "No module named 'torch'" in ended.stderr
+    ended = subprocess.run([PYTHON, "-c", REFUSED], env=light, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    random, baseline = ended.stdout.splitlines()
+    assert random.startswith("A body of efficientnet_lite0 with such weights needs torch")
+    assert baseline.startswith("Preset baseline needs torch")
+
+
+@pytest.mark.parametrize("databases", ["sqlite"], indirect=True)
+async def test_it_trains_what_needs_no_torch(
+    trainer_service: TrainerService,
+    dataset_service: DatasetService,
+    store: FilesystemStore,
+    picture: Callable[..., bytes],
+    light: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    """It builds the backbone and trains `fast`; runs that need torch are left waiting, and new ones are refused."""
+    version = await seal(dataset_service, picture)
+    heavy = [Recipe(preset="baseline"), Recipe(weights=WEIGHTS_RANDOM), Recipe(architecture="efficientnet_b0")]
+    waiting = [await create(trainer_service, version, recipe=recipe) for recipe in heavy]
+    fast = await create(trainer_service, version)
+    environment = {
+        **light,
+        "HANDFUL_HOME": str(tmp_path),
+        "HANDFUL_STORE": str(store.folder),
+        "HANDFUL_WORKER_TRAINER": trainer_service.worker_address,
+        "HANDFUL_WORKER_KIND": "job",
+        "HANDFUL_WORKER_IDLE_SECONDS": "1",
+    }
+    job = await asyncio.create_subprocess_exec(PYTHON, "-m", "services.trainer.worker", cwd=ROOT, env=environment)
+    assert await job.wait() == 0
+    ended = await read(trainer_service, fast.name)
+    assert ended.state == TrainingRun.STATE_SUCCEEDED, ended.failure
+    left = [await read(trainer_service, run.name) for run in waiting]
+    assert [run.state for run in left] == [TrainingRun.STATE_QUEUED] * 3
+    async with trainer_service.database.read() as connection:
+        (known,) = await workers.known(connection)
+    assert known.lacks_torch
+    assert known.kind == Capabilities.KIND_JOB
+    assert "efficientnet_b0" not in {*known.pretrained, *known.fetchable}
+    for recipe in heavy:
+        error = await refusal(create(trainer_service, version, recipe=recipe))
+        assert isinstance(error, FailedPrecondition)
+        assert error.reason == "NO_TORCH"
+        assert "preset fast with the pretrained weights of efficientnet_lite0" in error.message
