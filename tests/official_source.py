@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import torch
 
 from services.trainer.architectures import ArchitectureRow
+from services.trainer.worker.pretrained import offered
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
@@ -137,7 +138,7 @@ def saved(what: object) -> bytes:
 def pinned(row: ArchitectureRow, data: bytes, url: str) -> ArchitectureRow:
     """The row with these bytes as its official file."""
     sha256 = hashlib.sha256(data).hexdigest()
-    weights = replace(row.weights, url=url, distribution="", path="", sha256=sha256, max_bytes=len(data))
+    weights = replace(offered(row), url=url, distribution="", path="", sha256=sha256, max_bytes=len(data))
     return replace(row, weights=weights)
 
 

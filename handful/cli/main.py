@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 
-from handful.cli import commands, demo, doctor, exchange, weights
+from handful.cli import architectures, commands, demo, doctor, exchange, weights
 from handful.cli.stack import MissingParts
 from handful.errors import HandfulError, InvalidArgument, Unavailable
 
@@ -129,6 +129,8 @@ def _add_runs(add: Add) -> None:
     cancel.add_argument("run", help="a run's id, or a model's for its latest run")
     add("runs", "list runs, newest first", commands.runs)
     add("recipes", "list presets and their fields", commands.recipes)
+    listed = add("architectures", "list the networks that can be trained", architectures.show)
+    listed.add_argument("--json", action="store_true", help="print them as one JSON array of objects")
 
 
 def _add_models(add: Add) -> None:

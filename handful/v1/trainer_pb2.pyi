@@ -956,6 +956,8 @@ class Architecture(_message.Message):
         """No worker has them; one may download them from `weights_source`."""
         WEIGHTS_STATE_ABSENT: Architecture._WeightsState.ValueType  # 3
         """No worker has them, and none may download them."""
+        WEIGHTS_STATE_NOT_OFFERED: Architecture._WeightsState.ValueType  # 4
+        """None are offered: no full SHA-256 of them is known to this server. Train with weights RANDOM or AUTO."""
 
     class WeightsState(_WeightsState, metaclass=_WeightsStateEnumTypeWrapper):
         """WeightsState says whether pretrained weights can be had, as far as workers were heard of lately."""
@@ -968,6 +970,8 @@ class Architecture(_message.Message):
     """No worker has them; one may download them from `weights_source`."""
     WEIGHTS_STATE_ABSENT: Architecture.WeightsState.ValueType  # 3
     """No worker has them, and none may download them."""
+    WEIGHTS_STATE_NOT_OFFERED: Architecture.WeightsState.ValueType  # 4
+    """None are offered: no full SHA-256 of them is known to this server. Train with weights RANDOM or AUTO."""
 
     ID_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
@@ -983,6 +987,8 @@ class Architecture(_message.Message):
     WEIGHTS_LICENSE_NOTE_FIELD_NUMBER: _builtins.int
     WEIGHTS_MAX_BYTES_FIELD_NUMBER: _builtins.int
     WEIGHTS_STATE_FIELD_NUMBER: _builtins.int
+    PREPROCESSING_FIELD_NUMBER: _builtins.int
+    TRAINING_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id, for Recipe.architecture."""
     description: _builtins.str
@@ -998,7 +1004,9 @@ class Architecture(_message.Message):
     feature_width: _builtins.int
     """Length of its feature vector."""
     weights_source: _builtins.str
-    """Where its pretrained weights come from: a Python package or an address."""
+    """Where its pretrained weights come from: a Python package or an address. This and the other fields of weights are
+    empty where none are offered.
+    """
     weights_license: _builtins.str
     """Licence of the pretrained weights, as an SPDX id."""
     weights_sha256: _builtins.str
@@ -1011,6 +1019,15 @@ class Architecture(_message.Message):
     """Size of the weights file in bytes, or, where it is known by rounding only, the most it can be."""
     weights_state: Global___Architecture.WeightsState.ValueType
     """Whether its pretrained weights can be had."""
+    training_memory_bytes: _builtins.int
+    """Bytes that training all of it takes, estimated: 16 per parameter (weight, gradient, two moments of Adam, in
+    float32), and what the backward pass keeps of a batch of 8 pictures. What a library and its kernels take is not in
+    it. With a frozen body a small part of it is enough.
+    """
+    @_builtins.property
+    def preprocessing(self) -> _bundle_pb2.ImagePreprocessing:
+        """How a picture comes to it, unless a recipe says otherwise."""
+
     def __init__(
         self,
         *,
@@ -1028,10 +1045,12 @@ class Architecture(_message.Message):
         weights_license_note: _builtins.str = ...,
         weights_max_bytes: _builtins.int = ...,
         weights_state: Global___Architecture.WeightsState.ValueType = ...,
+        preprocessing: _bundle_pb2.ImagePreprocessing | None = ...,
+        training_memory_bytes: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["preprocessing", b"preprocessing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "feature_width", b"feature_width", "gflops", b"gflops", "id", b"id", "input_size", b"input_size", "is_default", b"is_default", "modality", b"modality", "num_parameters", b"num_parameters", "weights_license", b"weights_license", "weights_license_note", b"weights_license_note", "weights_max_bytes", b"weights_max_bytes", "weights_sha256", b"weights_sha256", "weights_source", b"weights_source", "weights_state", b"weights_state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "feature_width", b"feature_width", "gflops", b"gflops", "id", b"id", "input_size", b"input_size", "is_default", b"is_default", "modality", b"modality", "num_parameters", b"num_parameters", "preprocessing", b"preprocessing", "training_memory_bytes", b"training_memory_bytes", "weights_license", b"weights_license", "weights_license_note", b"weights_license_note", "weights_max_bytes", b"weights_max_bytes", "weights_sha256", b"weights_sha256", "weights_source", b"weights_source", "weights_state", b"weights_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,11 +1,13 @@
-"""The catalogue of architectures: a row each, without torch. What builds a row lives in `worker/architectures`, and
-`weights.lock.json` pins each row's pretrained weights with the preprocessing they were trained with.
+"""The catalogue of architectures, without torch: `architectures.json` has a row each, and `weights.lock.json` how
+pictures come to it and, where their whole SHA-256 is known, its pretrained weights. What builds a row lives in
+`worker/architectures`.
 """
 
 import hashlib
 import importlib.metadata
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,12 @@ from google.protobuf import json_format
 from handful.errors import InvalidArgument
 from handful.v1 import bundle_pb2, trainer_pb2
 
-_LOCK: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("weights.lock.json").read_text())
+
+def _read(name: str) -> Any:
+    return json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
+
+
+_LOCK: dict[str, dict[str, Any]] = _read("weights.lock.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +59,13 @@ class PinnedWeights:
 
 @dataclass(frozen=True)
 class TorchNetwork:
-    """Where PyTorch code gets the network from: a library, `timm` or `torchvision`, and its name there. An exported
-    model's `model.py` builds it by these and loads the body's state dict into it.
+    """Where PyTorch code gets the network from: a library, `timm` or `torchvision`, its name there, and what else it is
+    built with. An exported model's `model.py` builds it by these and loads the body's state dict into it.
     """
 
     library: str
     name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,80 +80,41 @@ class ArchitectureRow:
     # Multiply-adds of one forward pass of the body, in units of 1e9, as torch's FlopCounterMode counts them.
     gflops: float
     feature_width: int
+    # Of training all of it, estimated: `Architecture.training_memory_bytes` in trainer.proto says how.
+    training_memory_bytes: int
     preprocessing: bundle_pb2.ImagePreprocessing
     # The graph computes (pixel / 255 - mean) / std, per channel.
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    weights: PinnedWeights
+    # None where no pretrained weights are offered.
+    weights: PinnedWeights | None
 
 
-def _pinned(architecture: str) -> dict[str, Any]:
-    """The fields of a row that the lock file has."""
-    entry = _LOCK[architecture]
-    return {
-        "preprocessing": json_format.ParseDict(entry["preprocessing"], bundle_pb2.ImagePreprocessing()),
-        "mean": tuple(entry["mean"]),
-        "std": tuple(entry["std"]),
-        "weights": PinnedWeights(**entry["file"]),
-    }
+def _rows() -> Iterator[ArchitectureRow]:
+    for row in _read("architectures.json"):
+        pinned = _LOCK[row["id"]]
+        yield ArchitectureRow(
+            id=row["id"],
+            network=TorchNetwork(row["library"], row["name"], row.get("options", {})),
+            description=row["description"],
+            modality=bundle_pb2.MODALITY_IMAGE,
+            num_parameters=row["num_parameters"],
+            gflops=row["gflops"],
+            feature_width=row["feature_width"],
+            training_memory_bytes=row["training_memory_bytes"],
+            preprocessing=json_format.ParseDict(pinned["preprocessing"], bundle_pb2.ImagePreprocessing()),
+            mean=tuple(pinned["mean"]),
+            std=tuple(pinned["std"]),
+            weights=PinnedWeights(**pinned["file"]) if "file" in pinned else None,
+        )
 
 
-ARCHITECTURES: dict[str, ArchitectureRow] = {
-    row.id: row
-    for row in (
-        ArchitectureRow(
-            id="efficientnet_lite0",
-            network=TorchNetwork("timm", "tf_efficientnet_lite0"),
-            description="EfficientNet-Lite0: small, quick on a CPU, good features.",
-            modality=bundle_pb2.MODALITY_IMAGE,
-            num_parameters=3_371_008,
-            gflops=0.384,
-            feature_width=1280,
-            **_pinned("efficientnet_lite0"),
-        ),
-        ArchitectureRow(
-            id="efficientnet_lite1",
-            network=TorchNetwork("timm", "tf_efficientnet_lite1"),
-            description="EfficientNet-Lite1: half as slow again as Lite0, better features.",
-            modality=bundle_pb2.MODALITY_IMAGE,
-            num_parameters=4_135_680,
-            gflops=0.599,
-            feature_width=1280,
-            **_pinned("efficientnet_lite1"),
-        ),
-        ArchitectureRow(
-            id="efficientnet_lite2",
-            network=TorchNetwork("timm", "tf_efficientnet_lite2"),
-            description="EfficientNet-Lite2: twice as slow as Lite0, better features still.",
-            modality=bundle_pb2.MODALITY_IMAGE,
-            num_parameters=4_811_072,
-            gflops=0.858,
-            feature_width=1280,
-            **_pinned("efficientnet_lite2"),
-        ),
-        ArchitectureRow(
-            id="efficientnet_b0",
-            network=TorchNetwork("torchvision", "efficientnet_b0"),
-            description="EfficientNet-B0: the textbook network; of Lite0's size, slower to serve.",
-            modality=bundle_pb2.MODALITY_IMAGE,
-            num_parameters=4_007_548,
-            gflops=0.385,
-            feature_width=1280,
-            **_pinned("efficientnet_b0"),
-        ),
-        ArchitectureRow(
-            id="efficientnet_b7",
-            network=TorchNetwork("torchvision", "efficientnet_b7"),
-            description="EfficientNet-B7: a hundred times the work of B0, on large pictures; for an accelerator.",
-            modality=bundle_pb2.MODALITY_IMAGE,
-            num_parameters=63_786_960,
-            gflops=37.7,
-            feature_width=2560,
-            **_pinned("efficientnet_b7"),
-        ),
-    )
-}
+ARCHITECTURES: dict[str, ArchitectureRow] = {row.id: row for row in _rows()}
 DEFAULT_ARCHITECTURE = "efficientnet_lite0"
+NOT_OFFERED = (
+    "No pretrained weights of {} are offered: no whole SHA-256 of an official file is known. Train with weights=AUTO, "
+    "which trains the whole network from random numbers, or with weights=RANDOM; or take another architecture."
+)
 
 
 def find(architecture: str, field: str) -> ArchitectureRow:
@@ -171,19 +140,23 @@ def backbone_id(architecture: str, preprocessing: bundle_pb2.ImagePreprocessing,
 def message(
     row: ArchitectureRow, default: str, state: "trainer_pb2.Architecture.WeightsState.ValueType"
 ) -> trainer_pb2.Architecture:
-    return trainer_pb2.Architecture(
+    shown = trainer_pb2.Architecture(
         id=row.id,
         description=row.description,
         modality=row.modality,
         num_parameters=row.num_parameters,
         gflops=row.gflops,
         input_size=row.preprocessing.size,
+        preprocessing=row.preprocessing,
         feature_width=row.feature_width,
-        weights_source=row.weights.source,
-        weights_license=row.weights.license,
-        weights_license_note=row.weights.license_note,
-        weights_sha256=row.weights.sha256,
-        weights_max_bytes=row.weights.max_bytes,
+        training_memory_bytes=row.training_memory_bytes,
         weights_state=state,
         is_default=row.id == default,
     )
+    if row.weights is not None:
+        shown.weights_source = row.weights.source
+        shown.weights_license = row.weights.license
+        shown.weights_license_note = row.weights.license_note
+        shown.weights_sha256 = row.weights.sha256
+        shown.weights_max_bytes = row.weights.max_bytes
+    return shown

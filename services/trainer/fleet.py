@@ -1,13 +1,12 @@
 """What the workers that there are can do: for refusing at once what none of them can."""
 
-from collections.abc import Iterable
-
 from handful.errors import FailedPrecondition
 from handful.v1.bundle_pb2 import WEIGHTS_PRETRAINED, WEIGHTS_RANDOM, Recipe
 from handful.v1.trainer_pb2 import Architecture
 from handful.v1.worker_pb2 import Capabilities
 from services.shared.database import Database
 from services.trainer import workers
+from services.trainer.architectures import ARCHITECTURES
 from services.trainer.recipes import BASELINE
 
 WeightsState = Architecture.WeightsState
@@ -48,14 +47,16 @@ class Fleet:
             reason="WEIGHTS_UNAVAILABLE",
         )
 
-    async def weights_states(self, architectures: Iterable[str]) -> "dict[str, WeightsState.ValueType]":
+    async def weights_states(self) -> "dict[str, WeightsState.ValueType]":
         """Whether pretrained weights can be had, by architecture."""
+        never = {row.id: Architecture.WEIGHTS_STATE_NOT_OFFERED for row in ARCHITECTURES.values() if not row.weights}
         heard = await self._heard()
         if not heard:
-            return dict.fromkeys(architectures, Architecture.WEIGHTS_STATE_UNSPECIFIED)
-        states = dict.fromkeys(architectures, Architecture.WEIGHTS_STATE_ABSENT)
+            return dict.fromkeys(ARCHITECTURES, Architecture.WEIGHTS_STATE_UNSPECIFIED) | never
+        states = dict.fromkeys(ARCHITECTURES, Architecture.WEIGHTS_STATE_ABSENT)
         states |= {one: Architecture.WEIGHTS_STATE_FETCHABLE for each in heard for one in each.fetchable}
-        return states | {one: Architecture.WEIGHTS_STATE_PRESENT for each in heard for one in each.pretrained}
+        states |= {one: Architecture.WEIGHTS_STATE_PRESENT for each in heard for one in each.pretrained}
+        return states | never
 
     async def _heard(self) -> list[Capabilities]:
         async with self._database.read() as connection:

@@ -13,8 +13,8 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from handful.errors import InvalidArgument
 from handful.v1 import trainer_pb2
-from handful.v1.bundle_pb2 import Recipe
-from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
+from handful.v1.bundle_pb2 import WEIGHTS_PRETRAINED, Recipe
+from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE, NOT_OFFERED
 
 FAST = "fast"
 BASELINE = "baseline"
@@ -123,6 +123,9 @@ def resolve(asked: Recipe, default_architecture: str) -> Recipe:
             problems.append((f"recipe.{field.name}", problem))
         else:
             setattr(recipe, field.name, value)
+    row = ARCHITECTURES.get(recipe.architecture)
+    if row is not None and row.weights is None and recipe.weights == WEIGHTS_PRETRAINED:
+        problems.append(("recipe.weights", NOT_OFFERED.format(row.id)))
     if problems:
         raise InvalidArgument.fields(problems)
     return recipe

@@ -118,7 +118,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def ListArchitectures(
         self, request: trainer_pb2.ListArchitecturesRequest, context: Context
     ) -> trainer_pb2.ListArchitecturesResponse:
-        states = await self._fleet.weights_states(architectures.ARCHITECTURES)
+        states = await self._fleet.weights_states()
         rows = architectures.ARCHITECTURES.values()
         return trainer_pb2.ListArchitecturesResponse(
             architectures=[architectures.message(row, self._default_architecture, states[row.id]) for row in rows]

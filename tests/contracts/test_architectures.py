@@ -34,13 +34,27 @@ from services.trainer.worker.agreement import MAX_RELATIVE_DIFFERENCE
 from services.trainer.worker.architectures import BUILDERS
 from services.trainer.worker.children import Children
 from services.trainer.worker.linear_probe import fit
-from services.trainer.worker.pretrained import PretrainedWeights, key
+from services.trainer.worker.pretrained import PretrainedWeights, WeightsUnavailable, key, offered
 from services.trainer.worker.weights import tensors_sha256, to_kept
 from services.trainer.worker.work import GraphDisagrees
+from tests.measuring import measure
 
-# B7's graph takes half a minute, or several on a machine that has other things to do.
+# A graph takes a quarter of a minute, or several on a machine that has other things to do.
 pytestmark = pytest.mark.timeout(600)
 ROWS = list(ARCHITECTURES.values())
+# Those that are exported and served here: one of each way to be built. `benchmarks/architectures.py` does it with all.
+EXPORTED = [
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+    "efficientnet_b0",
+    "alexnet",
+    "inception_v3",
+    "resnet18",
+    "convnext_tiny",
+    "vit_b_16",
+    "dinov2_s_14",
+]
 # What a graph computes hangs on no size, and large pictures take long.
 MAX_SIZE = 260
 
@@ -63,9 +77,9 @@ class Stored:
 def weights_of(row: ArchitectureRow, folder: Path) -> PretrainedWeights:
     """The real weights where a package has them; elsewhere a weights store that keeps random numbers in their place."""
     store = FilesystemStore(folder / "weights")
-    if not row.weights.locate():
+    if not offered(row).locate():
         torch.manual_seed(7)
-        store.put(key(row), to_kept(whole(row).state_dict(), row.weights.sha256))
+        store.put(key(row), to_kept(whole(row).state_dict(), offered(row).sha256))
     return PretrainedWeights(store, downloads=False)
 
 
@@ -73,10 +87,11 @@ def whole(row: ArchitectureRow) -> torch.nn.Module:
     """The row's network with its classifier, as its library builds it."""
     if row.network.library == "timm":
         return timm.create_model(row.network.name, pretrained=False)
-    return torchvision.models.get_model(row.network.name, weights=None)  # type: ignore[no-any-return]
+    calm = {"init_weights": False} if "init_weights" in row.network.options else {}  # it takes minutes, and warns
+    return torchvision.models.get_model(row.network.name, weights=None, **calm)  # type: ignore[no-any-return]
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=EXPORTED)
 def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Stored:
     row = ARCHITECTURES[request.param]
     if row.preprocessing.size > MAX_SIZE:
@@ -127,8 +142,8 @@ def normalised(row: ArchitectureRow, pixels: npt.NDArray[np.uint8]) -> torch.Ten
 
 
 def test_the_catalogue_and_its_builders_name_the_same() -> None:
-    """Every row can be built, everything that can be built has a row under its own id, and the default is one."""
-    assert set(BUILDERS) == set(ARCHITECTURES)
+    """Every row is of a library that has a builder, every builder is needed, and the default is a row."""
+    assert set(BUILDERS) == {row.network.library for row in ROWS}
     assert all(row.id == key for key, row in ARCHITECTURES.items())
     assert DEFAULT_ARCHITECTURE in ARCHITECTURES
 
@@ -142,17 +157,35 @@ def test_a_row_is_complete(row: ArchitectureRow) -> None:
     assert row.preprocessing.fit != ImagePreprocessing.FIT_UNSPECIFIED
     assert row.preprocessing.filter in {"bilinear", "bicubic"}
     assert row.preprocessing.resize >= row.preprocessing.size > 0
-    assert row.weights.license
-    assert re.fullmatch("[0-9a-f]{64}", row.weights.sha256)
-    assert row.weights.sha256_from
-    assert row.weights.max_bytes > 4 * row.num_parameters
-    # Its official name carries the first digits.
-    assert row.weights.sha256[:8] in (row.weights.path or row.weights.url)
-    assert row.weights.source.startswith(("https://", "python package "))
     shown = message(row, DEFAULT_ARCHITECTURE, Architecture.WEIGHTS_STATE_ABSENT)
     assert (shown.id, shown.is_default) == (row.id, row.id == DEFAULT_ARCHITECTURE)
     assert (shown.num_parameters, shown.feature_width) == (row.num_parameters, row.feature_width)
     assert find(row.id, "recipe.architecture") is row
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.weights], ids=lambda row: row.id)
+def test_weights_are_pinned(row: ArchitectureRow) -> None:
+    """Weights that are offered have a whole hash, its source, a size and a licence."""
+    weights = offered(row)
+    assert weights.license
+    assert re.fullmatch("[0-9a-f]{64}", weights.sha256)
+    assert weights.sha256_from
+    assert weights.max_bytes > 4 * row.num_parameters
+    # Its official name carries the first digits, but for Meta's.
+    assert weights.sha256[:8] in (weights.path or weights.url) or row.id == "dinov2_s_14"
+    assert weights.source.startswith(("https://", "python package "))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+def test_a_network_is_what_its_row_says(row: ArchitectureRow) -> None:
+    """Parameters, cost, memory and shapes, of a network without numbers: torch's meta device computes shapes alone."""
+    figures = measure(row)
+    assert figures.num_parameters == row.num_parameters
+    assert figures.gflops == pytest.approx(row.gflops, rel=0.005)
+    assert figures.training_memory_bytes == pytest.approx(row.training_memory_bytes, rel=0.01)
+    assert figures.features == (2, row.feature_width)
+    assert figures.feature_map[:2] == (2, row.feature_width)
+    assert figures.feature_map[2] == figures.feature_map[3] >= 6
 
 
 def test_an_unknown_architecture_is_refused_with_those_there_are() -> None:
@@ -162,7 +195,7 @@ def test_an_unknown_architecture_is_refused_with_those_there_are() -> None:
     assert caught.value.violations[0][0] == "recipe.architecture"
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+@pytest.mark.parametrize("row", [ARCHITECTURES[id_] for id_ in EXPORTED], ids=lambda row: row.id)
 def test_a_body_builds_with_random_weights(row: ArchitectureRow, tmp_path: Path) -> None:
     """A seed gives its own weights, the same every time; width and number of parameters are what the row says."""
     recipes = [Recipe(architecture=row.id, weights=WEIGHTS_RANDOM, seed=seed) for seed in (1, 1, 2)]
@@ -170,7 +203,6 @@ def test_a_body_builds_with_random_weights(row: ArchitectureRow, tmp_path: Path)
     bodies = [backbones.build_body(recipe, nothing) for recipe in recipes]
     first, again, other = (tensors_sha256(body.state_dict()) for body in bodies)
     assert first == again != other
-    assert sum(parameter.numel() for parameter in bodies[0].parameters()) == row.num_parameters
     with torch.inference_mode():
         features, feature_map = bodies[0].eval()(normalised(row, pixels_for(row, 1)))
     assert features.shape == (1, row.feature_width)
@@ -180,9 +212,12 @@ def test_a_body_builds_with_random_weights(row: ArchitectureRow, tmp_path: Path)
 
 
 def test_pretrained_weights_are_in_the_body(stored: Stored) -> None:
-    """Every tensor of the body, counters aside, is one of the weights file's, so that none was left random."""
+    """Every tensor of the body, counters aside, is one of the weights file's, so that none was left random; embeddings
+    of positions are those of another number of positions, interpolated.
+    """
     theirs = {tensors_sha256({"": tensor}) for tensor in stored.weights.tensors(stored.row).values()}
-    ours = [name for name, tensor in stored.body.state_dict().items() if tensor.dim()]
+    positions = {"network.pos_embed"} if stored.row.network.options.get("img_size") else set()
+    ours = [name for name, tensor in stored.body.state_dict().items() if tensor.dim() and name not in positions]
     assert ours
     assert [name for name in ours if tensors_sha256({"": stored.body.state_dict()[name]}) not in theirs] == []
 
@@ -225,7 +260,7 @@ def test_a_graph_of_another_network_is_noticed(stored: Stored) -> None:
 
 def test_a_stored_backbone_is_found_again(stored: Stored) -> None:
     """A run that asks for a stored backbone gets the very one, files under their own hashes, and builds nothing."""
-    assert stored.backbone.weights_sha256 == stored.row.weights.sha256
+    assert stored.backbone.weights_sha256 == offered(stored.row).sha256
     assert stored.backbone.feature_width == stored.row.feature_width
     folder = f"backbones/{stored.backbone.backbone_id}"
     keys = [
@@ -251,7 +286,7 @@ def test_the_stored_weights_are_the_body(stored: Stored) -> None:
     assert tensors_sha256(other.state_dict()) == tensors_sha256(stored.body.state_dict())
 
 
-@pytest.mark.parametrize("stored", [row.id for row in ROWS if row.weights.distribution], indirect=True)
+@pytest.mark.parametrize("stored", [row.id for row in ROWS if row.weights and row.weights.distribution], indirect=True)
 def test_real_weights_know_what_they_see(stored: Stored, photographs: Path) -> None:
     """With the real weights that a package has, a head on fifty photographs a class tells cats from dogs; a wrong order
     of tensors or wrong preprocessing would not.
@@ -274,12 +309,32 @@ def test_real_weights_know_what_they_see(stored: Stored, photographs: Path) -> N
 def test_an_export_builds_the_body(stored: Stored, exported_model: ModuleType) -> None:
     """model.py of an export, given the row's network by library and name, and the stored weights, is the body."""
     network = stored.row.network
-    built = exported_model.Body(network.library, network.name).eval()
+    built = exported_model.Body(network.library, network.name, dict(network.options)).eval()
     weights = get_first(stored.store, weights_keys("any", stored.backbone), stored.backbone.weights_file_sha256)
     built.load_state_dict(load(weights))
     pictures = normalised(stored.row, pixels_for(stored.row, 1))
     with torch.inference_mode():
         np.testing.assert_allclose(built(pictures), stored.body.eval()(pictures)[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("id_", ["mobilenet_v1", "siglip2_b_16"])
+def test_a_network_without_weights_travels_the_same_path(
+    id_: str, store: FilesystemStore, exported_model: ModuleType
+) -> None:
+    """From random numbers it is exported, served as it computes, and built again by model.py."""
+    row = ARCHITECTURES[id_]
+    nothing = PretrainedWeights(store, downloads=False)
+    with pytest.raises(WeightsUnavailable, match="weights=RANDOM"):
+        nothing.tensors(row)
+    body = backbones.build_body(Recipe(architecture=id_, weights=WEIGHTS_RANDOM, seed=3), nothing).eval()
+    backbone, graph = backbones.store_body(store, body, row, row.preprocessing, "any", "random")
+    pixels = pixels_for(row, 1)
+    with torch.inference_mode():
+        expected = body(normalised(row, pixels))[0].numpy()
+        built = exported_model.Body(row.network.library, row.network.name, dict(row.network.options)).eval()
+        built.load_state_dict(load(get_first(store, weights_keys("any", backbone), backbone.weights_file_sha256)))
+        np.testing.assert_allclose(built(normalised(row, pixels)), expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(Backbone(graph).features(pixels) - expected).max() <= 1e-3 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("stored", [DEFAULT_ARCHITECTURE], indirect=True)

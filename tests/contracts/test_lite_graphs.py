@@ -25,7 +25,8 @@ from handful.bundle.predictor import Backbone, to_pixels
 from handful.folders import find as find_pictures
 from services.trainer.architectures import ARCHITECTURES, ArchitectureRow
 from services.trainer.worker import efficientnet_lite, graphs
-from services.trainer.worker.architectures import BUILDERS
+from services.trainer.worker.architectures import build
+from services.trainer.worker.pretrained import offered
 from services.trainer.worker.pretrained.torch_files import Arrays, NotTensors, read
 from services.trainer.worker.weights import to_safetensors
 
@@ -36,7 +37,7 @@ MAX_DIFFERENCE = 1e-5
 
 
 def file_of(row: ArchitectureRow) -> bytes:
-    path = row.weights.locate()
+    path = offered(row).locate()
     assert path is not None
     return path.read_bytes()
 
@@ -184,7 +185,7 @@ def test_the_body_has_timms_names(row: ArchitectureRow) -> None:
     """The safetensors file without torch is, byte for byte, the one of timm's body."""
     arrays = arrays_of(row)
     ours = efficientnet_lite.state(row.network.name, arrays)
-    body = BUILDERS[row.id](row.network.name, arrays)
+    body = build(row.network, arrays)
     assert equal(ours, body.state_dict())
     assert to_safetensors(ours) == save({name: one.contiguous() for name, one in body.state_dict().items()})
 
@@ -204,7 +205,7 @@ def test_features_are_those_of_torchs_export(row: ArchitectureRow, photographs: 
     arrays = arrays_of(row)
     drawn = efficientnet_lite.graph(efficientnet_lite.state(row.network.name, arrays), row)
     onnx.checker.check_model(onnx.load_model_from_string(drawn), full_check=True)
-    ours, theirs = Backbone(drawn), Backbone(graphs.export(BUILDERS[row.id](row.network.name, arrays), row))
+    ours, theirs = Backbone(drawn), Backbone(graphs.export(build(row.network, arrays), row))
     files = find_pictures(photographs / "val")[::40][:8]
     pixels = np.stack([to_pixels(file.path.read_bytes(), row.preprocessing) for file in files])
     expected = theirs.features(pixels)

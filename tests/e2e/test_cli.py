@@ -71,6 +71,11 @@ def test_five_minutes(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     assert "succeeded" in cli("runs").stdout
     assert "production" in cli("models").stdout
     assert "regularization_c" in cli("recipes").stdout
+    listed = {one["name"]: one for one in json.loads(cli("architectures", "--json").stdout)}
+    assert listed["efficientnet_lite0"]["weights"] == "present"
+    assert listed["vgg16"]["weights"] == "not_offered"
+    (line,) = (line for line in cli("architectures").stdout.splitlines() if line.startswith("resnet50 "))
+    assert "224 px  23.5 M" in line
     assert "queued" in cli("train", "tulips", "--detach").stdout
     assert "succeeded" in cli("watch", "tulips").stdout
     assert cli("cancel", "tulips").stdout.endswith(": succeeded\n")  # what is over stays as it ended

@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
+from handful.errors import InvalidArgument
 from handful.v1 import trainer_pb2
 from handful.v1.bundle_pb2 import FREEZE_NONE, WEIGHTS_AUTO, WEIGHTS_RANDOM, Notice, Recipe
 from handful.v1.trainer_pb2 import Architecture, RecipeSettled, TrainingRunEvent
 from handful.v1.worker_pb2 import ClaimTrainingRunRequest
+from services.trainer.architectures import ARCHITECTURES
 from services.trainer.recipes import resolve
 from tests.playing_worker import asking, claim, create, lose, refusal, seal
 from tests.servers import DatasetService, TrainerService
@@ -49,16 +51,31 @@ async def test_auto_is_refused_by_nobody(trainer_service: TrainerService, versio
 
 async def test_the_catalogue_says_which_weights_can_be_had(trainer_service: TrainerService, version: str) -> None:
     """Without workers nothing is known; else weights are there, can be downloaded, or neither: the best of all."""
-    assert set((await weights_states(trainer_service)).values()) == {WeightsState.WEIGHTS_STATE_UNSPECIFIED}
+    unknown, never = WeightsState.WEIGHTS_STATE_UNSPECIFIED, WeightsState.WEIGHTS_STATE_NOT_OFFERED
+    states = await weights_states(trainer_service)
+    assert states == {row.id: unknown if row.weights else never for row in ARCHITECTURES.values()}
     for _ in range(2):
         await create(trainer_service, version, recipe=Recipe(weights=WEIGHTS_RANDOM))
-    both = ["efficientnet_lite0", "efficientnet_b0"]
+    both = ["efficientnet_lite0", "efficientnet_b0", "vgg16"]
     await trainer_service.workers.ClaimTrainingRun(asking("one", pretrained=["efficientnet_lite0"]))
     await trainer_service.workers.ClaimTrainingRun(asking("two", pretrained=(), fetchable=both))
     states = await weights_states(trainer_service)
     assert states["efficientnet_lite0"] == WeightsState.WEIGHTS_STATE_PRESENT
     assert states["efficientnet_b0"] == WeightsState.WEIGHTS_STATE_FETCHABLE
     assert states["efficientnet_b7"] == WeightsState.WEIGHTS_STATE_ABSENT
+    assert states["vgg16"] == never  # whatever a worker of another version says
+
+
+async def test_weights_that_are_not_offered_are_refused_at_once(trainer_service: TrainerService, version: str) -> None:
+    """PRETRAINED, the default, is refused by the field's name, with what to do, before any worker is asked."""
+    error = await refusal(create(trainer_service, version, recipe=Recipe(architecture="vgg16")))
+    assert isinstance(error, InvalidArgument)
+    ((field, what),) = error.violations
+    assert field == "recipe.weights"
+    assert "weights=RANDOM" in what
+    for weights in (WEIGHTS_AUTO, WEIGHTS_RANDOM):
+        run = await create(trainer_service, version, recipe=Recipe(architecture="vgg16", weights=weights))
+        assert run.recipe.weights == weights
 
 
 async def test_a_settled_recipe_is_the_runs_from_then_on(trainer_service: TrainerService, version: str) -> None:

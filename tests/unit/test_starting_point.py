@@ -22,7 +22,7 @@ from handful.v1.worker_pb2 import Claim
 from services.shared.objects.filesystem import FilesystemStore
 from services.trainer.architectures import ARCHITECTURES, backbone_id
 from services.trainer.recipes import resolve
-from services.trainer.worker.pretrained import PretrainedWeights, WeightsUnavailable
+from services.trainer.worker.pretrained import PretrainedWeights, WeightsUnavailable, offered
 from services.trainer.worker.reporting import Reporter, RunCancelled
 from services.trainer.worker.starting_point import settle
 from services.trainer.worker.work import Work
@@ -124,7 +124,7 @@ def test_a_later_attempt_carries_the_notice(tmp_path: Path) -> None:
 def test_weights_are_fetched_before_anything_else(tmp_path: Path) -> None:
     """A worker that may download does, in a phase of its own; what it gets is not the file, and the run says so."""
     with official_source.running() as source:
-        source.gives(ARCHITECTURES[B0].weights.url.rpartition("/")[2], whole(b"not these"))
+        source.gives(offered(ARCHITECTURES[B0]).url.rpartition("/")[2], whole(b"not these"))
         weights = PretrainedWeights(FilesystemStore(tmp_path / "weights"), f"{source.address}/models")
         with pytest.raises(WeightsUnavailable, match="gave another file"):
             settled(tmp_path, Recipe(architecture=B0), weights)
@@ -137,7 +137,7 @@ def test_weights_are_fetched_before_anything_else(tmp_path: Path) -> None:
 def test_a_download_can_be_cancelled(tmp_path: Path) -> None:
     """A run that waits for a source that says nothing ends as soon as it is cancelled, and so does its download."""
     with official_source.running() as source:
-        source.gives(ARCHITECTURES[B0].weights.url.rpartition("/")[2], silent(60))
+        source.gives(offered(ARCHITECTURES[B0]).url.rpartition("/")[2], silent(60))
         weights = PretrainedWeights(FilesystemStore(tmp_path / "weights"), f"{source.address}/models")
         claim = Claim(training_run="projects/default/trainingRuns/r1", recipe=resolve(Recipe(architecture=B0), LITE0))
         recorder = Recorder(cancelled_in="weights")
@@ -153,7 +153,7 @@ def test_features_need_no_weights_where_the_backbone_is_stored(tmp_path: Path) -
     """A worker without weights can do `fast` where another one has stored the backbone; gradient training it cannot."""
     row = ARCHITECTURES[B0]
     recipe = Recipe(architecture=B0)
-    identity = backbone_id(row.id, row.preprocessing, row.weights.sha256)
+    identity = backbone_id(row.id, row.preprocessing, offered(row).sha256)
     store = FilesystemStore(tmp_path / "store")
     for kind in ("onnx", "safetensors"):
         store.put(f"backbones/{identity}/0.{kind}", b"a graph, weights")

@@ -16,8 +16,8 @@ from safetensors.torch import save
 
 from services.shared.objects.filesystem import FilesystemStore
 from services.trainer.architectures import ARCHITECTURES
-from services.trainer.worker.architectures import BUILDERS
-from services.trainer.worker.pretrained import PretrainedWeights, WeightsUnavailable, key
+from services.trainer.worker.architectures import build
+from services.trainer.worker.pretrained import PretrainedWeights, WeightsUnavailable, key, offered
 from services.trainer.worker.weights import tensors_sha256
 from tests import official_source
 from tests.conftest import SHARED
@@ -75,12 +75,12 @@ def test_what_holds_no_tensors_is_refused(
 
 def test_a_file_at_hand_is_imported(store: FilesystemStore, tmp_path: Path) -> None:
     """Weights that a package carries can be imported where it is not installed; the body is the same to the bit."""
-    file = LITE0.weights.locate()
+    file = offered(LITE0).locate()
     assert file is not None
     weights = PretrainedWeights(store, downloads=False)
     weights.add(LITE0, file)
-    without = replace(LITE0, weights=replace(LITE0.weights, distribution="no-such-weights"))
-    bodies = [BUILDERS[LITE0.id](LITE0.network.name, weights.tensors(row)) for row in (LITE0, without)]
+    without = replace(LITE0, weights=replace(offered(LITE0), distribution="no-such-weights"))
+    bodies = [build(LITE0.network, weights.tensors(row)) for row in (LITE0, without)]
     first, second = (tensors_sha256(body.state_dict()) for body in bodies)
     assert first == second
     copied = tmp_path / "copied.safetensors"
@@ -95,18 +95,18 @@ def test_another_file_is_not_imported(store: FilesystemStore, tmp_path: Path) ->
     weights = PretrainedWeights(store)
     wrong, large, foreign = tmp_path / "wrong.pth", tmp_path / "large.pth", tmp_path / "foreign.safetensors"
     wrong.write_bytes(saved(torchvision.models.efficientnet_b0(weights=None).state_dict()))
-    large.write_bytes(bytes(B0.weights.max_bytes + 2 * 1024 * 1024))
+    large.write_bytes(bytes(offered(B0).max_bytes + 2 * 1024 * 1024))
     foreign.write_bytes(save({"weight": torch.zeros(3)}))
     for row, file, words in [
         (B0, wrong, "its SHA-256 is"),
-        (B0, LITE0.weights.locate(), "its SHA-256 is"),
+        (B0, offered(LITE0).locate(), "its SHA-256 is"),
         (B0, large, "too large"),
         (B0, foreign, "no weights file that Handful made"),
     ]:
         assert file is not None
         with pytest.raises(WeightsUnavailable, match=words):
             weights.add(row, file)
-    weights.add(LITE0, Path(str(LITE0.weights.locate())))
+    weights.add(LITE0, Path(str(offered(LITE0).locate())))
     other = tmp_path / "other.safetensors"
     other.write_bytes(store.get(key(LITE0)))
     with pytest.raises(WeightsUnavailable, match="was made from the file of SHA-256"):

@@ -89,6 +89,7 @@ def exporter() -> str:
     sources = [path for path in Path(__file__).parent.rglob("*") if path.suffix in {".py", ".txt"}]
     catalogue = Path(architectures.__file__)
     digest = hashlib.sha256()
-    for path in sorted([*sources, Path(images.__file__), catalogue, catalogue.with_name("weights.lock.json")]):
+    rows = [catalogue, *(catalogue.with_name(name) for name in ("architectures.json", "weights.lock.json"))]
+    for path in sorted([*sources, Path(images.__file__), *rows]):
         digest.update(f"{path.name} ".encode() + path.read_bytes())
     return digest.hexdigest()

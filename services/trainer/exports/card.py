@@ -8,7 +8,7 @@ from pathlib import Path
 
 from handful.recipe import as_dict
 from handful.v1.bundle_pb2 import WEIGHTS_RANDOM, Evaluation, ModelManifest
-from services.trainer.architectures import ArchitectureRow
+from services.trainer.architectures import ArchitectureRow, PinnedWeights
 from services.trainer.exports.bundle import Bundle
 
 LICENSES = Path(__file__).parent / "shipped" / "licenses"
@@ -81,7 +81,8 @@ def write(bundle: Bundle) -> str:
 
 def licenses(bundle: Bundle) -> dict[str, bytes]:
     """The files of `LICENSES/`."""
-    needed = {OURS, bundle.row.weights.license} if _uses_weights(bundle.model) else {OURS}
+    weights = _weights(bundle.model, bundle.row)
+    needed = {OURS, weights.license} if weights else {OURS}
     return {f"LICENSES/{name}.txt": (LICENSES / f"{name}.txt").read_bytes() for name in sorted(needed)}
 
 
@@ -121,16 +122,18 @@ def _making(model: ModelManifest, row: ArchitectureRow) -> str:
 
 def _terms(model: ModelManifest, row: ArchitectureRow) -> str:
     lines = [f"The code in this folder: {OURS}."]
-    if _uses_weights(model):
-        weights = row.weights
+    weights = _weights(model, row)
+    if weights:
         begun = f"The weights began as those of {weights.source}, SHA-256 `{weights.sha256}`: {weights.license}."
         lines.append(f"{begun} {weights.license_note}".strip())
     lines.append("The data that it was trained on has terms of its own, which are not known here.")
     return "## Licences\n\n" + "".join(f"- {line}\n" for line in lines)
 
 
-def _uses_weights(model: ModelManifest) -> bool:
-    return model.backbone.weights_origin != "random" and model.recipe.weights != WEIGHTS_RANDOM
+def _weights(model: ModelManifest, row: ArchitectureRow) -> PinnedWeights | None:
+    """The pretrained weights that the model began from."""
+    began = model.backbone.weights_origin != "random" and model.recipe.weights != WEIGHTS_RANDOM
+    return row.weights if began else None
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -31,6 +31,7 @@ def make(bundle: Bundle) -> dict[str, bytes]:
     network = {
         "library": row.network.library,
         "name": row.network.name,
+        "options": dict(row.network.options),
         "feature_width": row.feature_width,
         "normalization": Head.Normalization.Name(model.head.normalization).removeprefix("NORMALIZATION_").lower(),
     }

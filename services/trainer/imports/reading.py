@@ -11,7 +11,15 @@ from google.protobuf.message import Message
 from handful import names
 from handful.bundle import manifest
 from handful.errors import InvalidArgument
-from handful.v1.bundle_pb2 import MODALITY_IMAGE, Backbone, Evaluation, Head, ImagePreprocessing, ModelManifest
+from handful.v1.bundle_pb2 import (
+    MODALITY_IMAGE,
+    WEIGHTS_RANDOM,
+    Backbone,
+    Evaluation,
+    Head,
+    ImagePreprocessing,
+    ModelManifest,
+)
 from services.trainer.architectures import ARCHITECTURES, backbone_id
 from services.trainer.exports import archive as archives
 from services.trainer.exports.bundle import Bundle
@@ -102,6 +110,10 @@ def _problems(model: ModelManifest) -> Iterator[str]:
     if model.recipe.preset not in PRESETS or model.recipe.architecture != model.backbone.architecture:
         yield "its recipe is not known"
     yield from _backbone_problems(model.backbone)
+    row = ARCHITECTURES.get(model.backbone.architecture)
+    pretrained = model.backbone.weights_origin != "random" and model.recipe.weights != WEIGHTS_RANDOM
+    if row is not None and row.weights is None and pretrained:
+        yield "it began from pretrained weights that are not known here"
 
 
 def _backbone_problems(backbone: Backbone) -> Iterator[str]:

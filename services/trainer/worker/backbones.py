@@ -18,7 +18,7 @@ from services.trainer.architectures import ARCHITECTURES, ArchitectureRow, backb
 from services.trainer.worker import agreement
 from services.trainer.worker.children import ChildLost, Children
 from services.trainer.worker.parts import NoTorch, need_torch
-from services.trainer.worker.pretrained import Place, PretrainedWeights, WeightsUnavailable
+from services.trainer.worker.pretrained import Place, PretrainedWeights, WeightsUnavailable, offered
 from services.trainer.worker.pretrained.torch_files import Arrays
 from services.trainer.worker.work import GraphDisagrees
 
@@ -44,7 +44,7 @@ def find(
     row = ARCHITECTURES[recipe.architecture]
     with _building:
         if recipe.weights == WEIGHTS_PRETRAINED:
-            backbone = _describe(row, preprocessing, row.weights.sha256, "pretrained")
+            backbone = _describe(row, preprocessing, offered(row).sha256, "pretrained")
             stored = _first_stored(store, backbone) or _copied(store, row, backbone)
             if stored is not None:
                 return stored
@@ -55,6 +55,7 @@ def fetch(weights: PretrainedWeights, row: ArchitectureRow, children: Children) 
     """Has the pretrained weights here when it returns; the memory of reading them stays in a child.
     WeightsUnavailable.
     """
+    offered(row)
     with _building:
         place = weights.places()[row.id]
         if place == Place.SOURCE:
@@ -65,9 +66,9 @@ def fetch(weights: PretrainedWeights, row: ArchitectureRow, children: Children) 
 
 def is_stored(store: ObjectStore, row: ArchitectureRow) -> bool:
     """Whether the backbone of the pretrained weights lies in the store: those who need no more than features need no
-    weights then.
+    weights then. WeightsUnavailable where none are offered.
     """
-    return _first(store, _describe(row, row.preprocessing, row.weights.sha256, "pretrained")) is not None
+    return _first(store, _describe(row, row.preprocessing, offered(row).sha256, "pretrained")) is not None
 
 
 def _build(
@@ -81,7 +82,7 @@ def _build(
     if row.network.name not in efficientnet_lite.BLOCKS:
         return store_body(store, build_body(recipe, weights), row, preprocessing, project=None, origin="pretrained")
     state = efficientnet_lite.state(row.network.name, weights.tensors(row))
-    backbone = _describe(row, preprocessing, row.weights.sha256, "pretrained")
+    backbone = _describe(row, preprocessing, offered(row).sha256, "pretrained")
     return _store(store, "backbones", backbone, efficientnet_lite.graph(state, row), state)
 
 
@@ -102,11 +103,11 @@ def build_body(recipe: Recipe, weights: PretrainedWeights) -> "torch.nn.Module":
     need_torch(f"A body of {row.id} with such weights")
     import torch
 
-    from services.trainer.worker.architectures import BUILDERS
+    from services.trainer.worker import architectures
 
     torch.manual_seed(recipe.seed)
     tensors = weights.tensors(row) if recipe.weights == WEIGHTS_PRETRAINED else None
-    return BUILDERS[row.id](row.network.name, tensors)
+    return architectures.build(row.network, tensors)
 
 
 def store_body(
@@ -122,7 +123,7 @@ def store_body(
     from services.trainer.worker.weights import tensors_sha256
 
     state = {name: tensor.detach().cpu().numpy() for name, tensor in body.state_dict().items()}
-    weights = row.weights.sha256 if origin == "pretrained" else tensors_sha256(state)
+    weights = offered(row).sha256 if origin == "pretrained" else tensors_sha256(state)
     drawn = row.network.name in efficientnet_lite.BLOCKS
     graph = efficientnet_lite.graph(state, row) if drawn else graphs.export(body, row)
     graphs.check(graph, body, row)
@@ -148,7 +149,7 @@ def _store(store: ObjectStore, folder: str, backbone: Backbone, graph: bytes, st
 
 def _copied(store: ObjectStore, row: ArchitectureRow, backbone: Backbone) -> tuple[Backbone, bytes] | None:
     """The graph that the same network has under its catalogue's preprocessing: preprocessing is not part of a graph."""
-    catalogued = _first_stored(store, _describe(row, row.preprocessing, row.weights.sha256, "pretrained"))
+    catalogued = _first_stored(store, _describe(row, row.preprocessing, offered(row).sha256, "pretrained"))
     if catalogued is None:
         return None
     known, graph = catalogued

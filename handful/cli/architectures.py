@@ -1,0 +1,63 @@
+"""`handful architectures`: the networks that the trainer can train, as a table or as JSON."""
+
+import argparse
+import json
+from typing import Any
+
+from rich.markup import escape
+
+from handful import Client
+from handful.cli import commands
+from handful.v1.bundle_pb2 import Modality
+from handful.v1.trainer_pb2 import Architecture
+
+_WEIGHTS = {
+    Architecture.WEIGHTS_STATE_UNSPECIFIED: "no worker yet",
+    Architecture.WEIGHTS_STATE_PRESENT: "there",
+    Architecture.WEIGHTS_STATE_FETCHABLE: "can be fetched",
+    Architecture.WEIGHTS_STATE_ABSENT: "[yellow]missing[/yellow]",
+    Architecture.WEIGHTS_STATE_NOT_OFFERED: "not offered",
+}
+
+
+def show(given: argparse.Namespace) -> int:
+    """Every architecture: what it is, its size and cost, and whether its pretrained weights can be had."""
+    with Client.from_env() as client:
+        found = client.architectures()
+    if given.json:
+        print(json.dumps(list(map(_as_dict, found)), indent=2))
+        return 0
+    columns = ("architecture", "input", "parameters", "GFLOPs", "features", "to train", "weights", "description")
+    table = commands.plain_table(*columns)
+    for one in found:
+        table.add_row(
+            f"{one.id}{' (default)' if one.is_default else ''}",
+            f"{one.input_size} px",
+            f"{one.num_parameters / 1e6:.1f} M",
+            f"{one.gflops:g}",
+            str(one.feature_width),
+            f"{one.training_memory_bytes / 1e9:.1f} GB",
+            _WEIGHTS.get(one.weights_state, str(one.weights_state)),
+            escape(one.description),
+        )
+    commands.console.print(table)
+    return 0
+
+
+def _as_dict(one: Architecture) -> dict[str, Any]:
+    return {
+        "name": one.id,
+        "description": one.description,
+        "modality": Modality.Name(one.modality).removeprefix("MODALITY_").lower(),
+        "is_default": one.is_default,
+        "num_parameters": one.num_parameters,
+        "gflops": one.gflops,
+        "input_size": one.input_size,
+        "feature_width": one.feature_width,
+        "training_memory_bytes": one.training_memory_bytes,
+        "weights": Architecture.WeightsState.Name(one.weights_state).removeprefix("WEIGHTS_STATE_").lower(),
+        "weights_source": one.weights_source,
+        "weights_license": one.weights_license,
+        "weights_max_bytes": one.weights_max_bytes,
+        "weights_sha256": one.weights_sha256,
+    }
