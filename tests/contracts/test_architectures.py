@@ -245,7 +245,8 @@ def test_the_graph_computes_what_the_network_computes(stored: Stored) -> None:
     assert together.shape == (3, stored.row.feature_width)
     assert np.abs(together - expected).max() <= MAX_RELATIVE_DIFFERENCE * np.abs(expected).max()
     for one, row in zip(pixels, together, strict=True):
-        np.testing.assert_array_equal(Backbone(stored.graph).features(one[None])[0], row)
+        # A matrix product of more rows may add in another order.
+        assert np.abs(Backbone(stored.graph).features(one[None])[0] - row).max() <= 1e-5 * np.abs(row).max()
 
 
 def test_a_graph_of_another_network_is_noticed(stored: Stored) -> None:

@@ -12,6 +12,7 @@ from handful.errors import FailedPrecondition, InvalidArgument, NotFound, Unavai
 from handful.recipe import recipe
 from handful.v1 import dataset_pb2, trainer_pb2
 from handful.v1.bundle_pb2 import WEIGHTS_PRETRAINED, WEIGHTS_RANDOM, Recipe
+from handful.v1.trainer_pb2 import Architecture
 from services.shared.objects.filesystem import FilesystemStore
 from services.trainer.recipes import PRESETS
 from tests.playing_worker import PROJECT, asking, create, refusal, run_names, seal
@@ -157,10 +158,14 @@ async def test_the_architectures_are_listed_in_full(trainer_service: TrainerServ
     for one in listed.architectures:
         filled = {descriptor.name for descriptor, _ in one.ListFields()}
         filled |= {"is_default", "weights_license_note", "weights_state"}
+        offered = one.weights_state != Architecture.WEIGHTS_STATE_NOT_OFFERED
+        if not offered:
+            filled |= {"weights_source", "weights_license", "weights_sha256", "weights_max_bytes"}
         assert filled == set(one.DESCRIPTOR.fields_by_name)
-        assert SHA256.fullmatch(one.weights_sha256)
+        assert bool(SHA256.fullmatch(one.weights_sha256)) == bool(one.weights_source) == offered
+        assert one.training_memory_bytes > 16 * one.num_parameters
         assert (
-            await create(trainer_service, version, recipe=Recipe(architecture=one.id))
+            await create(trainer_service, version, recipe=Recipe(architecture=one.id, weights=WEIGHTS_RANDOM))
         ).recipe.architecture == one.id
     default = (await create(trainer_service, version)).recipe.architecture
     assert [one.id for one in listed.architectures if one.is_default] == [default]

@@ -27,7 +27,7 @@ class TimmBody(torch.nn.Module):
         features: torch.Tensor = self.network.forward_head(last)
         rows, columns = self.network.patch_embed.grid_size
         patches = last[:, self.network.num_prefix_tokens :].transpose(1, 2)
-        return features, patches.reshape(len(last), -1, rows, columns)
+        return features, patches.reshape(last.shape[0], -1, rows, columns)
 
 
 def build(network: TorchNetwork, tensors: Arrays | None) -> torch.nn.Module:

@@ -45,10 +45,10 @@ class TransformerBody(torch.nn.Module):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         patches = self.network._process_input(images)  # noqa: SLF001 - what its own forward begins with
-        first = self.network.class_token.expand(len(patches), -1, -1)
+        first = self.network.class_token.expand(patches.shape[0], -1, -1)
         tokens = self.network.encoder(torch.cat([first, patches], dim=1))
         side = self.network.image_size // self.network.patch_size
-        return tokens[:, 0], tokens[:, 1:].transpose(1, 2).reshape(len(images), -1, side, side)
+        return tokens[:, 0], tokens[:, 1:].transpose(1, 2).unflatten(2, (side, side))
 
 
 def build(network: TorchNetwork, tensors: Arrays | None) -> torch.nn.Module:
