@@ -96,7 +96,7 @@ def test_five_minutes(cli: Cli, pictures: Path, tmp_path: Path) -> None:
         (("train", "tulips", "learning_rate=nan"), "recipe.learning_rate: must be between 1e-08 and 1, not nan"),
         (
             ("train", "tulips", "architecture=resnet"),
-            "recipe.architecture: must be one of efficientnet_lite0, efficientnet_lite1",
+            "recipe.architecture: must be one of alexnet, vgg11",
         ),
         (("train", "tulips", "weights=maybe"), "recipe.weights: must be one of PRETRAINED, RANDOM, AUTO, not maybe"),
         (("predict", "no-such-model", __file__), "There is no model no-such-model in projects/default. Models there: "),
