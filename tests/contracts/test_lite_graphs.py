@@ -48,6 +48,7 @@ def arrays_of(row: ArchitectureRow) -> Arrays:
 
 def equal(ours: Arrays, theirs: dict[str, torch.Tensor]) -> bool:
     """To the bit, with names, order, shapes and types."""
+    theirs = {name: tensor.detach() for name, tensor in theirs.items()}
     return list(ours) == list(theirs) and all(
         ours[name].dtype == tensor.numpy().dtype
         and ours[name].shape == tuple(tensor.shape)
@@ -77,6 +78,7 @@ def test_views_and_kinds_of_numbers_are_read() -> None:
         "part": base[1:3, 2:4],
         "one": torch.tensor(7),
         "double": torch.ones(3, dtype=torch.float64),
+        "parameter": torch.nn.Parameter(base[0]),
         "half": torch.ones(3, dtype=torch.float16),
         "int": torch.ones(3, dtype=torch.int32),
     }

@@ -28,6 +28,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "torch IntStorage": np.dtype("<i4"),
 }
 _DICT, _TENSOR = "collections OrderedDict", "torch._utils _rebuild_tensor_v2"
+_PARAMETER = "torch._utils _rebuild_parameter"
 
 
 class NotTensors(Exception):
@@ -172,6 +173,8 @@ class _Machine:
             self.stack.append({})
         elif of == _Global(_TENSOR) and isinstance(arguments[0], _Storage):
             self.stack.append(_Tensor(*arguments[:4]))
+        elif of == _Global(_PARAMETER) and isinstance(arguments[0], _Tensor):
+            self.stack.append(arguments[0])
         else:
             raise NotTensors("its description asks for a call")
 
@@ -191,7 +194,7 @@ _MARK = object()
 
 
 def _named(name: str) -> _Global:
-    if name not in {_DICT, _TENSOR, *_DTYPES}:
+    if name not in {_DICT, _TENSOR, _PARAMETER, *_DTYPES}:
         raise NotTensors(f"its description names {name}")
     return _Global(name)
 
