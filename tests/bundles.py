@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx.parser
 
-from handful.bundle import manifest
+from handful.bundle import manifest, neighbours
 from handful.bundle.heads import Floats, LinearHead
+from handful.bundle.neighbours import Neighbours
 from handful.bundle.predictor import Backbone, Pixels
 from handful.v1.bundle_pb2 import Backbone as BackboneMessage
 from handful.v1.bundle_pb2 import BundleFile, Head, ImagePreprocessing, ModelManifest
@@ -70,7 +71,11 @@ class GatedLoader(Loader):
 
 
 def publish(
-    store: ObjectStore, labels: Sequence[str] = tuple(COLOURS), graph: bytes | None = None, project: str = "default"
+    store: ObjectStore,
+    labels: Sequence[str] = tuple(COLOURS),
+    graph: bytes | None = None,
+    project: str = "default",
+    known: Neighbours | None = None,
 ) -> str:
     """Stores a bundle; the SHA-256 of its manifest. Labels beyond three are ever fainter red, green and blue."""
     graph = graph or mean_colour()
@@ -85,10 +90,16 @@ def publish(
         backbone=BackboneMessage(backbone_id="b", preprocessing=PREPROCESSING, graph_sha256=manifest.sha256(graph)),
         files=[BundleFile(path="head.safetensors", sha256=manifest.sha256(head), size_bytes=len(head))],
     )
+    if known is not None:
+        rows = known.to_bytes()
+        bundle.neighbours.nearest, bundle.neighbours.max_distance = known.nearest, known.max_distance
+        bundle.files.add(path=neighbours.FILE, sha256=manifest.sha256(rows), size_bytes=len(rows))
     data = manifest.to_bytes(bundle)
     digest = manifest.sha256(data)
     store.put(manifest.graph_keys(project, bundle.backbone)[0], graph)
     store.put(manifest.bundle_key(project, digest, "head.safetensors"), head)
+    if known is not None:
+        store.put(manifest.bundle_key(project, digest, neighbours.FILE), rows)
     store.put(manifest.bundle_key(project, digest, "manifest.json"), data)
     return digest
 

@@ -17,7 +17,7 @@ from onnx import numpy_helper, parser
 from PIL import Image
 from safetensors.numpy import save
 
-from handful.bundle import manifest
+from handful.bundle import manifest, neighbours
 from handful.bundle.heads import LinearHead
 from handful.bundle.predictor import Backbone, to_pixels
 from handful.v1 import bundle_pb2
@@ -30,7 +30,7 @@ from services.trainer.exports.bundle import Bundle
 ROW = ARCHITECTURES[DEFAULT_ARCHITECTURE]
 SIZE, WIDTH = ROW.preprocessing.size, ROW.feature_width
 LABELS = ("blue", "green", "red")
-NUM_GOLDEN = 3
+NUM_GOLDEN, NUM_KNOWN = 3, 6
 _GRAPH = """
     <ir_version: 10, opset_import: ["" : 18]>
     colours (uint8[n,{size},{size},3] pixels) => (float[n,{width}] features, float[n,3,{size},{size}] feature_map) {{
@@ -132,8 +132,14 @@ def make(
         "head.safetensors": head.to_bytes(),
         "plots/loss.png": picture(0, "PNG"),
     }
+    others = np.stack([to_pixels(picture(seed), ROW.preprocessing) for seed in range(NUM_KNOWN)])
+    known = neighbours.fit(Backbone(body).features(others), [str(number) for number in range(NUM_KNOWN)])
+    assert known is not None
+    files[neighbours.FILE] = known.to_bytes()
     weights = save({"network.spread": np.random.default_rng(seed).normal(size=(3, WIDTH)).astype(np.float32)})
-    return Parts(_manifest(normalization, labels, seed), files, body, weights).written()
+    described = _manifest(normalization, labels, seed)
+    described.neighbours.nearest, described.neighbours.max_distance = known.nearest, known.max_distance
+    return Parts(described, files, body, weights).written()
 
 
 def _manifest(normalization: Head.Normalization.ValueType, labels: tuple[str, ...], seed: int) -> ModelManifest:

@@ -204,7 +204,8 @@ def predict(given: argparse.Namespace) -> int:
                 console.print(f"{escape(str(file))}: [yellow]{escape(str(why))}[/yellow]")
                 continue
             shown = "  ".join(f"{one.label} {one.score:.3f}" for one in answer.predictions)
-            console.print(f"{escape(f'{file}: {shown}')}  [dim]({short(answer.model_version)})[/dim]")
+            said = f"{file}: unknown; of the classes most like: {shown}" if answer.unknown else f"{file}: {shown}"
+            console.print(f"{escape(said)}  [dim]({short(answer.model_version)})[/dim]")
     return 1 if failed else 0
 
 

@@ -633,6 +633,7 @@ class ModelManifest(_message.Message):
     NOTICES_FIELD_NUMBER: _builtins.int
     PARITY_FIELD_NUMBER: _builtins.int
     EXAMPLES_FIELD_NUMBER: _builtins.int
+    NEIGHBOURS_FIELD_NUMBER: _builtins.int
     format: _builtins.str
     """Always `handful.model/1`."""
     modality: Global___Modality.ValueType
@@ -673,6 +674,12 @@ class ModelManifest(_message.Message):
     def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassExamples]:
         """How many examples each class had, in the order of the labels."""
 
+    @_builtins.property
+    def neighbours(self) -> Global___Neighbours:
+        """What tells an input that is like none of the classes; its numbers are in `neighbours.safetensors`. Not set where
+        the model cannot tell: its body was trained, or it has too few examples.
+        """
+
     def __init__(
         self,
         *,
@@ -688,14 +695,44 @@ class ModelManifest(_message.Message):
         notices: _abc.Iterable[Global___Notice] | None = ...,
         parity: Global___Parity | None = ...,
         examples: _abc.Iterable[Global___ClassExamples] | None = ...,
+        neighbours: Global___Neighbours | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "head", b"head", "parity", b"parity", "recipe", b"recipe"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "head", b"head", "neighbours", b"neighbours", "parity", b"parity", "recipe", b"recipe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "dataset_manifest_sha256", b"dataset_manifest_sha256", "examples", b"examples", "files", b"files", "format", b"format", "head", b"head", "labels", b"labels", "modality", b"modality", "notices", b"notices", "numerics", b"numerics", "parity", b"parity", "recipe", b"recipe"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "dataset_manifest_sha256", b"dataset_manifest_sha256", "examples", b"examples", "files", b"files", "format", b"format", "head", b"head", "labels", b"labels", "modality", b"modality", "neighbours", b"neighbours", "notices", b"notices", "numerics", b"numerics", "parity", b"parity", "recipe", b"recipe"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelManifest: _TypeAlias = ModelManifest  # noqa: Y015
+
+@_typing.final
+class Neighbours(_message.Message):
+    """Neighbours tells how far an input is from the examples that the model was fitted on: one minus the mean cosine of its
+    features with those of its nearest examples, in [0, 2]. `rows` float16[n, feature_width] of the file are their
+    features, scaled to length 1.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEAREST_FIELD_NUMBER: _builtins.int
+    MAX_DISTANCE_FIELD_NUMBER: _builtins.int
+    nearest: _builtins.int
+    """How many of the nearest examples count."""
+    max_distance: _builtins.float
+    """What is farther away is unknown. 95 % of the examples themselves are nearer to the others than this."""
+    def __init__(
+        self,
+        *,
+        nearest: _builtins.int = ...,
+        max_distance: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_distance", b"max_distance", "nearest", b"nearest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Neighbours: _TypeAlias = Neighbours  # noqa: Y015
 
 @_typing.final
 class ClassExamples(_message.Message):

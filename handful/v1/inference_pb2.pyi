@@ -58,8 +58,22 @@ class PredictResponse(_message.Message):
 
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     PREDICTIONS_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
+    DISTANCE_FIELD_NUMBER: _builtins.int
+    MAX_DISTANCE_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """The version that answered: `projects/{project}/models/{model}/versions/{number}`."""
+    unknown: _builtins.bool
+    """Whether the picture is like nothing that the model was fitted on: `distance` is above `max_distance`. What is
+    something else entirely is told so, and one in twenty pictures of the classes; look-alikes are not. The scores are
+    then of no use. False where the model cannot tell.
+    """
+    distance: _builtins.float
+    """How far the picture is from the nearest training examples, in [0, 2]: one minus the mean cosine of features. Not set
+    where the model cannot tell: its body was trained, or it has too few examples.
+    """
+    max_distance: _builtins.float
+    """The distance beyond which a picture is unknown. Set where `distance` is."""
     @_builtins.property
     def predictions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Prediction]:
         """Classes by falling score."""
@@ -69,12 +83,22 @@ class PredictResponse(_message.Message):
         *,
         model_version: _builtins.str = ...,
         predictions: _abc.Iterable[Global___Prediction] | None = ...,
+        unknown: _builtins.bool = ...,
+        distance: _builtins.float | None = ...,
+        max_distance: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_distance", b"_distance", "_max_distance", b"_max_distance", "distance", b"distance", "max_distance", b"max_distance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_version", b"model_version", "predictions", b"predictions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_distance", b"_distance", "_max_distance", b"_max_distance", "distance", b"distance", "max_distance", b"max_distance", "model_version", b"model_version", "predictions", b"predictions", "unknown", b"unknown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__distance: _TypeAlias = _typing.Literal["distance"]  # noqa: Y015
+    _WhichOneofArgType__distance: _TypeAlias = _typing.Literal["_distance", b"_distance"]  # noqa: Y015
+    _WhichOneofReturnType__max_distance: _TypeAlias = _typing.Literal["max_distance"]  # noqa: Y015
+    _WhichOneofArgType__max_distance: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__distance) -> _WhichOneofReturnType__distance | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_distance) -> _WhichOneofReturnType__max_distance | None: ...
 
 Global___PredictResponse: _TypeAlias = PredictResponse  # noqa: Y015
 

@@ -16,7 +16,7 @@ from handful.bundle.heads import Floats
 from handful.bundle.images import BadImage
 from handful.bundle.predictor import Pixels, to_pixels
 from handful.errors import InvalidArgument, ResourceExhausted
-from services.inference.loading import Model
+from services.inference.loading import LoadedHead, Model
 
 log = structlog.get_logger()
 
@@ -26,13 +26,27 @@ FIRST_GUESS_SECONDS = 0.02
 _SMOOTHING = 0.1
 
 
+@dataclass(frozen=True)
+class Answer:
+    """To one picture: float32[classes], and how far it is from what the model was fitted on, where known."""
+
+    probabilities: Floats
+    distance: float | None = None
+    max_distance: float | None = None
+
+    @property
+    def unknown(self) -> bool:
+        """Whether the picture is like nothing that the model was fitted on."""
+        return self.distance is not None and self.max_distance is not None and self.distance > self.max_distance
+
+
 @dataclass(frozen=True, eq=False)
 class Waiting:
     """One picture whose answer someone awaits."""
 
     image: bytes
     model: Model
-    answer: "asyncio.Future[Floats]"
+    answer: "asyncio.Future[Answer]"
 
 
 class Batcher:
@@ -51,8 +65,8 @@ class Batcher:
         for _ in range(threads):
             threading.Thread(target=self._work, name="predict", daemon=True).start()
 
-    async def probabilities(self, image: bytes, model: Model) -> Floats:
-        """float32[classes]. InvalidArgument where the picture is none, ResourceExhausted where too many wait."""
+    async def answer(self, image: bytes, model: Model) -> Answer:
+        """What the model says. InvalidArgument where the picture is none, ResourceExhausted where too many wait."""
         waiting = Waiting(image, model, self._loop.create_future())
         with self._changed:
             full = len(self._waiting) >= self._queue
@@ -126,12 +140,12 @@ class Batcher:
             return
         features = rows[0][0].model.backbone.backbone.features(np.stack([pixels for _, pixels in rows]))
         for (one, _), row in zip(rows, features, strict=True):
-            self._settle(one, one.model.head.head.probabilities(row[None])[0])
+            self._settle(one, _say(one.model.head, row[None]))
 
-    def _settle(self, one: Waiting, probabilities: Floats) -> None:
+    def _settle(self, one: Waiting, answer: Answer) -> None:
         def settle() -> None:
             if not one.answer.done():
-                one.answer.set_result(probabilities)
+                one.answer.set_result(answer)
 
         self._loop.call_soon_threadsafe(settle)
 
@@ -141,3 +155,10 @@ class Batcher:
                 one.answer.set_exception(problem)
 
         self._loop.call_soon_threadsafe(fail)
+
+
+def _say(model: LoadedHead, features: Floats) -> Answer:
+    probabilities, known = model.head.probabilities(features)[0], model.neighbours
+    if known is None:
+        return Answer(probabilities)
+    return Answer(probabilities, float(known.distances(features)[0]), known.max_distance)

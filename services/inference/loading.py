@@ -8,8 +8,10 @@ from functools import partial
 
 import structlog
 
+from handful.bundle import neighbours
 from handful.bundle.heads import LinearHead
 from handful.bundle.manifest import bundle_key, from_bytes, graph_keys
+from handful.bundle.neighbours import Neighbours
 from handful.bundle.predictor import Backbone
 from handful.errors import DataLoss, FailedPrecondition
 from handful.v1.bundle_pb2 import ImagePreprocessing, ModelManifest
@@ -29,13 +31,14 @@ class LoadedHead:
 
     labels: tuple[str, ...]
     head: LinearHead
+    neighbours: Neighbours | None
     preprocessing: ImagePreprocessing
     graph_keys: tuple[str, ...]
     graph_sha256: str
 
     @property
     def num_bytes(self) -> int:
-        return self.head.num_bytes
+        return self.head.num_bytes + (0 if self.neighbours is None else self.neighbours.num_bytes)
 
 
 @dataclass(frozen=True)
@@ -75,22 +78,28 @@ class Loader:
             raise FailedPrecondition(
                 f"The bundle of {ref.name} is of a kind that this server does not know.", reason="BUNDLE_UNKNOWN"
             ) from problem
-        file = next((file for file in manifest.files if file.path == "head.safetensors"), None)
-        if file is None:
-            raise FailedPrecondition(f"The bundle of {ref.name} has no head.", reason="BUNDLE_INCOMPLETE")
-        stored = await self._read(bundle_key(ref.project, ref.manifest_sha256, file.path), file.sha256)
+        stored = await self._file(ref, manifest, "head.safetensors")
+        known = await self._file(ref, manifest, neighbours.FILE) if manifest.HasField("neighbours") else None
         try:
             head = LinearHead.from_bytes(manifest.head, stored)
+            near = None if known is None else Neighbours.from_bytes(manifest.neighbours, known)
         except ValueError as problem:
             raise DataLoss(f"The head of {ref.name} cannot be read.") from problem
         log.info("model loaded", model_version=ref.name)
         return LoadedHead(
             labels=tuple(manifest.labels),
             head=head,
+            neighbours=near,
             preprocessing=manifest.backbone.preprocessing,
             graph_keys=graph_keys(ref.project, manifest.backbone, ref.manifest_sha256),
             graph_sha256=manifest.backbone.graph_sha256,
         )
+
+    async def _file(self, ref: VersionRef, manifest: ModelManifest, path: str) -> bytes:
+        file = next((file for file in manifest.files if file.path == path), None)
+        if file is None:
+            raise FailedPrecondition(f"The bundle of {ref.name} has no {path}.", reason="BUNDLE_INCOMPLETE")
+        return await self._read(bundle_key(ref.project, ref.manifest_sha256, path), file.sha256)
 
     async def _backbone(self, head: LoadedHead) -> LoadedBackbone:
         graph = await asyncio.to_thread(get_first, self._store, head.graph_keys, head.graph_sha256)

@@ -24,9 +24,12 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             raise InvalidArgument.fields([("top_k", "must not be negative")])
         ref = await self._pointers.resolve(request.model)
         model = await self._loader.load(ref)
-        probabilities = await self._batcher.probabilities(request.image, model)
-        answers = best(model.head.labels, probabilities, request.top_k or DEFAULT_TOP_K)
+        answer = await self._batcher.answer(request.image, model)
+        answers = best(model.head.labels, answer.probabilities, request.top_k or DEFAULT_TOP_K)
         return inference_pb2.PredictResponse(
+            unknown=answer.unknown,
+            distance=answer.distance,
+            max_distance=answer.max_distance,
             model_version=ref.name,
             predictions=[inference_pb2.Prediction(label=label, score=score) for label, score in answers],
         )

@@ -1,12 +1,15 @@
 """The whole line, through three services and a worker that are processes of their own."""
 
+import io
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from handful import Client
 from handful.cli.stack import Stack
@@ -25,6 +28,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory, picture: Callable[..., byte
         for seed in range(first, first + 12):
             (made / label / f"{seed}.jpg").write_bytes(picture(seed, colour))
     return made
+
+
+def stripes() -> bytes:
+    """A picture of no colour."""
+    rows = np.where(np.arange(200)[:, None] % 20 < 10, 255, 0).repeat(200, axis=1).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(rows, "L").save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def train(client: Client, dataset: str) -> tuple[TrainingRun, FeaturesReady]:
@@ -53,6 +64,8 @@ def test_a_folder_becomes_a_model_that_predicts(stack: Stack, folder: Path, pict
         assert answer.model_version == run.model_version == "projects/default/models/colours/versions/1"
         assert answer.predictions[0].label == "red"
         assert sum(one.score for one in answer.predictions) == pytest.approx(1.0)
+        assert not answer.unknown
+        assert client.predict("colours", stripes()).unknown
 
         _, ready = train(client, "colours")
         assert (ready.features_computed, ready.features_cached) == (0, 24)

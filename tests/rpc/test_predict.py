@@ -7,12 +7,14 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeAlias
 
+import numpy as np
 import pytest
 from grpc import StatusCode, aio
 from PIL import Image
 
 from handful.bundle import manifest
 from handful.bundle.images import MAX_BYTES
+from handful.bundle.neighbours import Neighbours
 from handful.errors import HandfulError, from_rpc_error
 from handful.v1 import inference_pb2_grpc
 from handful.v1.bundle_pb2 import ModelManifest
@@ -84,6 +86,17 @@ async def test_the_version_that_is_named_answers(
     assert response.model_version == f"{FLOWERS}/versions/{version}"
     assert response.predictions[0].label == answer
     assert sum(one.score for one in response.predictions) == pytest.approx(1)
+
+
+async def test_what_is_like_no_class_is_unknown(store: FilesystemStore, inference_stub: Stub, paint: Paint) -> None:
+    """A model of red and green knows red, and says of blue that it is far; one that cannot tell says nothing."""
+    known = Neighbours(np.eye(3, dtype=np.float16)[[0, 0, 1, 1]], 2, 0.2)
+    point(store, {"flowers": [publish(store, known=known)], "trees": [publish(store)]})
+    red, blue = [await predict(inference_stub, FLOWERS, paint(colour)) for colour in ("red", "blue")]
+    assert (red.unknown, red.max_distance, blue.unknown) == (False, 0.2, True)
+    assert 0 <= red.distance <= 0.2 < blue.distance <= 1
+    silent = await predict(inference_stub, "projects/default/models/trees", paint("blue"))
+    assert (silent.unknown, silent.HasField("distance"), silent.HasField("max_distance")) == (False, False, False)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from handful.bundle.heads import Floats
 from handful.bundle.predictor import Backbone, Pixels, Predictor, to_pixels
 from handful.errors import InvalidArgument, ResourceExhausted
-from services.inference.batching import MAX_QUEUED_BYTES, Batcher
+from services.inference.batching import MAX_QUEUED_BYTES, Answer, Batcher
 from services.inference.loading import LoadedBackbone, Loader, Model
 from services.inference.pointers import VersionRef
 from services.shared.objects.filesystem import FilesystemStore
@@ -54,8 +54,8 @@ async def load(store: FilesystemStore, digest: str) -> Model:
     return await Loader(store, MEBIBYTE).load(ref)
 
 
-def ask(batcher: Batcher, pictures: list[bytes], model: Model) -> list["asyncio.Task[Floats]"]:
-    return [asyncio.create_task(batcher.probabilities(one, model)) for one in pictures]
+def ask(batcher: Batcher, pictures: list[bytes], model: Model) -> list["asyncio.Task[Answer]"]:
+    return [asyncio.create_task(batcher.answer(one, model)) for one in pictures]
 
 
 async def test_waiting_pictures_are_answered_together(
@@ -83,7 +83,7 @@ async def test_an_answer_does_not_depend_on_its_company(
     await asyncio.sleep(0)
     busy.opened.set()
     for answer, one in zip(await asyncio.gather(*asking), expected, strict=True):
-        np.testing.assert_array_equal(answer, one)
+        np.testing.assert_array_equal(answer.probabilities, one)
 
 
 async def test_models_on_one_backbone_share_a_pass(
@@ -100,8 +100,8 @@ async def test_models_on_one_backbone_share_a_pass(
     busy.opened.set()
     answers = await asyncio.gather(*asking)
     assert gate.passes == [2]
-    assert [len(answer) for answer in answers] == [3, 5]
-    assert [answer.argmax() for answer in answers] == [0, 0]
+    assert [len(answer.probabilities) for answer in answers] == [3, 5]
+    assert [answer.probabilities.argmax() for answer in answers] == [0, 0]
 
 
 async def test_backbones_do_not_share_a_pass(
@@ -110,7 +110,7 @@ async def test_backbones_do_not_share_a_pass(
     """Pictures for two graphs that wait in turn are computed by their own graph, each in one pass."""
     gates = [Gate(mean_colour()), Gate(mean_colour("other"))]
     models = [model, await load(store, publish(store, "abc", mean_colour("other")))]
-    asking: list[asyncio.Task[Floats]] = []
+    asking: list[asyncio.Task[Answer]] = []
     for seed in range(6):
         gates[seed % 2].opened.set()
         asking += ask(batcher, [picture(seed)], Model(models[seed % 2].head, LoadedBackbone(gates[seed % 2], 0)))
@@ -132,7 +132,9 @@ async def test_a_bad_picture_fails_alone(
     assert isinstance(empty, InvalidArgument)
     assert isinstance(cut, InvalidArgument)
     assert (empty.reason, cut.reason) == ("CORRUPT_MEDIA", "CORRUPT_MEDIA")
-    np.testing.assert_array_equal(first, last)
+    assert isinstance(first, Answer)
+    assert isinstance(last, Answer)
+    np.testing.assert_array_equal(first.probabilities, last.probabilities)
 
 
 async def test_a_caller_that_went_away_is_not_computed_for(
@@ -175,12 +177,12 @@ async def test_a_full_queue_refuses_and_recovers(
     await asyncio.sleep(0)
     for _ in range(3):
         with pytest.raises(ResourceExhausted) as caught:
-            await batcher.probabilities(picture(), model)
+            await batcher.answer(picture(), model)
         assert caught.value.reason == "OVERLOADED"
         assert 1 <= int(caught.value.facts["pushback_ms"]) < 10_000
     busy.opened.set()
     assert len(await asyncio.gather(*asking)) == QUEUE
-    assert (await batcher.probabilities(picture(), model)).shape == (3,)
+    assert (await batcher.answer(picture(), model)).probabilities.shape == (3,)
 
 
 async def test_the_queue_is_bounded_in_bytes(
@@ -191,11 +193,11 @@ async def test_the_queue_is_bounded_in_bytes(
     asking = ask(batcher, [large], model)
     await asyncio.sleep(0)
     with pytest.raises(ResourceExhausted):
-        await batcher.probabilities(picture(size=(300, 200)), model)
+        await batcher.answer(picture(size=(300, 200)), model)
     busy.opened.set()
     answers = await asyncio.gather(*asking, return_exceptions=True)
     assert isinstance(answers[0], InvalidArgument)
-    assert (await batcher.probabilities(picture(), model)).shape == (3,)
+    assert (await batcher.answer(picture(), model)).probabilities.shape == (3,)
 
 
 async def test_a_pass_that_fails_does_not_end_the_thread(
@@ -205,4 +207,4 @@ async def test_a_pass_that_fails_does_not_end_the_thread(
     broken = Model(model.head, LoadedBackbone(Broken(mean_colour()), 0))
     answers = await asyncio.gather(*ask(batcher, [picture()] * 3, broken), return_exceptions=True)
     assert [type(answer) for answer in answers] == [MemoryError] * 3
-    assert (await batcher.probabilities(picture(), model)).shape == (3,)
+    assert (await batcher.answer(picture(), model)).probabilities.shape == (3,)

@@ -294,6 +294,21 @@ def test_a_spoiled_export_fails_its_test(unpacked: Path, tmp_path: Path, spoiled
     assert (done.returncode, json.loads(done.stdout)["self_test"]) == (1, "failed")
 
 
+def test_it_tells_what_is_like_nothing_it_knows(unpacked: Path, parts: Parts, tmp_path: Path) -> None:
+    """A picture farther from the training examples than they are from each other is unknown, as when it is served."""
+    shutil.copytree(unpacked, tmp_path / "strict")
+    with np.load(unpacked / "neighbours.npz") as stored:
+        arrays = {**stored, "max_distance": np.array(0.0)}
+    np.savez(tmp_path / "strict" / "neighbours.npz", **arrays)
+    (tmp_path / "a.jpg").write_bytes(whole_bundles.picture(99))
+    done = predict(tmp_path / "strict", "--json", tmp_path / "a.jpg")
+    assert json.loads(done.stdout)["unknown"] is True
+    done = predict(tmp_path / "strict", tmp_path / "a.jpg")
+    assert "a.jpg: unknown; of the classes most like: " in done.stdout
+    described = parts.model.neighbours
+    assert (arrays["nearest"], arrays["rows"].dtype) == (described.nearest, np.float16)
+
+
 def test_it_predicts(unpacked: Path, parts: Parts, tmp_path: Path) -> None:
     """Pictures get their classes, best first; what is no picture gets a line, and exit code 1."""
     (tmp_path / "a.jpg").write_bytes(whole_bundles.picture(0))
@@ -304,6 +319,7 @@ def test_it_predicts(unpacked: Path, parts: Parts, tmp_path: Path) -> None:
     predictions = json.loads(done.stdout)["predictions"]
     assert [one["label"] for one in predictions] == best[:2]
     assert predictions[0]["score"] == pytest.approx(row.max(), abs=1e-6)
+    assert json.loads(done.stdout)["unknown"] is False
     done = predict(unpacked, tmp_path / "a.jpg", tmp_path / "b.txt", tmp_path / "none.jpg")
     assert done.stdout.startswith(f"{tmp_path}/a.jpg: {best[0]} {row.max():.3f}  {best[1]} ")
     assert "b.txt: The file is not a JPEG, PNG or WebP picture." in done.stderr

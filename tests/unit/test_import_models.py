@@ -137,6 +137,14 @@ def head(**changes: Callable[[Array], Array]) -> Change:
     return change
 
 
+def near(made: Callable[[Array], Array]) -> Change:
+    def change(parts: Parts) -> None:
+        rows = load(parts.files["neighbours.safetensors"])["rows"]
+        parts.files["neighbours.safetensors"] = save({"rows": np.ascontiguousarray(made(rows))})
+
+    return change
+
+
 def png(_: object) -> Array:
     buffer = io.BytesIO()
     Image.new("RGB", (300, 260), (1, 200, 3)).save(buffer, "PNG")
@@ -211,6 +219,12 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "golden floats": (golden(pixels=lambda one: one.astype(np.float32)), CORRUPT),
     "a golden file that is none": (golden(picture=lambda one: one[:100]), CORRUPT),
+    "neighbours that are none": (file("neighbours.safetensors", b"\x80\x04."), CORRUPT),
+    "neighbours of other features": (near(lambda rows: rows[:, :5]), CORRUPT),
+    "fewer neighbours than count": (near(lambda rows: rows[:1]), CORRUPT),
+    "neighbours without a number": (near(lambda rows: rows * np.float16(np.nan)), CORRUPT),
+    "no neighbours": (lambda parts: parts.files.pop("neighbours.safetensors"), UNSUPPORTED),
+    "no word of the neighbours": (lambda parts: parts.model.ClearField("neighbours"), UNSUPPORTED),
     "other answers": (golden(probabilities=lambda one: one + np.float32(0.01)), DISAGREES),
     "other best classes": (golden(probabilities=lambda one: one[:, ::-1]), DISAGREES),
     "another golden file": (golden(picture=png), DISAGREES),

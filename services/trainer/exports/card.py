@@ -36,6 +36,11 @@ was made. From other languages: `model.onnx` takes `pixels` uint8[n, {size}, {si
 `logits` and `features`. Scaling and normalisation are in the graph; `preprocessing.json` says how a picture becomes
 pixels, and `images.py` does it.
 """
+_NAMES_ONE = "It knows the classes above and no others: whatever a picture shows, it names one of them."
+_TELLS = (
+    "It knows the classes above and no others. A picture of something else entirely is called unknown, as is about one "
+    "in twenty of the classes; what only looks like one of them is taken for it."
+)
 _FILES = """\
 ## What is in here
 
@@ -46,14 +51,15 @@ _FILES = """\
 | `labels.json` | the classes by index, and the indices by class |
 | `preprocessing.json` | how pictures come to the network |
 | `model.py`, `network.json` | the same network in PyTorch, from the weights in `bundle/` |
-| `golden.npz` | pictures at the input size, the answers to them, and the first of them as a file |
+{neighbours}| `golden.npz` | pictures at the input size, the answers to them, and the first of them as a file |
 | `bundle/` | what Handful loads the model back from: `handful import ZIP` |
 | `LICENSES/` | the terms of the code and of the weights |
 """
+_NEIGHBOURS = "| `neighbours.npz` | features of the training pictures: what is far from all of them is unknown |\n"
 _LIMITS = """\
 ## Limits
 
-- It knows the classes above and no others: whatever a picture shows, it names one of them.
+- {unknown}
 - It was measured on {num_val} pictures. The fewer there are, the less the figures say; pictures of another kind than
   these, from another camera or place, may be told apart worse.
 - A probability is the network's own opinion, not a measured frequency.
@@ -65,6 +71,7 @@ def write(bundle: Bundle) -> str:
     """README.md."""
     model, row, evaluation = bundle.model, bundle.row, bundle.evaluation
     named = ", ".join(map(_escape, model.labels[:SHOWN_LABELS]))
+    knows = model.HasField("neighbours")
     more = f" and {len(model.labels) - SHOWN_LABELS} more" if len(model.labels) > SHOWN_LABELS else ""
     parts = (
         f"# Image classifier: {named}{more}\n\n{row.description} Trained and exported with Handful.\n",
@@ -72,8 +79,8 @@ def write(bundle: Bundle) -> str:
         _classes(model, evaluation),
         _figures(evaluation),
         _making(model, row),
-        _LIMITS.format(num_val=sum(one.num_val for one in model.examples)),
-        _FILES,
+        _LIMITS.format(unknown=_TELLS if knows else _NAMES_ONE, num_val=sum(one.num_val for one in model.examples)),
+        _FILES.format(neighbours=_NEIGHBOURS if knows else ""),
         _terms(model, row),
     )
     return "\n".join(parts)

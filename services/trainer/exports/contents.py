@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load
 
-from handful.bundle import images, manifest
+from handful.bundle import images, manifest, neighbours
 from handful.bundle.heads import LinearHead
 from handful.bundle.predictor import plain
 from handful.v1.bundle_pb2 import Head
@@ -42,7 +43,8 @@ def make(bundle: Bundle) -> dict[str, bytes]:
         "labels.json": _json({"id2label": id2label, "label2id": label2id}),
         "network.json": _json(network),
         "preprocessing.json": _json(preprocessing),
-        "golden.npz": _golden(bundle.files["golden.safetensors"]),
+        "golden.npz": _npz(load(bundle.files["golden.safetensors"])),
+        **_neighbours(bundle),
         "images.py": Path(images.__file__).read_bytes(),
         **_shipped(),
         **card.licenses(bundle),
@@ -63,10 +65,18 @@ def _shipped() -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in SHIPPED.iterdir() if path.is_file()}
 
 
-def _golden(stored: bytes) -> bytes:
+def _neighbours(bundle: Bundle) -> dict[str, bytes]:
+    if not bundle.model.HasField("neighbours"):
+        return {}
+    described = bundle.model.neighbours
+    numbers = {"nearest": np.array(described.nearest), "max_distance": np.array(described.max_distance)}
+    return {"neighbours.npz": _npz({**load(bundle.files[neighbours.FILE]), **numbers})}
+
+
+def _npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
     """What numpy.savez writes, but for the time of day."""
     npz = io.BytesIO()
-    archive.write(npz, {f"{name}.npy": _npy(array) for name, array in load(stored).items()})
+    archive.write(npz, {f"{name}.npy": _npy(array) for name, array in arrays.items()})
     return npz.getvalue()
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from google.protobuf.message import Message
 
 from handful import names
-from handful.bundle import manifest
+from handful.bundle import manifest, neighbours
 from handful.errors import InvalidArgument
 from handful.v1.bundle_pb2 import (
     MODALITY_IMAGE,
@@ -34,6 +34,7 @@ MAX_BYTES = {
     "evaluation.json": 2 * MEBIBYTE,
     "golden.safetensors": 64 * MEBIBYTE,
     "head.safetensors": 128 * MEBIBYTE,
+    neighbours.FILE: 16 * MEBIBYTE,
     "plots/confusion_matrix.png": MEBIBYTE // 2,
     "plots/confusion_matrix_normalized.png": MEBIBYTE // 2,
     "plots/loss.png": MEBIBYTE // 2,
@@ -105,6 +106,8 @@ def _problems(model: ModelManifest) -> Iterator[str]:
         yield "it does not say what it was trained on"
     if not _NEEDED <= set(paths) <= set(MAX_BYTES) or len(set(paths)) < len(paths):
         yield "its files are not those of a model"
+    if model.HasField("neighbours") != (neighbours.FILE in paths):
+        yield "it does not say how it tells what is like none of its classes"
     if model.head.normalization not in (Head.NORMALIZATION_NONE, Head.NORMALIZATION_CENTER_L2):
         yield "its head is of a kind that is not known"
     if model.recipe.preset not in PRESETS or model.recipe.architecture != model.backbone.architecture:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from handful.bundle import manifest
+from handful.bundle import manifest, neighbours
 from handful.bundle.heads import Floats, LinearHead
 from handful.bundle.images import BadImage
+from handful.bundle.neighbours import Neighbours
 from handful.bundle.predictor import Backbone, Pixels, to_pixels
 from handful.errors import FailedPrecondition, InvalidArgument
 from services.shared.objects import ObjectMissing, ObjectStore, get_first
@@ -27,6 +28,7 @@ def take(store: ObjectStore, project: str, path: Path) -> tuple[bytes, bytes]:
     bundle = reading.read(Archive.open(path))
     graphs.check(bundle.graph, bundle.model.backbone)
     tensors.read(manifest.BACKBONE_WEIGHTS, bundle.weights)
+    _check_neighbours(bundle)
     _try(bundle)
     _store(store, project, bundle)
     return bundle.described, bundle.files["evaluation.json"]
@@ -70,6 +72,19 @@ def _head(bundle: Bundle) -> LinearHead:
     if head.weight.shape != (len(model.labels), model.backbone.feature_width):
         raise InvalidArgument("head.safetensors is not of these classes and features.", reason="CORRUPT_MODEL")
     return head
+
+
+def _check_neighbours(bundle: Bundle) -> None:
+    model, data = bundle.model, bundle.files.get(neighbours.FILE)
+    if data is None:
+        return
+    tensors.read(neighbours.FILE, data)
+    try:
+        width = Neighbours.from_bytes(model.neighbours, data).rows.shape[1]
+    except ValueError as problem:
+        raise InvalidArgument(f"{neighbours.FILE} has no neighbours.", reason="CORRUPT_MODEL") from problem
+    if width != model.backbone.feature_width:
+        raise InvalidArgument(f"{neighbours.FILE} is not of these features.", reason="CORRUPT_MODEL")
 
 
 def _answers(bundle: Bundle, head: LinearHead, pixels: Pixels) -> Floats:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from scipy.optimize import OptimizeResult, minimize
 from threadpoolctl import threadpool_limits
 
+from handful.bundle import neighbours
 from handful.bundle.heads import Floats, LinearHead, normalize, softmax
 from handful.v1 import bundle_pb2
 from handful.v1.bundle_pb2 import CrossValidation
@@ -115,7 +116,8 @@ def train(work: Work, examples: Examples) -> Trained:
     pixels = np.stack([examples.pixels(work.store, one, backbone.preprocessing) for one in golden])
     golden_rows = (val_rows if examples.val else train_rows)[:NUM_GOLDEN]
     answers = head.probabilities(val_rows), pixels, head.probabilities(golden_rows)
-    return Trained(examples, backbone, head, *answers, cross_validation)
+    known = neighbours.fit(train_rows, [example.group for example in examples.train])
+    return Trained(examples, backbone, head, *answers, cross_validation, known)
 
 
 def _cross_validate(work: Work, examples: Examples, rows: Floats, labels: Labels) -> CrossValidation | None:

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
 
-from handful.bundle import manifest
+from handful.bundle import manifest, neighbours
 from handful.bundle.heads import LinearHead
 from handful.bundle.predictor import NUMERICS, Backbone, Predictor, to_pixels
-from handful.v1.bundle_pb2 import BundleFile, ClassExamples, Evaluation, Head, ModelManifest, Parity
+from handful.v1.bundle_pb2 import BundleFile, ClassExamples, Evaluation, Head, ModelManifest, Neighbours, Parity
 from services.shared.objects import get_first
 from services.trainer.worker import plots
 from services.trainer.worker.examples import Examples, targets
@@ -34,6 +34,8 @@ def publish(work: Work, trained: Trained, evaluation: Evaluation) -> str:
         "evaluation.json": manifest.to_bytes(evaluation),
         "golden.safetensors": _golden(work, trained),
     }
+    if trained.neighbours is not None:
+        files[neighbours.FILE] = trained.neighbours.to_bytes()
     files |= {f"plots/{name}.png": png for name, png in plots.draw(trained.examples.labels, evaluation).items()}
     parity = _check(work, trained, files["head.safetensors"])
     data = manifest.to_bytes(_describe(work, trained, files, parity))
@@ -96,7 +98,13 @@ def _describe(work: Work, trained: Trained, files: dict[str, bytes], parity: Par
         notices=work.notices,
         parity=parity,
         examples=_counts(trained.examples),
+        neighbours=_neighbours(trained),
     )
+
+
+def _neighbours(trained: Trained) -> Neighbours | None:
+    known = trained.neighbours
+    return None if known is None else Neighbours(nearest=known.nearest, max_distance=known.max_distance)
 
 
 def _counts(examples: Examples) -> list[ClassExamples]:

@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from handful.bundle.heads import Floats, LinearHead
+from handful.bundle.neighbours import Neighbours
 from handful.bundle.predictor import Pixels
 from handful.v1.bundle_pb2 import Backbone, CrossValidation, EpochMetrics, Metric, Notice, Recipe
 from handful.v1.trainer_pb2 import EpochCompleted, Progress, RecipeSettled, TrainingRunEvent
@@ -121,6 +122,8 @@ class Trained:
     golden_pixels: Pixels
     golden_probabilities: Floats
     cross_validation: CrossValidation | None = None
+    # Where the model can tell what is like none of its classes.
+    neighbours: Neighbours | None = None
 
 
 def _settle(future: Future[Result], task: Callable[[], Result]) -> None:

@@ -33,6 +33,7 @@ class Model:
         id2label = _json(folder / "labels.json")["id2label"]
         self.labels = [id2label[str(index)] for index in range(len(id2label))]
         self.preprocessing = Preprocessing(**_json(folder / "preprocessing.json")["image"])
+        self._neighbours = Neighbours(folder / "neighbours.npz") if (folder / "neighbours.npz").exists() else None
         self._session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
 
     def pixels(self, picture: bytes) -> npt.NDArray[np.uint8]:
@@ -44,11 +45,27 @@ class Model:
         answers: npt.NDArray[np.float32] = self._session.run(["probabilities"], {"pixels": pixels})[0]
         return answers
 
-    def predict(self, picture: bytes, top: int) -> list[dict[str, Any]]:
-        """The most probable classes of a picture, best first."""
-        row = self.probabilities(self.pixels(picture)[None])[0]
-        order = np.argsort(-row, kind="stable")[:top]
-        return [{"label": self.labels[index], "score": float(row[index])} for index in order]
+    def predict(self, picture: bytes, top: int) -> dict[str, Any]:
+        """The most probable classes of a picture, best first, and whether it is like nothing that was trained on."""
+        row, features = self._session.run(["probabilities", "features"], {"pixels": self.pixels(picture)[None]})
+        order = np.argsort(-row[0], kind="stable")[:top]
+        best = [{"label": self.labels[index], "score": float(row[0][index])} for index in order]
+        known = self._neighbours is None or self._neighbours.distance(features[0]) <= self._neighbours.max_distance
+        return {"predictions": best, "unknown": not known}
+
+
+class Neighbours:
+    """The training examples' features, and how far from them a picture may be that is like them."""
+
+    def __init__(self, file: Path) -> None:
+        with np.load(file, allow_pickle=False) as stored:
+            self.max_distance = float(stored["max_distance"])
+            self._rows, self._nearest = stored["rows"].astype(np.float32), int(stored["nearest"])
+
+    def distance(self, features: npt.NDArray[np.float32]) -> float:
+        """One minus the mean cosine with the nearest, in [0, 2]."""
+        cosines = self._rows @ (features / max(float(np.linalg.norm(features)), 1e-12))
+        return 1 - float(np.sort(cosines)[-self._nearest :].mean())
 
 
 def self_test(model: Model, folder: Path = HERE) -> dict[str, Any]:
@@ -89,14 +106,15 @@ def main() -> int:
 
 def _show(model: Model, path: Path, given: argparse.Namespace) -> int:
     try:
-        best = model.predict(path.read_bytes(), given.top)
+        answer = model.predict(path.read_bytes(), given.top)
     except (BadImage, OSError) as bad:
         print(f"{path}: {bad.message if isinstance(bad, BadImage) else bad.strerror}", file=sys.stderr)
         return 1
     if given.json:
-        print(json.dumps({"file": str(path), "predictions": best}, ensure_ascii=False))
+        print(json.dumps({"file": str(path), **answer}, ensure_ascii=False))
     else:
-        print(f"{path}: " + "  ".join(f"{one['label']} {one['score']:.3f}" for one in best))
+        unknown = "unknown; of the classes most like: " if answer["unknown"] else ""
+        print(f"{path}: {unknown}" + "  ".join(f"{one['label']} {one['score']:.3f}" for one in answer["predictions"]))
     return 0
 
 

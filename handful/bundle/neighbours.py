@@ -1,0 +1,88 @@
+"""How far an input is from everything that a model was fitted on, and beyond which distance it is like none of it.
+
+The distance is one minus the mean cosine between the input's features and those of its `NEAREST` nearest training
+examples. Features are taken as the backbone gives them, not as the head centres them: what all of the classes have in
+common tells something else entirely from them (measured: docs/why.md). A cosine of features says little about things
+that look alike, so a strange breed of dog may well be near a model of dogs.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load, save
+
+from handful.bundle.heads import Floats
+from handful.v1 import bundle_pb2
+
+FILE = "neighbours.safetensors"
+NEAREST = 3
+# Of inputs like the training examples, the share that shall be known (before rounding to their number).
+KNOWN = 0.95
+# More training examples than these tell little more, and all of them are compared with at each prediction.
+MAX_ROWS = 500
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """`rows`: float16[n, feature_width], features of training examples scaled to length 1; `nearest`, how many of them
+    count; `max_distance`, in [0, 2]: what is farther away is unknown.
+    """
+
+    rows: npt.NDArray[np.float16]
+    nearest: int
+    max_distance: float
+
+    def distances(self, features: Floats) -> Floats:
+        """float32[n], in [0, 2], of float32[n, feature_width]."""
+        return _distances(_unit(features) @ self.rows.astype(np.float32).T, self.nearest)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.rows.nbytes
+
+    def to_bytes(self) -> bytes:
+        """The rows as a safetensors file."""
+        return save({"rows": np.ascontiguousarray(self.rows)})
+
+    @classmethod
+    def from_bytes(cls, described: bundle_pb2.Neighbours, data: bytes) -> "Neighbours":
+        """ValueError where the file is none of ours."""
+        try:
+            rows = load(data)["rows"]
+        except Exception as problem:
+            raise ValueError("not neighbours") from problem
+        if rows.ndim != 2 or rows.dtype != np.float16 or not 0 < described.nearest <= len(rows):  # noqa: PLR2004
+            raise ValueError("not neighbours")
+        return cls(rows, described.nearest, described.max_distance)
+
+
+def fit(features: Floats, groups: Sequence[str]) -> Neighbours | None:
+    """The neighbours among float32[n, feature_width], with the distance that ceil(0.95 (n + 1)) of them keep from the
+    others (split conformal prediction, https://arxiv.org/abs/2107.07511, with leave-one-out distances), at most the
+    largest. An example is not compared with those of its own group. None where there are fewer than `NEAREST` groups
+    besides an example's own.
+    """
+    if len(set(groups)) <= NEAREST:
+        return None
+    kept = np.unique(np.linspace(0, len(features) - 1, min(len(features), MAX_ROWS)).round().astype(int))
+    rows = _unit(features[kept]).astype(np.float16)
+    same = np.array(groups)[kept]
+    cosines = rows.astype(np.float32) @ rows.astype(np.float32).T
+    cosines[same[:, None] == same] = -1
+    left_out = np.sort(_distances(cosines, NEAREST))
+    place = min(math.ceil(KNOWN * (len(rows) + 1)), len(rows))
+    return Neighbours(rows, NEAREST, float(left_out[place - 1]))
+
+
+def _distances(cosines: Floats, nearest: int) -> Floats:
+    best = -np.partition(-cosines, nearest - 1, axis=1)[:, :nearest]
+    distances: Floats = (1 - best.mean(axis=1)).astype(np.float32)
+    return distances
+
+
+def _unit(features: Floats) -> Floats:
+    scaled: Floats = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    return scaled
