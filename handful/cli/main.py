@@ -109,7 +109,9 @@ def _add_data(add: Add) -> None:
 
 def _add_runs(add: Add) -> None:
     train = add("train", "train a model on a dataset and watch", commands.train)
-    train.epilog = "Without preset=... it is `fast`, or `baseline` where a field is set that only `baseline` has."
+    train.epilog = (
+        "Without preset=... it is `fast`; `baseline` where a field is set that `fast` lacks; else `fine_tune`."
+    )
     train.add_argument("dataset", help="a dataset's id")
     train.add_argument(
         "fields",

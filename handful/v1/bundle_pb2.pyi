@@ -109,6 +109,8 @@ class _FreezeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Freeze.ValueTy
     """Only the head is trained."""
     FREEZE_NONE: _Freeze.ValueType  # 2
     """Everything is trained."""
+    FREEZE_FIRST_BLOCKS: _Freeze.ValueType  # 3
+    """The first `frozen_blocks` blocks of the body; the rest and the head are trained."""
 
 class Freeze(_Freeze, metaclass=_FreezeEnumTypeWrapper):
     """Freeze says which part of the backbone gradient training leaves alone."""
@@ -119,6 +121,8 @@ FREEZE_BODY: Freeze.ValueType  # 1
 """Only the head is trained."""
 FREEZE_NONE: Freeze.ValueType  # 2
 """Everything is trained."""
+FREEZE_FIRST_BLOCKS: Freeze.ValueType  # 3
+"""The first `frozen_blocks` blocks of the body; the rest and the head are trained."""
 Global___Freeze: _TypeAlias = Freeze  # noqa: Y015
 
 class _FrozenMode:
@@ -144,6 +148,176 @@ FROZEN_MODE_EVAL: FrozenMode.ValueType  # 1
 FROZEN_MODE_TRAIN: FrozenMode.ValueType  # 2
 """Batch normalisation follows the batches and its statistics drift, as in the naive script. For comparison only."""
 Global___FrozenMode: _TypeAlias = FrozenMode  # noqa: Y015
+
+class _Optimizer:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OptimizerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Optimizer.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OPTIMIZER_UNSPECIFIED: _Optimizer.ValueType  # 0
+    """Not set: the preset's default, ADAMW."""
+    OPTIMIZER_ADAMW: _Optimizer.ValueType  # 1
+    """Adam whose weight decay is taken off the weights (Loshchilov and Hutter, https://arxiv.org/abs/1711.05101)."""
+    OPTIMIZER_ADAM: _Optimizer.ValueType  # 2
+    """Adam whose weight decay is added to the gradient (Kingma and Ba, https://arxiv.org/abs/1412.6980)."""
+    OPTIMIZER_SGD: _Optimizer.ValueType  # 3
+    """Stochastic gradient descent with `momentum`; weight decay is added to the gradient."""
+
+class Optimizer(_Optimizer, metaclass=_OptimizerEnumTypeWrapper):
+    """Optimizer says how a gradient becomes a step."""
+
+OPTIMIZER_UNSPECIFIED: Optimizer.ValueType  # 0
+"""Not set: the preset's default, ADAMW."""
+OPTIMIZER_ADAMW: Optimizer.ValueType  # 1
+"""Adam whose weight decay is taken off the weights (Loshchilov and Hutter, https://arxiv.org/abs/1711.05101)."""
+OPTIMIZER_ADAM: Optimizer.ValueType  # 2
+"""Adam whose weight decay is added to the gradient (Kingma and Ba, https://arxiv.org/abs/1412.6980)."""
+OPTIMIZER_SGD: Optimizer.ValueType  # 3
+"""Stochastic gradient descent with `momentum`; weight decay is added to the gradient."""
+Global___Optimizer: _TypeAlias = Optimizer  # noqa: Y015
+
+class _Schedule:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScheduleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Schedule.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCHEDULE_UNSPECIFIED: _Schedule.ValueType  # 0
+    """Not set: the preset's default, COSINE."""
+    SCHEDULE_CONSTANT: _Schedule.ValueType  # 1
+    """They stay, once warmed up."""
+    SCHEDULE_COSINE: _Schedule.ValueType  # 2
+    """Once warmed up they fall to 0 along half a cosine (Loshchilov and Hutter, https://arxiv.org/abs/1608.03983)."""
+    SCHEDULE_ONE_CYCLE: _Schedule.ValueType  # 3
+    """Up from a 25th in the first 30 % of the steps, then down to 0, each along half a cosine (Smith and Topin,
+    https://arxiv.org/abs/1708.07120).
+    """
+
+class Schedule(_Schedule, metaclass=_ScheduleEnumTypeWrapper):
+    """Schedule says how learning rates change from step to step."""
+
+SCHEDULE_UNSPECIFIED: Schedule.ValueType  # 0
+"""Not set: the preset's default, COSINE."""
+SCHEDULE_CONSTANT: Schedule.ValueType  # 1
+"""They stay, once warmed up."""
+SCHEDULE_COSINE: Schedule.ValueType  # 2
+"""Once warmed up they fall to 0 along half a cosine (Loshchilov and Hutter, https://arxiv.org/abs/1608.03983)."""
+SCHEDULE_ONE_CYCLE: Schedule.ValueType  # 3
+"""Up from a 25th in the first 30 % of the steps, then down to 0, each along half a cosine (Smith and Topin,
+https://arxiv.org/abs/1708.07120).
+"""
+Global___Schedule: _TypeAlias = Schedule  # noqa: Y015
+
+class _Precision:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PrecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Precision.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRECISION_UNSPECIFIED: _Precision.ValueType  # 0
+    """Not set: the preset's default, FLOAT32."""
+    PRECISION_FLOAT32: _Precision.ValueType  # 1
+    """float32."""
+    PRECISION_BFLOAT16: _Precision.ValueType  # 2
+    """bfloat16 where PyTorch's autocast says so."""
+    PRECISION_FLOAT16: _Precision.ValueType  # 3
+    """float16 where PyTorch's autocast says so, with a scaled loss. Only on CUDA: elsewhere the run trains in float32, with
+    a notice PRECISION_FALLBACK, and its recipe then says FLOAT32.
+    """
+
+class Precision(_Precision, metaclass=_PrecisionEnumTypeWrapper):
+    """Precision says in which numbers the network computes while it is trained; weights, and all that is measured or
+    published, are float32 always.
+    """
+
+PRECISION_UNSPECIFIED: Precision.ValueType  # 0
+"""Not set: the preset's default, FLOAT32."""
+PRECISION_FLOAT32: Precision.ValueType  # 1
+"""float32."""
+PRECISION_BFLOAT16: Precision.ValueType  # 2
+"""bfloat16 where PyTorch's autocast says so."""
+PRECISION_FLOAT16: Precision.ValueType  # 3
+"""float16 where PyTorch's autocast says so, with a scaled loss. Only on CUDA: elsewhere the run trains in float32, with
+a notice PRECISION_FALLBACK, and its recipe then says FLOAT32.
+"""
+Global___Precision: _TypeAlias = Precision  # noqa: Y015
+
+class _ClassWeights:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ClassWeightsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ClassWeights.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CLASS_WEIGHTS_UNSPECIFIED: _ClassWeights.ValueType  # 0
+    """Not set: the preset's default, BALANCED."""
+    CLASS_WEIGHTS_NONE: _ClassWeights.ValueType  # 1
+    """Every example counts the same."""
+    CLASS_WEIGHTS_BALANCED: _ClassWeights.ValueType  # 2
+    """Every class counts the same: its examples have the weight n / (classes x n of the class)."""
+
+class ClassWeights(_ClassWeights, metaclass=_ClassWeightsEnumTypeWrapper):
+    """ClassWeights says how much the examples of a class count in the loss."""
+
+CLASS_WEIGHTS_UNSPECIFIED: ClassWeights.ValueType  # 0
+"""Not set: the preset's default, BALANCED."""
+CLASS_WEIGHTS_NONE: ClassWeights.ValueType  # 1
+"""Every example counts the same."""
+CLASS_WEIGHTS_BALANCED: ClassWeights.ValueType  # 2
+"""Every class counts the same: its examples have the weight n / (classes x n of the class)."""
+Global___ClassWeights: _TypeAlias = ClassWeights  # noqa: Y015
+
+class _InitialHead:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _InitialHeadEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InitialHead.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INITIAL_HEAD_UNSPECIFIED: _InitialHead.ValueType  # 0
+    """Not set: the preset's default, FAST."""
+    INITIAL_HEAD_RANDOM: _InitialHead.ValueType  # 1
+    """Random numbers from the recipe's seed, on features as they are."""
+    INITIAL_HEAD_FAST: _InitialHead.ValueType  # 2
+    """The head that `fast` fits on plain features (LP-FT: Kumar et al., https://arxiv.org/abs/2202.10054); features are
+    centred and scaled as there, and go on being so.
+    """
+
+class InitialHead(_InitialHead, metaclass=_InitialHeadEnumTypeWrapper):
+    """InitialHead says what the head starts from."""
+
+INITIAL_HEAD_UNSPECIFIED: InitialHead.ValueType  # 0
+"""Not set: the preset's default, FAST."""
+INITIAL_HEAD_RANDOM: InitialHead.ValueType  # 1
+"""Random numbers from the recipe's seed, on features as they are."""
+INITIAL_HEAD_FAST: InitialHead.ValueType  # 2
+"""The head that `fast` fits on plain features (LP-FT: Kumar et al., https://arxiv.org/abs/2202.10054); features are
+centred and scaled as there, and go on being so.
+"""
+Global___InitialHead: _TypeAlias = InitialHead  # noqa: Y015
+
+class _AutoAugmentation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AutoAugmentationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AutoAugmentation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AUTO_AUGMENTATION_UNSPECIFIED: _AutoAugmentation.ValueType  # 0
+    """Not set: the preset's default, NONE."""
+    AUTO_AUGMENTATION_NONE: _AutoAugmentation.ValueType  # 1
+    """None."""
+    AUTO_AUGMENTATION_TRIVIAL_AUGMENT: _AutoAugmentation.ValueType  # 2
+    """One change of 14, of random strength (TrivialAugment: Mueller and Hutter, https://arxiv.org/abs/2103.10158)."""
+
+class AutoAugmentation(_AutoAugmentation, metaclass=_AutoAugmentationEnumTypeWrapper):
+    """AutoAugmentation says which published set of random changes a training view gets."""
+
+AUTO_AUGMENTATION_UNSPECIFIED: AutoAugmentation.ValueType  # 0
+"""Not set: the preset's default, NONE."""
+AUTO_AUGMENTATION_NONE: AutoAugmentation.ValueType  # 1
+"""None."""
+AUTO_AUGMENTATION_TRIVIAL_AUGMENT: AutoAugmentation.ValueType  # 2
+"""One change of 14, of random strength (TrivialAugment: Mueller and Hutter, https://arxiv.org/abs/2103.10158)."""
+Global___AutoAugmentation: _TypeAlias = AutoAugmentation  # noqa: Y015
 
 @_typing.final
 class Metric(_message.Message):
@@ -205,9 +379,30 @@ class Recipe(_message.Message):
     BRIGHTNESS_FIELD_NUMBER: _builtins.int
     CONTRAST_FIELD_NUMBER: _builtins.int
     SATURATION_FIELD_NUMBER: _builtins.int
+    FROZEN_BLOCKS_FIELD_NUMBER: _builtins.int
+    OPTIMIZER_FIELD_NUMBER: _builtins.int
+    MOMENTUM_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    WARMUP_EPOCHS_FIELD_NUMBER: _builtins.int
+    HEAD_LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    LAYER_DECAY_FIELD_NUMBER: _builtins.int
+    LABEL_SMOOTHING_FIELD_NUMBER: _builtins.int
+    GRADIENT_CLIP_NORM_FIELD_NUMBER: _builtins.int
+    EARLY_STOPPING_EPOCHS_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    CLASS_WEIGHTS_FIELD_NUMBER: _builtins.int
+    MIXUP_FIELD_NUMBER: _builtins.int
+    CUTMIX_FIELD_NUMBER: _builtins.int
+    CROP_SCALE_FIELD_NUMBER: _builtins.int
+    VERTICAL_FLIP_FIELD_NUMBER: _builtins.int
+    HUE_FIELD_NUMBER: _builtins.int
+    RANDOM_ERASING_FIELD_NUMBER: _builtins.int
+    AUTO_AUGMENTATION_FIELD_NUMBER: _builtins.int
+    INITIAL_HEAD_FIELD_NUMBER: _builtins.int
     preset: _builtins.str
-    """`fast` (features once, then a convex head) or `baseline` (gradient training of a head on a frozen body). Empty:
-    `fast`, or `baseline` where a field is set that only gradient training has.
+    """`fast` (features once, then a convex head), `fine_tune` (gradient training of the network, all of it or its last
+    blocks) or `baseline` (gradient training of a head on a frozen body, as textbooks do it). Empty:
+    `fast`; where a field is set that `fast` lacks, `baseline`; and `fine_tune` where `baseline` lacks it too.
     """
     architecture: _builtins.str
     """Architecture id from ListArchitectures. Empty: the server's default."""
@@ -220,11 +415,11 @@ class Recipe(_message.Message):
     regularization_c: _builtins.float
     """Inverse strength of the L2 penalty of the convex head (scikit-learn's C). `fast` only."""
     learning_rate: _builtins.float
-    """Step size of Adam. Gradient training only."""
+    """Step size. Gradient training only; in `fine_tune` that of the body's last block."""
     batch_size: _builtins.int
     """Examples per step. Gradient training only."""
     weight_decay: _builtins.float
-    """L2 penalty of Adam, added to the gradient. Gradient training only."""
+    """Weight decay, as the optimiser has it (Adam: an L2 penalty, added to the gradient). Gradient training only."""
     freeze: Global___Freeze.ValueType
     """What gradient training leaves alone."""
     frozen_mode: Global___FrozenMode.ValueType
@@ -241,6 +436,54 @@ class Recipe(_message.Message):
     """Largest relative change of contrast of a training view."""
     saturation: _builtins.float
     """Largest relative change of saturation of a training view."""
+    frozen_blocks: _builtins.int
+    """How many blocks of the body are left alone, from its input on, with freeze FIRST_BLOCKS; Architecture.num_blocks
+    says how many there are. This and all that follows: `fine_tune` only.
+    """
+    optimizer: Global___Optimizer.ValueType
+    """How a gradient becomes a step."""
+    momentum: _builtins.float
+    """Momentum of SGD, in [0, 1)."""
+    schedule: Global___Schedule.ValueType
+    """How learning rates change from step to step."""
+    warmup_epochs: _builtins.int
+    """Epochs in which learning rates rise from near 0, a little each step; fewer than num_epochs."""
+    head_learning_rate: _builtins.float
+    """Step size of the head."""
+    layer_decay: _builtins.float
+    """Each block's step size is that of the block after it times this, in (0, 1]."""
+    label_smoothing: _builtins.float
+    """Share of each target that is spread evenly over all classes, in [0, 1). 0: none."""
+    gradient_clip_norm: _builtins.float
+    """Gradients longer than this (2-norm over all weights) are shortened to it. 0: no."""
+    early_stopping_epochs: _builtins.int
+    """Training stops after so many epochs without a lower val/loss, and the epoch with the lowest is published. 0: no; the
+    last epoch is published.
+    """
+    precision: Global___Precision.ValueType
+    """In which numbers the network computes while it is trained."""
+    class_weights: Global___ClassWeights.ValueType
+    """How much the examples of a class count in the loss."""
+    mixup: _builtins.float
+    """Pictures are mixed in pairs, by shares from Beta(mixup, mixup) (https://arxiv.org/abs/1710.09412). 0: no. With
+    cutmix too, each batch draws one of the two.
+    """
+    cutmix: _builtins.float
+    """Boxes of one picture are pasted into another, by shares from Beta(cutmix, cutmix) (https://arxiv.org/abs/1905.04899).
+    0: no.
+    """
+    crop_scale: _builtins.float
+    """Smallest share of the picture's area that a random crop of a training view keeps, in (0, 1]. 1: no crop."""
+    vertical_flip: _builtins.float
+    """Probability of a vertical flip of a training view, in [0, 1]."""
+    hue: _builtins.float
+    """Largest change of hue of a training view, in turns of the colour circle, in [0, 0.5]."""
+    random_erasing: _builtins.float
+    """Probability that a random box of a training view is blackened, in [0, 1]."""
+    auto_augmentation: Global___AutoAugmentation.ValueType
+    """Which published set of random changes a training view gets."""
+    initial_head: Global___InitialHead.ValueType
+    """What the head starts from."""
     def __init__(
         self,
         *,
@@ -261,10 +504,30 @@ class Recipe(_message.Message):
         brightness: _builtins.float | None = ...,
         contrast: _builtins.float | None = ...,
         saturation: _builtins.float | None = ...,
+        frozen_blocks: _builtins.int | None = ...,
+        optimizer: Global___Optimizer.ValueType = ...,
+        momentum: _builtins.float | None = ...,
+        schedule: Global___Schedule.ValueType = ...,
+        warmup_epochs: _builtins.int | None = ...,
+        head_learning_rate: _builtins.float | None = ...,
+        layer_decay: _builtins.float | None = ...,
+        label_smoothing: _builtins.float | None = ...,
+        gradient_clip_norm: _builtins.float | None = ...,
+        early_stopping_epochs: _builtins.int | None = ...,
+        precision: Global___Precision.ValueType = ...,
+        class_weights: Global___ClassWeights.ValueType = ...,
+        mixup: _builtins.float | None = ...,
+        cutmix: _builtins.float | None = ...,
+        crop_scale: _builtins.float | None = ...,
+        vertical_flip: _builtins.float | None = ...,
+        hue: _builtins.float | None = ...,
+        random_erasing: _builtins.float | None = ...,
+        auto_augmentation: Global___AutoAugmentation.ValueType = ...,
+        initial_head: Global___InitialHead.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_brightness", b"_brightness", "_contrast", b"_contrast", "_horizontal_flip", b"_horizontal_flip", "_learning_rate", b"_learning_rate", "_num_epochs", b"_num_epochs", "_regularization_c", b"_regularization_c", "_rotation_degrees", b"_rotation_degrees", "_saturation", b"_saturation", "_seed", b"_seed", "_target_size", b"_target_size", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "brightness", b"brightness", "contrast", b"contrast", "horizontal_flip", b"horizontal_flip", "learning_rate", b"learning_rate", "num_epochs", b"num_epochs", "regularization_c", b"regularization_c", "rotation_degrees", b"rotation_degrees", "saturation", b"saturation", "seed", b"seed", "target_size", b"target_size", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_brightness", b"_brightness", "_contrast", b"_contrast", "_crop_scale", b"_crop_scale", "_cutmix", b"_cutmix", "_early_stopping_epochs", b"_early_stopping_epochs", "_frozen_blocks", b"_frozen_blocks", "_gradient_clip_norm", b"_gradient_clip_norm", "_head_learning_rate", b"_head_learning_rate", "_horizontal_flip", b"_horizontal_flip", "_hue", b"_hue", "_label_smoothing", b"_label_smoothing", "_layer_decay", b"_layer_decay", "_learning_rate", b"_learning_rate", "_mixup", b"_mixup", "_momentum", b"_momentum", "_num_epochs", b"_num_epochs", "_random_erasing", b"_random_erasing", "_regularization_c", b"_regularization_c", "_rotation_degrees", b"_rotation_degrees", "_saturation", b"_saturation", "_seed", b"_seed", "_target_size", b"_target_size", "_vertical_flip", b"_vertical_flip", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "brightness", b"brightness", "contrast", b"contrast", "crop_scale", b"crop_scale", "cutmix", b"cutmix", "early_stopping_epochs", b"early_stopping_epochs", "frozen_blocks", b"frozen_blocks", "gradient_clip_norm", b"gradient_clip_norm", "head_learning_rate", b"head_learning_rate", "horizontal_flip", b"horizontal_flip", "hue", b"hue", "label_smoothing", b"label_smoothing", "layer_decay", b"layer_decay", "learning_rate", b"learning_rate", "mixup", b"mixup", "momentum", b"momentum", "num_epochs", b"num_epochs", "random_erasing", b"random_erasing", "regularization_c", b"regularization_c", "rotation_degrees", b"rotation_degrees", "saturation", b"saturation", "seed", b"seed", "target_size", b"target_size", "vertical_flip", b"vertical_flip", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_brightness", b"_brightness", "_contrast", b"_contrast", "_horizontal_flip", b"_horizontal_flip", "_learning_rate", b"_learning_rate", "_num_epochs", b"_num_epochs", "_regularization_c", b"_regularization_c", "_rotation_degrees", b"_rotation_degrees", "_saturation", b"_saturation", "_seed", b"_seed", "_target_size", b"_target_size", "_weight_decay", b"_weight_decay", "architecture", b"architecture", "batch_size", b"batch_size", "brightness", b"brightness", "contrast", b"contrast", "freeze", b"freeze", "frozen_mode", b"frozen_mode", "horizontal_flip", b"horizontal_flip", "learning_rate", b"learning_rate", "num_epochs", b"num_epochs", "preset", b"preset", "regularization_c", b"regularization_c", "rotation_degrees", b"rotation_degrees", "saturation", b"saturation", "seed", b"seed", "target_size", b"target_size", "weight_decay", b"weight_decay", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_brightness", b"_brightness", "_contrast", b"_contrast", "_crop_scale", b"_crop_scale", "_cutmix", b"_cutmix", "_early_stopping_epochs", b"_early_stopping_epochs", "_frozen_blocks", b"_frozen_blocks", "_gradient_clip_norm", b"_gradient_clip_norm", "_head_learning_rate", b"_head_learning_rate", "_horizontal_flip", b"_horizontal_flip", "_hue", b"_hue", "_label_smoothing", b"_label_smoothing", "_layer_decay", b"_layer_decay", "_learning_rate", b"_learning_rate", "_mixup", b"_mixup", "_momentum", b"_momentum", "_num_epochs", b"_num_epochs", "_random_erasing", b"_random_erasing", "_regularization_c", b"_regularization_c", "_rotation_degrees", b"_rotation_degrees", "_saturation", b"_saturation", "_seed", b"_seed", "_target_size", b"_target_size", "_vertical_flip", b"_vertical_flip", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "architecture", b"architecture", "auto_augmentation", b"auto_augmentation", "batch_size", b"batch_size", "brightness", b"brightness", "class_weights", b"class_weights", "contrast", b"contrast", "crop_scale", b"crop_scale", "cutmix", b"cutmix", "early_stopping_epochs", b"early_stopping_epochs", "freeze", b"freeze", "frozen_blocks", b"frozen_blocks", "frozen_mode", b"frozen_mode", "gradient_clip_norm", b"gradient_clip_norm", "head_learning_rate", b"head_learning_rate", "horizontal_flip", b"horizontal_flip", "hue", b"hue", "initial_head", b"initial_head", "label_smoothing", b"label_smoothing", "layer_decay", b"layer_decay", "learning_rate", b"learning_rate", "mixup", b"mixup", "momentum", b"momentum", "num_epochs", b"num_epochs", "optimizer", b"optimizer", "precision", b"precision", "preset", b"preset", "random_erasing", b"random_erasing", "regularization_c", b"regularization_c", "rotation_degrees", b"rotation_degrees", "saturation", b"saturation", "schedule", b"schedule", "seed", b"seed", "target_size", b"target_size", "vertical_flip", b"vertical_flip", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
@@ -272,12 +535,36 @@ class Recipe(_message.Message):
     _WhichOneofArgType__brightness: _TypeAlias = _typing.Literal["_brightness", b"_brightness"]  # noqa: Y015
     _WhichOneofReturnType__contrast: _TypeAlias = _typing.Literal["contrast"]  # noqa: Y015
     _WhichOneofArgType__contrast: _TypeAlias = _typing.Literal["_contrast", b"_contrast"]  # noqa: Y015
+    _WhichOneofReturnType__crop_scale: _TypeAlias = _typing.Literal["crop_scale"]  # noqa: Y015
+    _WhichOneofArgType__crop_scale: _TypeAlias = _typing.Literal["_crop_scale", b"_crop_scale"]  # noqa: Y015
+    _WhichOneofReturnType__cutmix: _TypeAlias = _typing.Literal["cutmix"]  # noqa: Y015
+    _WhichOneofArgType__cutmix: _TypeAlias = _typing.Literal["_cutmix", b"_cutmix"]  # noqa: Y015
+    _WhichOneofReturnType__early_stopping_epochs: _TypeAlias = _typing.Literal["early_stopping_epochs"]  # noqa: Y015
+    _WhichOneofArgType__early_stopping_epochs: _TypeAlias = _typing.Literal["_early_stopping_epochs", b"_early_stopping_epochs"]  # noqa: Y015
+    _WhichOneofReturnType__frozen_blocks: _TypeAlias = _typing.Literal["frozen_blocks"]  # noqa: Y015
+    _WhichOneofArgType__frozen_blocks: _TypeAlias = _typing.Literal["_frozen_blocks", b"_frozen_blocks"]  # noqa: Y015
+    _WhichOneofReturnType__gradient_clip_norm: _TypeAlias = _typing.Literal["gradient_clip_norm"]  # noqa: Y015
+    _WhichOneofArgType__gradient_clip_norm: _TypeAlias = _typing.Literal["_gradient_clip_norm", b"_gradient_clip_norm"]  # noqa: Y015
+    _WhichOneofReturnType__head_learning_rate: _TypeAlias = _typing.Literal["head_learning_rate"]  # noqa: Y015
+    _WhichOneofArgType__head_learning_rate: _TypeAlias = _typing.Literal["_head_learning_rate", b"_head_learning_rate"]  # noqa: Y015
     _WhichOneofReturnType__horizontal_flip: _TypeAlias = _typing.Literal["horizontal_flip"]  # noqa: Y015
     _WhichOneofArgType__horizontal_flip: _TypeAlias = _typing.Literal["_horizontal_flip", b"_horizontal_flip"]  # noqa: Y015
+    _WhichOneofReturnType__hue: _TypeAlias = _typing.Literal["hue"]  # noqa: Y015
+    _WhichOneofArgType__hue: _TypeAlias = _typing.Literal["_hue", b"_hue"]  # noqa: Y015
+    _WhichOneofReturnType__label_smoothing: _TypeAlias = _typing.Literal["label_smoothing"]  # noqa: Y015
+    _WhichOneofArgType__label_smoothing: _TypeAlias = _typing.Literal["_label_smoothing", b"_label_smoothing"]  # noqa: Y015
+    _WhichOneofReturnType__layer_decay: _TypeAlias = _typing.Literal["layer_decay"]  # noqa: Y015
+    _WhichOneofArgType__layer_decay: _TypeAlias = _typing.Literal["_layer_decay", b"_layer_decay"]  # noqa: Y015
     _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
     _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
+    _WhichOneofReturnType__mixup: _TypeAlias = _typing.Literal["mixup"]  # noqa: Y015
+    _WhichOneofArgType__mixup: _TypeAlias = _typing.Literal["_mixup", b"_mixup"]  # noqa: Y015
+    _WhichOneofReturnType__momentum: _TypeAlias = _typing.Literal["momentum"]  # noqa: Y015
+    _WhichOneofArgType__momentum: _TypeAlias = _typing.Literal["_momentum", b"_momentum"]  # noqa: Y015
     _WhichOneofReturnType__num_epochs: _TypeAlias = _typing.Literal["num_epochs"]  # noqa: Y015
     _WhichOneofArgType__num_epochs: _TypeAlias = _typing.Literal["_num_epochs", b"_num_epochs"]  # noqa: Y015
+    _WhichOneofReturnType__random_erasing: _TypeAlias = _typing.Literal["random_erasing"]  # noqa: Y015
+    _WhichOneofArgType__random_erasing: _TypeAlias = _typing.Literal["_random_erasing", b"_random_erasing"]  # noqa: Y015
     _WhichOneofReturnType__regularization_c: _TypeAlias = _typing.Literal["regularization_c"]  # noqa: Y015
     _WhichOneofArgType__regularization_c: _TypeAlias = _typing.Literal["_regularization_c", b"_regularization_c"]  # noqa: Y015
     _WhichOneofReturnType__rotation_degrees: _TypeAlias = _typing.Literal["rotation_degrees"]  # noqa: Y015
@@ -288,6 +575,10 @@ class Recipe(_message.Message):
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__target_size: _TypeAlias = _typing.Literal["target_size"]  # noqa: Y015
     _WhichOneofArgType__target_size: _TypeAlias = _typing.Literal["_target_size", b"_target_size"]  # noqa: Y015
+    _WhichOneofReturnType__vertical_flip: _TypeAlias = _typing.Literal["vertical_flip"]  # noqa: Y015
+    _WhichOneofArgType__vertical_flip: _TypeAlias = _typing.Literal["_vertical_flip", b"_vertical_flip"]  # noqa: Y015
+    _WhichOneofReturnType__warmup_epochs: _TypeAlias = _typing.Literal["warmup_epochs"]  # noqa: Y015
+    _WhichOneofArgType__warmup_epochs: _TypeAlias = _typing.Literal["_warmup_epochs", b"_warmup_epochs"]  # noqa: Y015
     _WhichOneofReturnType__weight_decay: _TypeAlias = _typing.Literal["weight_decay"]  # noqa: Y015
     _WhichOneofArgType__weight_decay: _TypeAlias = _typing.Literal["_weight_decay", b"_weight_decay"]  # noqa: Y015
     @_typing.overload
@@ -297,11 +588,35 @@ class Recipe(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__contrast) -> _WhichOneofReturnType__contrast | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__crop_scale) -> _WhichOneofReturnType__crop_scale | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cutmix) -> _WhichOneofReturnType__cutmix | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__early_stopping_epochs) -> _WhichOneofReturnType__early_stopping_epochs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__frozen_blocks) -> _WhichOneofReturnType__frozen_blocks | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gradient_clip_norm) -> _WhichOneofReturnType__gradient_clip_norm | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__head_learning_rate) -> _WhichOneofReturnType__head_learning_rate | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__horizontal_flip) -> _WhichOneofReturnType__horizontal_flip | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hue) -> _WhichOneofReturnType__hue | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__label_smoothing) -> _WhichOneofReturnType__label_smoothing | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__layer_decay) -> _WhichOneofReturnType__layer_decay | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mixup) -> _WhichOneofReturnType__mixup | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__momentum) -> _WhichOneofReturnType__momentum | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_epochs) -> _WhichOneofReturnType__num_epochs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__random_erasing) -> _WhichOneofReturnType__random_erasing | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__regularization_c) -> _WhichOneofReturnType__regularization_c | None: ...
     @_typing.overload
@@ -312,6 +627,10 @@ class Recipe(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__target_size) -> _WhichOneofReturnType__target_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__vertical_flip) -> _WhichOneofReturnType__vertical_flip | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__warmup_epochs) -> _WhichOneofReturnType__warmup_epochs | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__weight_decay) -> _WhichOneofReturnType__weight_decay | None: ...
 

@@ -989,6 +989,7 @@ class Architecture(_message.Message):
     WEIGHTS_STATE_FIELD_NUMBER: _builtins.int
     PREPROCESSING_FIELD_NUMBER: _builtins.int
     TRAINING_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    NUM_BLOCKS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id, for Recipe.architecture."""
     description: _builtins.str
@@ -1024,6 +1025,8 @@ class Architecture(_message.Message):
     float32), and what the backward pass keeps of a batch of 8 pictures. What a library and its kernels take is not in
     it. With a frozen body a small part of it is enough.
     """
+    num_blocks: _builtins.int
+    """How many blocks its body has; Recipe.frozen_blocks counts them from the input on."""
     @_builtins.property
     def preprocessing(self) -> _bundle_pb2.ImagePreprocessing:
         """How a picture comes to it, unless a recipe says otherwise."""
@@ -1047,10 +1050,11 @@ class Architecture(_message.Message):
         weights_state: Global___Architecture.WeightsState.ValueType = ...,
         preprocessing: _bundle_pb2.ImagePreprocessing | None = ...,
         training_memory_bytes: _builtins.int = ...,
+        num_blocks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["preprocessing", b"preprocessing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "feature_width", b"feature_width", "gflops", b"gflops", "id", b"id", "input_size", b"input_size", "is_default", b"is_default", "modality", b"modality", "num_parameters", b"num_parameters", "preprocessing", b"preprocessing", "training_memory_bytes", b"training_memory_bytes", "weights_license", b"weights_license", "weights_license_note", b"weights_license_note", "weights_max_bytes", b"weights_max_bytes", "weights_sha256", b"weights_sha256", "weights_source", b"weights_source", "weights_state", b"weights_state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "feature_width", b"feature_width", "gflops", b"gflops", "id", b"id", "input_size", b"input_size", "is_default", b"is_default", "modality", b"modality", "num_blocks", b"num_blocks", "num_parameters", b"num_parameters", "preprocessing", b"preprocessing", "training_memory_bytes", b"training_memory_bytes", "weights_license", b"weights_license", "weights_license_note", b"weights_license_note", "weights_max_bytes", b"weights_max_bytes", "weights_sha256", b"weights_sha256", "weights_source", b"weights_source", "weights_state", b"weights_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -82,6 +82,8 @@ class ArchitectureRow:
     feature_width: int
     # Of training all of it, estimated: `Architecture.training_memory_bytes` in trainer.proto says how.
     training_memory_bytes: int
+    # Blocks of the body, as `worker/networks.py` counts them.
+    num_blocks: int
     preprocessing: bundle_pb2.ImagePreprocessing
     # The graph computes (pixel / 255 - mean) / std, per channel.
     mean: tuple[float, float, float]
@@ -102,6 +104,7 @@ def _rows() -> Iterator[ArchitectureRow]:
             gflops=row["gflops"],
             feature_width=row["feature_width"],
             training_memory_bytes=row["training_memory_bytes"],
+            num_blocks=row["num_blocks"],
             preprocessing=json_format.ParseDict(pinned["preprocessing"], bundle_pb2.ImagePreprocessing()),
             mean=tuple(pinned["mean"]),
             std=tuple(pinned["std"]),
@@ -150,6 +153,7 @@ def message(
         preprocessing=row.preprocessing,
         feature_width=row.feature_width,
         training_memory_bytes=row.training_memory_bytes,
+        num_blocks=row.num_blocks,
         weights_state=state,
         is_default=row.id == default,
     )

@@ -7,7 +7,7 @@ from handful.v1.worker_pb2 import Capabilities
 from services.shared.database import Database
 from services.trainer import workers
 from services.trainer.architectures import ARCHITECTURES
-from services.trainer.recipes import BASELINE
+from services.trainer.presets import FAST
 
 WeightsState = Architecture.WeightsState
 
@@ -16,7 +16,7 @@ def suits(recipe: Recipe, capabilities: Capabilities) -> bool:
     """Whether a worker can do what a recipe asks for."""
     had = {*capabilities.pretrained, *capabilities.fetchable}
     if capabilities.lacks_torch:
-        gradient = recipe.preset == BASELINE or recipe.weights == WEIGHTS_RANDOM
+        gradient = recipe.preset != FAST or recipe.weights == WEIGHTS_RANDOM
         # A recipe without a preset trains nothing: it measures.
         return not recipe.preset or (not gradient and recipe.architecture in had)
     return recipe.weights != WEIGHTS_PRETRAINED or recipe.architecture in had

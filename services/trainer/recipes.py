@@ -1,103 +1,18 @@
-"""The catalogue of recipes: presets and their fields with defaults and ranges; and how a request becomes one.
-
-Constants of `fast` and `baseline`, with the measurements behind them, are explained in docs/why.md.
-"""
+"""How a request becomes a recipe, every field of its preset set or refused by name; and how presets are listed."""
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from handful.errors import InvalidArgument
-from handful.v1 import trainer_pb2
-from handful.v1.bundle_pb2 import WEIGHTS_PRETRAINED, Recipe
-from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE, NOT_OFFERED
-
-FAST = "fast"
-BASELINE = "baseline"
-
-
-@dataclass(frozen=True)
-class Field:
-    """A field that a preset has. `choices` makes it a choice, a whole `default` a whole number."""
-
-    name: str
-    description: str
-    default: float | int | str
-    minimum: float = 0.0
-    maximum: float = 0.0
-    unit: str = ""
-    choices: tuple[str, ...] = ()
-
-    @property
-    def type(self) -> "trainer_pb2.RecipeField.Type.ValueType":
-        if self.choices:
-            return trainer_pb2.RecipeField.TYPE_CHOICE
-        whole = isinstance(self.default, int)
-        return trainer_pb2.RecipeField.TYPE_INTEGER if whole else trainer_pb2.RecipeField.TYPE_NUMBER
-
-
-@dataclass(frozen=True)
-class Preset:
-    name: str
-    description: str
-    fields: tuple[Field, ...]
-
-    def field(self, name: str) -> Field | None:
-        return next((field for field in self.fields if field.name == name), None)
-
-
-_COMMON = (
-    Field("architecture", "Which network.", DEFAULT_ARCHITECTURE, choices=tuple(ARCHITECTURES)),
-    Field(
-        "weights",
-        "What the network starts from. AUTO: pretrained weights where they can be had, else random ones, all trained.",
-        "PRETRAINED",
-        choices=("PRETRAINED", "RANDOM", "AUTO"),
-    ),
-    Field("seed", "Seed of everything random.", 0, 0, 2**31 - 1),
-)
-PRESETS: dict[str, Preset] = {
-    preset.name: preset
-    for preset in (
-        Preset(
-            FAST,
-            "Seconds on a CPU, and the most accurate for a few examples: every picture goes through the network once, "
-            "then a convex head is fitted to the optimum.",
-            (
-                *_COMMON,
-                Field(
-                    "num_epochs", "Most passes of the solver; it stops when it has converged.", 200, 1, 10_000, "epochs"
-                ),
-                Field("regularization_c", "Inverse strength of the L2 penalty of the head.", 1.0, 1e-4, 1e4),
-            ),
-        ),
-        Preset(
-            BASELINE,
-            "The textbook recipe, to compare with: a new linear head on a frozen body, by Adam, on augmented views.",
-            (
-                *_COMMON,
-                Field("num_epochs", "Passes over the training examples.", 10, 1, 1000, "epochs"),
-                Field("learning_rate", "Step size of Adam.", 1e-4, 1e-8, 1.0),
-                Field("batch_size", "Examples per step.", 8, 1, 512, "examples"),
-                Field("weight_decay", "L2 penalty of Adam, added to the gradient.", 1e-4, 0.0, 1.0),
-                Field("freeze", "What training leaves alone.", "BODY", choices=("BODY", "NONE")),
-                Field("frozen_mode", "How a frozen body runs.", "EVAL", choices=("EVAL", "TRAIN")),
-                Field(
-                    "target_size", "Smaller classes are topped up with repeats to this many.", 50, 0, 10_000, "examples"
-                ),
-                Field("horizontal_flip", "Probability of a flip.", 0.5, 0.0, 1.0),
-                Field("rotation_degrees", "Largest rotation either way.", 15.0, 0.0, 180.0, "degrees"),
-                Field("brightness", "Largest relative change.", 0.2, 0.0, 1.0),
-                Field("contrast", "Largest relative change.", 0.2, 0.0, 1.0),
-                Field("saturation", "Largest relative change.", 0.2, 0.0, 1.0),
-            ),
-        ),
-    )
-}
+from handful.v1 import bundle_pb2, trainer_pb2
+from handful.v1.bundle_pb2 import Recipe
+from services.trainer.architectures import ARCHITECTURES, NOT_OFFERED
+from services.trainer.presets import BASELINE, FAST, FINE_TUNE, PRESETS, Field, Preset
 
 
 def resolve(asked: Recipe, default_architecture: str) -> Recipe:
@@ -118,20 +33,23 @@ def resolve(asked: Recipe, default_architecture: str) -> Recipe:
     for field in preset.fields:
         if field.name == "architecture":
             field = replace(field, default=default_architecture)  # noqa: PLW2901 - the table's row, as this server has it
-        value, problem = _value(asked, field)
+        value, problem = _value(asked, field, recipe)
         if problem:
             problems.append((f"recipe.{field.name}", problem))
         else:
             setattr(recipe, field.name, value)
     row = ARCHITECTURES.get(recipe.architecture)
-    if row is not None and row.weights is None and recipe.weights == WEIGHTS_PRETRAINED:
+    if row is not None and row.weights is None and recipe.weights == bundle_pb2.WEIGHTS_PRETRAINED:
         problems.append(("recipe.weights", NOT_OFFERED.format(row.id)))
+    if preset.name == FINE_TUNE and not problems:
+        problems += _conflicts(asked, recipe)
     if problems:
         raise InvalidArgument.fields(problems)
     return recipe
 
 
 def message(preset: Preset, default_architecture: str) -> trainer_pb2.RecipePreset:
+    """A preset as it is listed. A default is what the field has where only the preset is named."""
     return trainer_pb2.RecipePreset(
         name=preset.name,
         description=preset.description,
@@ -139,9 +57,9 @@ def message(preset: Preset, default_architecture: str) -> trainer_pb2.RecipePres
         fields=[
             trainer_pb2.RecipeField(
                 name=field.name,
-                description=field.description,
+                description=_description(field),
                 type=field.type,
-                default_value=default_architecture if field.name == "architecture" else str(field.default),
+                default_value=default_architecture if field.name == "architecture" else _default(preset, field),
                 minimum=field.minimum,
                 maximum=field.maximum,
                 unit=field.unit,
@@ -152,6 +70,46 @@ def message(preset: Preset, default_architecture: str) -> trainer_pb2.RecipePres
     )
 
 
+def _description(field: Field) -> str:
+    if field.needs is None:
+        return field.description
+    needed = f"{field.needs.field} {' or '.join(field.needs.values)}"
+    return f"{field.description} Only with {needed}, where the default is {field.default}."
+
+
+def _default(preset: Preset, field: Field) -> str:
+    needs = field.needs
+    if needs is None:
+        return str(field.default)
+    other = preset.field(needs.field)
+    return str(field.default if other is not None and other.default in needs.values else needs.otherwise)
+
+
+def _conflicts(asked: Recipe, recipe: Recipe) -> list[tuple[str, str]]:
+    """What makes no sense together in a recipe of `fine_tune` whose fields are right one by one. A warm-up that nobody
+    asked for is shortened to what there is room for.
+    """
+    problems = []
+    row = ARCHITECTURES.get(recipe.architecture)
+    if recipe.freeze == bundle_pb2.FREEZE_FIRST_BLOCKS and row and not 0 < recipe.frozen_blocks < row.num_blocks:
+        allowed = f"must be between 1 and {row.num_blocks - 1}, not {recipe.frozen_blocks}"
+        problems.append(("recipe.frozen_blocks", f"{allowed}: {row.id} has {row.num_blocks} blocks"))
+    if recipe.warmup_epochs >= recipe.num_epochs:
+        if "warmup_epochs" in _given(asked):
+            problems.append(("recipe.warmup_epochs", f"must be less than num_epochs, which is {recipe.num_epochs}"))
+        recipe.warmup_epochs = recipe.num_epochs - 1
+    if recipe.weights == bundle_pb2.WEIGHTS_RANDOM:
+        if recipe.freeze != bundle_pb2.FREEZE_NONE:
+            problems.append(
+                ("recipe.freeze", "must be NONE where weights are RANDOM: random numbers have to be trained")
+            )
+        if recipe.initial_head == bundle_pb2.INITIAL_HEAD_FAST:
+            if "initial_head" in _given(asked):
+                problems.append(("recipe.initial_head", "must be RANDOM where weights are RANDOM"))
+            recipe.initial_head = bundle_pb2.INITIAL_HEAD_RANDOM
+    return problems
+
+
 def _preset(asked: Recipe) -> Preset:
     if asked.preset:
         if asked.preset not in PRESETS:
@@ -160,8 +118,10 @@ def _preset(asked: Recipe) -> Preset:
             )
         return PRESETS[asked.preset]
     # Someone who sets a learning rate means gradient training.
-    only_gradient = any(PRESETS[FAST].field(name) is None and PRESETS[BASELINE].field(name) for name in _given(asked))
-    return PRESETS[BASELINE if only_gradient else FAST]
+    unknown_to_fast = [name for name in _given(asked) if PRESETS[FAST].field(name) is None]
+    if any(PRESETS[BASELINE].field(name) is None for name in unknown_to_fast):
+        return PRESETS[FINE_TUNE]
+    return PRESETS[BASELINE if unknown_to_fast else FAST]
 
 
 def _unknown(asked: Recipe) -> Iterable[Any]:
@@ -172,8 +132,12 @@ def _given(asked: Recipe) -> list[str]:
     return [descriptor.name for descriptor, _ in asked.ListFields() if descriptor.name != "preset"]
 
 
-def _value(asked: Recipe, field: Field) -> tuple[Any, str]:
+def _value(asked: Recipe, field: Field, resolved: Recipe) -> tuple[Any, str]:
     descriptor = Recipe.DESCRIPTOR.fields_by_name[field.name]
+    if field.needs is not None and not _has_one_of(resolved, field.needs.field, field.needs.values):
+        matters = f"only matters with {field.needs.field} {' or '.join(field.needs.values)}"
+        given = field.name in _given(asked) and getattr(asked, field.name) != field.needs.otherwise
+        return field.needs.otherwise, matters if given else ""
     if field.name not in _given(asked):
         return _from_text(descriptor, field.default), ""
     value = getattr(asked, field.name)
@@ -189,6 +153,11 @@ def _value(asked: Recipe, field: Field) -> tuple[Any, str]:
         if in_range
         else f"must be between {_number(field.minimum)} and {_number(field.maximum)}, not {_number(value)}",
     )
+
+
+def _has_one_of(resolved: Recipe, name: str, values: tuple[str, ...]) -> bool:
+    descriptor = Recipe.DESCRIPTOR.fields_by_name[name]
+    return getattr(resolved, name) in [_from_text(descriptor, value) for value in values]
 
 
 def _number(value: float) -> str:

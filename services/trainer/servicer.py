@@ -18,6 +18,7 @@ from services.trainer.board import Board
 from services.trainer.datasets import Datasets
 from services.trainer.fleet import Fleet
 from services.trainer.messages import run_message
+from services.trainer.presets import PRESETS
 from services.trainer.records import NewRun, RunKey
 from services.trainer.tables import requests
 from services.trainer.watching import Watches
@@ -127,7 +128,6 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def ListRecipes(
         self, request: trainer_pb2.ListRecipesRequest, context: Context
     ) -> trainer_pb2.ListRecipesResponse:
-        presets = recipes.PRESETS.values()
         return trainer_pb2.ListRecipesResponse(
-            presets=[recipes.message(preset, self._default_architecture) for preset in presets]
+            presets=[recipes.message(preset, self._default_architecture) for preset in PRESETS.values()]
         )

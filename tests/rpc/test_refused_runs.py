@@ -11,10 +11,10 @@ import pytest
 from handful.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from handful.recipe import recipe
 from handful.v1 import dataset_pb2, trainer_pb2
-from handful.v1.bundle_pb2 import WEIGHTS_PRETRAINED, WEIGHTS_RANDOM, Recipe
+from handful.v1.bundle_pb2 import FREEZE_FIRST_BLOCKS, WEIGHTS_PRETRAINED, WEIGHTS_RANDOM, Recipe
 from handful.v1.trainer_pb2 import Architecture
 from services.shared.objects.filesystem import FilesystemStore
-from services.trainer.recipes import PRESETS
+from services.trainer.presets import PRESETS
 from tests.playing_worker import PROJECT, asking, create, refusal, run_names, seal
 from tests.servers import DatasetService, TrainerService, running_trainer
 
@@ -48,9 +48,14 @@ WRONG_RECIPES = {
     "lr is minus infinite": (Recipe(learning_rate=-math.inf), "recipe.learning_rate", "between 1e-08 and 1"),
     "batch of none": (Recipe(batch_size=0), "recipe.batch_size", "between 1 and 512"),
     "architecture": (Recipe(architecture="resnet9000"), "recipe.architecture", "efficientnet_lite0"),
-    "preset": (Recipe(preset="magic"), "recipe.preset", "fast, baseline"),
+    "preset": (Recipe(preset="magic"), "recipe.preset", "fast, fine_tune, baseline"),
     "not the preset's": (Recipe(preset="fast", learning_rate=1), "recipe.learning_rate", "regularization_c"),
     "not the baseline's": (Recipe(preset="baseline", regularization_c=1), "recipe.regularization_c", "batch_size"),
+    "blocks that are not there": (
+        Recipe(preset="fine_tune", freeze=FREEZE_FIRST_BLOCKS, frozen_blocks=18),
+        "recipe.frozen_blocks",
+        "between 1 and 17",
+    ),
     "unknown field number": (FROM_THE_FUTURE, "recipe", "1000"),
 }
 

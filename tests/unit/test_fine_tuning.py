@@ -21,7 +21,7 @@ from handful.v1.trainer_pb2 import Progress, TrainingRunEvent
 from handful.v1.worker_pb2 import Checkpoint, Claim
 from services.shared.objects import ObjectCorrupt
 from services.shared.objects.filesystem import FilesystemStore
-from services.trainer import recipes
+from services.trainer import presets, recipes
 from services.trainer.architectures import DEFAULT_ARCHITECTURE
 from services.trainer.worker import fine_tuning
 from services.trainer.worker.examples import Example, Examples
@@ -83,7 +83,7 @@ def examples(store: FilesystemStore, picture: Callable[..., bytes]) -> Examples:
 
 
 def recipe(**fields: Any) -> Recipe:
-    resolved = recipes.resolve(Recipe(preset=recipes.BASELINE), DEFAULT_ARCHITECTURE)
+    resolved = recipes.resolve(Recipe(preset=presets.BASELINE), DEFAULT_ARCHITECTURE)
     resolved.MergeFrom(Recipe(num_epochs=EPOCHS, batch_size=3, target_size=0, learning_rate=1e-3, **fields))
     return resolved
 

@@ -12,9 +12,15 @@ from handful.v1 import trainer_pb2
 from handful.v1.bundle_pb2 import Freeze, Recipe, Weights
 from services.trainer import recipes
 from services.trainer.architectures import DEFAULT_ARCHITECTURE
-from services.trainer.recipes import PRESETS, Field, Preset
+from services.trainer.presets import PRESETS, Field, Preset
 
 NUMBERS = (trainer_pb2.RecipeField.TYPE_INTEGER, trainer_pb2.RecipeField.TYPE_NUMBER)
+MATTERS_WITH: dict[str, dict[str, object]] = {
+    # Of the network with the most, whether its weights can be had or not.
+    "frozen_blocks": {"freeze": "FIRST_BLOCKS", "architecture": "efficientnet_b7", "weights": "AUTO"},
+    "momentum": {"optimizer": "SGD"},
+    "warmup_epochs": {"num_epochs": 1000},
+}
 presets = pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
 
 
@@ -30,8 +36,9 @@ def refused(asked: Recipe) -> dict[str, str]:
 
 
 def asking(preset: Preset, field: Field, value: float) -> Recipe:
-    """A recipe of a preset with one field set."""
-    made = Recipe(preset=preset.name)
+    """A recipe of a preset with one field set, and what it needs to matter."""
+    made = recipe(MATTERS_WITH.get(field.name, {}) if preset.name == "fine_tune" and value != 0 else {})
+    made.preset = preset.name
     setattr(made, field.name, value)
     return made
 
@@ -97,13 +104,15 @@ def test_the_baseline_is_the_recipe_of_the_textbook() -> None:
         ({"learning_rate": 1e-3}, "baseline"),
         ({"freeze": "none"}, "baseline"),
         ({"horizontal_flip": 0}, "baseline"),
+        ({"layer_decay": 0.8}, "fine_tune"),
+        ({"learning_rate": 1e-3, "optimizer": "SGD"}, "fine_tune"),
         ({"preset": "fast", "seed": 1}, "fast"),
         ({"preset": "baseline", "num_epochs": 3}, "baseline"),
     ],
     ids=str,
 )
 def test_the_preset_follows_from_the_fields(asked: dict[str, object], expected: str) -> None:
-    """Where none is named it is `fast`, or `baseline` where a field is set that only gradient training has."""
+    """Where none is named it is `fast`, `baseline` where that lacks a field, and `fine_tune` where both do."""
     assert resolve(recipe(asked)).preset == expected
 
 
@@ -129,6 +138,57 @@ def test_what_is_out_of_range_is_refused(preset: Preset, field: Field) -> None:
         assert list(problems) == [f"recipe.{field.name}"]
         for limit in (field.minimum, field.maximum):
             assert (str(limit) if isinstance(limit, int) else f"{limit:g}") in problems[f"recipe.{field.name}"]
+
+
+SENSELESS: list[tuple[dict[str, object], str, str]] = [
+    ({"frozen_blocks": 3}, "frozen_blocks", "only matters with freeze FIRST_BLOCKS"),
+    ({"freeze": "FIRST_BLOCKS", "frozen_blocks": 0}, "frozen_blocks", "between 1 and 17, not 0"),
+    ({"freeze": "FIRST_BLOCKS", "frozen_blocks": 18}, "frozen_blocks", "between 1 and 17, not 18"),
+    ({"freeze": "BODY", "layer_decay": 0.9}, "layer_decay", "only matters with freeze NONE or FIRST_BLOCKS"),
+    ({"freeze": "BODY", "learning_rate": 1e-3}, "learning_rate", "only matters with freeze NONE or FIRST_BLOCKS"),
+    ({"momentum": 0.9}, "momentum", "only matters with optimizer SGD"),
+    ({"warmup_epochs": 20}, "warmup_epochs", "must be less than num_epochs, which is 20"),
+    ({"schedule": "ONE_CYCLE", "warmup_epochs": 1}, "warmup_epochs", "only matters with schedule CONSTANT or COSINE"),
+    ({"weights": "RANDOM", "freeze": "BODY"}, "freeze", "must be NONE where weights are RANDOM"),
+    ({"weights": "RANDOM", "initial_head": "FAST"}, "initial_head", "must be RANDOM where weights are RANDOM"),
+    ({"frozen_mode": "TRAIN"}, "frozen_mode", "has no such field"),
+]
+
+
+@pytest.mark.parametrize(("fields", "field", "words"), SENSELESS, ids=str)
+def test_what_makes_no_sense_together_is_refused(fields: dict[str, object], field: str, words: str) -> None:
+    """Fields that are right one by one are refused by name where others make them senseless."""
+    problems = refused(recipe({"preset": "fine_tune", **fields}))
+    assert list(problems) == [f"recipe.{field}"]
+    assert words in problems[f"recipe.{field}"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"freeze": "BODY"}, {"learning_rate": 0.0, "layer_decay": 1.0, "frozen_blocks": 0}),
+        ({"freeze": "FIRST_BLOCKS"}, {"frozen_blocks": 5, "layer_decay": 0.9}),
+        ({"optimizer": "SGD"}, {"momentum": 0.9}),
+        ({"schedule": "ONE_CYCLE"}, {"warmup_epochs": 0}),
+        ({"num_epochs": 1}, {"warmup_epochs": 0}),
+        ({"weights": "RANDOM"}, {"initial_head": "RANDOM", "freeze": "NONE"}),
+        ({"mixup": 0.2, "cutmix": 1.0}, {"mixup": 0.2, "cutmix": 1.0}),
+    ],
+    ids=str,
+)
+def test_what_was_not_asked_for_follows(fields: dict[str, object], expected: dict[str, object]) -> None:
+    """One field is enough: those that hang on it take the default that makes sense with it, or say nothing."""
+    resolved = resolve(recipe({"preset": "fine_tune", **fields}))
+    assert as_dict(resolved).items() >= expected.items()
+    assert resolve(resolved) == resolved
+
+
+def test_a_listed_field_says_what_it_hangs_on() -> None:
+    """A form can be drawn from the list alone."""
+    listed = {field.name: field for field in recipes.message(PRESETS["fine_tune"], DEFAULT_ARCHITECTURE).fields}
+    assert listed["momentum"].default_value == "0.0"
+    assert listed["momentum"].description == "Momentum. Only with optimizer SGD, where the default is 0.9."
+    assert listed["learning_rate"].default_value == "0.0001"
 
 
 def test_a_choice_that_this_server_does_not_know_is_refused() -> None:
@@ -174,7 +234,7 @@ def test_the_hyperparameter_file_is_taken_as_it_is() -> None:
         ({"num_epochs": 2**40}, "recipe.num_epochs", ""),
         ({"learning_rate": "fast"}, "recipe.learning_rate", "must be a number, not fast"),
         ({"learning_rate": None}, "recipe.learning_rate", "must be a number, not None"),
-        ({"freeze": "head"}, "recipe.freeze", "must be one of BODY, NONE, not head"),
+        ({"freeze": "head"}, "recipe.freeze", "must be one of BODY, NONE, FIRST_BLOCKS, not head"),
         ({"weights": "unspecified"}, "recipe.weights", "must be one of PRETRAINED, RANDOM, AUTO, not unspecified"),
     ],
     ids=str,

@@ -25,7 +25,7 @@ from services.trainer.exports import archive as archives
 from services.trainer.exports.bundle import Bundle
 from services.trainer.exports.contents import FOLDER
 from services.trainer.imports.archive import Archive
-from services.trainer.recipes import PRESETS
+from services.trainer.presets import PRESETS
 
 MEBIBYTE = 1024 * 1024
 MAX_MANIFEST = 2 * MEBIBYTE

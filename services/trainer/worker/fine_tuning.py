@@ -1,7 +1,11 @@
-"""Gradient training of a linear head, on a frozen body or with it: preset `baseline`. Read it from top to bottom."""
+"""Gradient training of a network or of a head on it: presets `fine_tune` and `baseline`. Read it from top to bottom.
+
+What `baseline` lacks is neutral in its recipe: 0, or not set.
+"""
 
 import hashlib
 import io
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,133 +13,151 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from handful.bundle.heads import Floats, LinearHead
-from handful.v1.bundle_pb2 import FREEZE_NONE, FROZEN_MODE_TRAIN, Backbone, Head, ImagePreprocessing
-from services.trainer.architectures import ARCHITECTURES, ArchitectureRow
-from services.trainer.worker import augmentations, backbones
+from handful.bundle.heads import Floats
+from handful.v1 import bundle_pb2
+from handful.v1.bundle_pb2 import Backbone, ImagePreprocessing, Recipe
+from services.trainer.architectures import ARCHITECTURES
+from services.trainer.presets import FINE_TUNE
+from services.trainer.worker import augmentations, backbones, initial_head, mixing, networks
+from services.trainer.worker.early_stopping import EarlyStopping
 from services.trainer.worker.evaluation import scores
 from services.trainer.worker.examples import Example, Examples, targets
+from services.trainer.worker.networks import Network
+from services.trainer.worker.optimisation import Optimiser
 from services.trainer.worker.publishing import NUM_GOLDEN
 from services.trainer.worker.weights import load_checkpoint
 from services.trainer.worker.work import Trained, Work, peak_memory_bytes
 
-VALIDATION_BATCH = 16
-
 
 @dataclass
-class Network:
-    """A body and a head on a device. `changes` says whether training changes the body: its weights, or, where a
-    frozen body runs in train mode, its batch statistics.
+class Training:
+    """Everything that changes from step to step; a checkpoint holds it, with torch's random state, the only one that is
+    drawn from.
     """
 
-    body: torch.nn.Module
-    head: torch.nn.Linear
-    row: ArchitectureRow
-    device: torch.device
-    trains_body: bool
-    changes: bool
+    network: Network
+    optimiser: Optimiser
+    stopping: EarlyStopping
 
-    def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """float32[n, feature_width] of uint8[n, 3, size, size]."""
-        mean = torch.tensor(self.row.mean, device=self.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.row.std, device=self.device).view(1, 3, 1, 1)
-        images = (pixels.to(self.device).float() / 255 - mean) / std
-        features: torch.Tensor = self.body(images.contiguous(memory_format=torch.channels_last))[0]
-        return features
 
-    def logits_to_train(self, pixels: torch.Tensor) -> torch.Tensor:
-        """With the body as training has it."""
-        self.body.train(self.changes)
-        if self.trains_body:
-            return self.head(self.features(pixels))  # type: ignore[no-any-return]
-        with torch.no_grad():
-            features = self.features(pixels)
-        return self.head(features)  # type: ignore[no-any-return]
+@dataclass(frozen=True)
+class Data:
+    """The pictures, uint8[n, 3, size, size], resized once, since every view begins with the same resize; the class
+    indices of those to train on, int64[n]; and the positions of them that an epoch goes through.
+    """
 
-    @torch.no_grad()
-    def features_to_measure(self, pixels: torch.Tensor) -> torch.Tensor:
-        """With the body as it will serve."""
-        self.body.eval()
-        return torch.cat([self.features(batch) for batch in torch.split(pixels, VALIDATION_BATCH)])
+    train: torch.Tensor
+    val: torch.Tensor
+    labels: torch.Tensor
+    order: torch.Tensor
 
 
 def train(work: Work, examples: Examples) -> Trained:
     """Trains epoch by epoch, from the claim's checkpoint where there is one."""
-    recipe = work.recipe
     work.progress("loading")
-    row = ARCHITECTURES[recipe.architecture]
-    preprocessing = ImagePreprocessing(
-        fit=ImagePreprocessing.FIT_SQUASH, size=row.preprocessing.size, filter="bilinear"
-    )
+    _settle_precision(work)
+    recipe, num_classes = work.recipe, len(examples.labels)
     torch.set_num_threads(work.threads)
-    network = _network(work, row, len(examples.labels))
-    optimizer = torch.optim.Adam(
-        [parameter for module in _trained(network) for parameter in module.parameters()],
-        lr=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-    )
-    train_pixels = _load(work, examples, examples.train, preprocessing)
-    val_pixels = _load(work, examples, examples.val, preprocessing)
-    first = _resume(work, network, optimizer) + 1
-    order = _top_up(work, examples)
-    view = augmentations.build(recipe)
-    labels = torch.from_numpy(targets(examples.train))
-    constant = None if network.changes else network.features_to_measure(val_pixels)
-    val_probabilities = _probabilities(network, constant, val_pixels)
+    network = networks.build(recipe, work.weights, num_classes)
+    preprocessing = _preprocessing(recipe)
+    data = _load(work, examples, preprocessing)
+    num_steps = recipe.num_epochs * math.ceil(len(data.order) / recipe.batch_size)
+    stopping = EarlyStopping(recipe.early_stopping_epochs)
+    training = Training(network, Optimiser(recipe, network, num_steps), stopping)
+    last = _resume(work, training)
+    if not last and recipe.initial_head == bundle_pb2.INITIAL_HEAD_FAST:
+        network.take(initial_head.fit(work, network, data.train, data.labels.numpy(), num_classes))
+    constant = None if network.changes else network.features_to_measure(data.val)
+    val_probabilities = _val_probabilities(network, constant, data.val)
 
-    for epoch in range(first, recipe.num_epochs + 1):
+    while last < recipe.num_epochs and not stopping.is_over(last):
+        last += 1
         started = time.perf_counter()
-        total_loss, right, seen = 0.0, 0, 0
-        for batch in _batches(order, recipe.batch_size):
-            logits = network.logits_to_train(augmentations.views(view, train_pixels[batch]))
-            wanted = labels[batch].to(network.device)
-            loss = torch.nn.functional.cross_entropy(logits, wanted)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            total_loss += loss.item() * len(batch)
-            right += int((logits.argmax(dim=1) == wanted).sum())
-            seen += len(batch)
-            work.progress("fitting", (epoch - 1) * len(order) + seen, recipe.num_epochs * len(order))
-        val_probabilities = _probabilities(network, constant, val_pixels)
+        metrics = _epoch(work, training, data, last, num_classes)
+        val_probabilities = _val_probabilities(network, constant, data.val)
+        metrics |= scores(targets(examples.val), val_probabilities)
         seconds = time.perf_counter() - started
         work.epoch(
-            epoch,
+            last,
             {
-                "train/loss": total_loss / seen,
-                "train/accuracy": right / seen,
-                **scores(targets(examples.val), val_probabilities),
-                "learning_rate": recipe.learning_rate,
+                **metrics,
+                "learning_rate": training.optimiser.learning_rate,
                 "seconds": seconds,
-                "examples_per_second": seen / seconds,
+                "examples_per_second": len(data.order) / seconds,
                 "peak_memory_bytes": _peak_memory_bytes(network.device),
-                "eta_seconds": seconds * (recipe.num_epochs - epoch),
+                "eta_seconds": seconds * (recipe.num_epochs - last),
             },
         )
-        _save(work, network, optimizer, epoch)
-    return _trained_model(work, examples, network, preprocessing, val_pixels, val_probabilities, train_pixels)
+        stopping.look(last, metrics.get("val/loss"), network)
+        _save(work, training, last)
+    if stopping.patience:
+        _say_which_epoch(work, stopping, last)
+        stopping.restore(network)
+        val_probabilities = _val_probabilities(network, constant, data.val)
+    return _trained_model(work, examples, network, preprocessing, data, val_probabilities)
 
 
-def _network(work: Work, row: ArchitectureRow, num_classes: int) -> Network:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    body = backbones.build_body(work.recipe, work.weights)
-    body = body.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    trains_body = work.recipe.freeze == FREEZE_NONE
-    body.requires_grad_(trains_body)
-    torch.manual_seed(work.recipe.seed)
-    head = torch.nn.Linear(row.feature_width, num_classes).to(device)
-    changes = trains_body or work.recipe.frozen_mode == FROZEN_MODE_TRAIN
-    return Network(body, head, row, device, trains_body, changes)
+def _epoch(work: Work, training: Training, data: Data, epoch: int, num_classes: int) -> dict[str, float]:
+    """Goes through the training examples once; the figures of what it saw on the way."""
+    recipe, network = work.recipe, training.network
+    view = augmentations.build(recipe, data.train.shape[-1])
+    mix = mixing.build(recipe, num_classes)
+    class_weights = _class_weights(recipe, data, num_classes, network.device)
+    first_step = (epoch - 1) * math.ceil(len(data.order) / recipe.batch_size)
+    total_loss, right, seen = 0.0, 0, 0
+    for number, batch in enumerate(_batches(data.order, recipe.batch_size), start=first_step):
+        images = network.images(augmentations.views(view, data.train[batch]))
+        wanted = data.labels[batch].to(network.device)
+        target = wanted
+        if mix is not None:
+            images, target = mix(images, wanted)
+            wanted = target.argmax(dim=1)
+        with training.optimiser.computing():
+            logits = network.logits_to_train(images)
+            loss = torch.nn.functional.cross_entropy(
+                logits, target, class_weights, label_smoothing=recipe.label_smoothing
+            )
+        training.optimiser.step(loss, number)
+        total_loss += loss.item() * len(batch)
+        right += int((logits.argmax(dim=1) == wanted).sum())
+        seen += len(batch)
+        total = recipe.num_epochs * len(data.order)
+        work.progress("fitting", (epoch - 1) * len(data.order) + seen, total)
+    return {"train/loss": total_loss / seen, "train/accuracy": right / seen}
 
 
-def _trained(network: Network) -> list[torch.nn.Module]:
-    return [network.head, network.body] if network.trains_body else [network.head]
+def _settle_precision(work: Work) -> None:
+    """Where the recipe's numbers are not to be had here, the run goes on in float32, in later attempts too."""
+    if work.recipe.precision != bundle_pb2.PRECISION_FLOAT16 or torch.cuda.is_available():
+        return
+    work.notice("PRECISION_FALLBACK", "float16 needs CUDA, which this worker has not. The run trains in float32.")
+    settled = Recipe()
+    settled.CopyFrom(work.recipe)
+    settled.precision = bundle_pb2.PRECISION_FLOAT32
+    work.settle(settled)
 
 
-def _load(
+def _preprocessing(recipe: Recipe) -> ImagePreprocessing:
+    """As the weights were trained with; `baseline` squashes, as its textbook does."""
+    own = ARCHITECTURES[recipe.architecture].preprocessing
+    if recipe.preset == FINE_TUNE:
+        return own
+    return ImagePreprocessing(fit=ImagePreprocessing.FIT_SQUASH, size=own.size, filter="bilinear")
+
+
+def _load(work: Work, examples: Examples, preprocessing: ImagePreprocessing) -> Data:
+    return Data(
+        _pixels(work, examples, examples.train, preprocessing),
+        _pixels(work, examples, examples.val, preprocessing),
+        torch.from_numpy(targets(examples.train)),
+        _top_up(work, examples),
+    )
+
+
+def _pixels(
     work: Work, examples: Examples, wanted: tuple[Example, ...], preprocessing: ImagePreprocessing
 ) -> torch.Tensor:
-    """uint8[n, 3, size, size]: resized once, since every view begins with the same resize."""
+    """uint8[n, 3, size, size]."""
     size = preprocessing.size
     pixels = np.empty((len(wanted), size, size, 3), dtype=np.uint8)
     for position, example in enumerate(wanted):
@@ -158,27 +180,45 @@ def _top_up(work: Work, examples: Examples) -> torch.Tensor:
     return torch.from_numpy(np.concatenate(positions))
 
 
+def _class_weights(recipe: Recipe, data: Data, num_classes: int, device: torch.device) -> torch.Tensor | None:
+    """float32[classes]: n / (classes x n of the class), of what an epoch goes through."""
+    if recipe.class_weights != bundle_pb2.CLASS_WEIGHTS_BALANCED:
+        return None
+    counts = torch.bincount(data.labels[data.order], minlength=num_classes).clamp_min(1)
+    return (len(data.order) / (num_classes * counts)).float().to(device)
+
+
 def _batches(order: torch.Tensor, batch_size: int) -> Iterator[torch.Tensor]:
     return iter(torch.split(order[torch.randperm(len(order))], batch_size))
 
 
-def _probabilities(network: Network, constant: torch.Tensor | None, pixels: torch.Tensor) -> Floats:
+def _val_probabilities(network: Network, constant: torch.Tensor | None, pixels: torch.Tensor) -> Floats:
     """float32[n, classes]; a body that does not change has its features computed once."""
     if not len(pixels):
         return np.zeros((0, network.head.out_features), dtype=np.float32)
-    features = network.features_to_measure(pixels) if constant is None else constant
-    with torch.no_grad():
-        probabilities: Floats = network.head(features).softmax(dim=1).cpu().numpy()
-    return probabilities
+    return network.probabilities(network.features_to_measure(pixels) if constant is None else constant)
 
 
-def _save(work: Work, network: Network, optimizer: torch.optim.Optimizer, epoch: int) -> None:
+def _say_which_epoch(work: Work, stopping: EarlyStopping, last: int) -> None:
+    if not stopping.epoch:
+        message = "There are no validation examples to stop by: all epochs were trained and the last is published."
+    else:
+        stopped = f"Stopped after epoch {last}. " if stopping.is_over(last) else ""
+        message = (
+            f"{stopped}Epoch {stopping.epoch}, which had the lowest val/loss, is published; "
+            "chosen by them, its val figures are a little too good."
+        )
+    work.notice("EARLY_STOPPING", message)
+
+
+def _save(work: Work, training: Training, epoch: int) -> None:
     state = {
         "epoch": epoch,
-        "head": network.head.state_dict(),
-        "body": network.body.state_dict() if network.changes else {},
-        "optimizer": optimizer.state_dict(),
+        **training.network.state_dict(),
+        "optimizer": training.optimiser.state_dict(),
+        "stopping": training.stopping.state_dict(),
         "random": torch.get_rng_state(),
+        "accelerator_random": torch.cuda.get_rng_state_all(),
     }
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -186,17 +226,18 @@ def _save(work: Work, network: Network, optimizer: torch.optim.Optimizer, epoch:
     work.checkpoint(epoch, data, hashlib.sha256(data).hexdigest())
 
 
-def _resume(work: Work, network: Network, optimizer: torch.optim.Optimizer) -> int:
+def _resume(work: Work, training: Training) -> int:
     """The epoch that the checkpoint of the claim ends with, its state restored; 0 without one."""
     if not work.claim.HasField("checkpoint"):
         return 0
     checkpoint = work.claim.checkpoint
     state = load_checkpoint(work.store.get(checkpoint.key, checkpoint.sha256))
-    network.head.load_state_dict(state["head"])
-    if network.changes:
-        network.body.load_state_dict(state["body"])
-    optimizer.load_state_dict(state["optimizer"])
+    training.network.load_state_dict(state)
+    training.optimiser.load_state_dict(state["optimizer"])
+    training.stopping.load_state_dict(state["stopping"])
     torch.set_rng_state(state["random"])
+    if len(state["accelerator_random"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["accelerator_random"])
     return int(state["epoch"])
 
 
@@ -209,18 +250,12 @@ def _trained_model(
     examples: Examples,
     network: Network,
     preprocessing: ImagePreprocessing,
-    val_pixels: torch.Tensor,
+    data: Data,
     val_probabilities: Floats,
-    train_pixels: torch.Tensor,
 ) -> Trained:
-    golden = (val_pixels if len(val_pixels) else train_pixels)[:NUM_GOLDEN]
-    probabilities = _probabilities(network, None, golden)
-    head = LinearHead(
-        Head.NORMALIZATION_NONE,
-        network.head.weight.detach().cpu().numpy(),
-        network.head.bias.detach().cpu().numpy(),
-        np.zeros(network.row.feature_width, dtype=np.float32),
-    )
+    golden = (data.val if len(data.val) else data.train)[:NUM_GOLDEN]
+    probabilities = _val_probabilities(network, None, golden)
+    head = network.linear_head()
     backbone = work.wait("graph", lambda: _backbone(work, network, preprocessing))
     pixels = golden.permute(0, 2, 3, 1).contiguous().numpy()
     return Trained(examples, backbone, head, val_probabilities, pixels, probabilities)

@@ -16,7 +16,7 @@ from services.shared.objects import (
     StoreUnavailable,
 )
 from services.shared.objects.retrying import RetryingStore
-from services.trainer.recipes import BASELINE, FAST
+from services.trainer.presets import BASELINE, FAST, FINE_TUNE
 from services.trainer.worker import checkpoints, linear_probe, measuring
 from services.trainer.worker.evaluation import evaluate
 from services.trainer.worker.examples import Examples, targets
@@ -73,7 +73,7 @@ def _outcome(work: Work) -> FinishTrainingRunRequest:
     except RunCancelled:
         return FinishTrainingRunRequest(cancelled=FinishTrainingRunRequest.Cancelled())
     except Exception as problem:
-        failure = _failure(problem)
+        failure = _failure(problem, work.claim.recipe.batch_size)
         log.exception("run failed", reason=Failure.Reason.Name(failure.reason))
         return FinishTrainingRunRequest(failed=failure)
 
@@ -94,20 +94,25 @@ def trainer(preset: str) -> Callable[[Work, Examples], Trained]:
     """What trains by a preset; NoTorch."""
     if preset == FAST:
         return linear_probe.train
-    if preset == BASELINE:
-        need_torch("Preset baseline")
+    if preset in (BASELINE, FINE_TUNE):
+        need_torch(f"Preset {preset}")
         from services.trainer.worker import fine_tuning  # torch, where it is needed
 
         return fine_tuning.train
     raise ValueError(f"unknown preset {preset}")
 
 
-def _failure(problem: Exception) -> Failure:
-    """What the user is told: messages that were written for them as they are, anything else in our words."""
+def _failure(problem: Exception, batch_size: int = 0) -> Failure:
+    """What the user is told: messages that were written for them as they are, anything else in our words. The batch
+    size is the recipe's, 0 where it has none.
+    """
     if type(problem) in _TOLD:
         return Failure(reason=_TOLD[type(problem)], message=str(problem))
     for kinds, reason, message in _OURS:
         if isinstance(problem, kinds) or (type(problem).__name__ in _OUT_OF_MEMORY and MemoryError in kinds):
+            if reason == Failure.REASON_OUT_OF_MEMORY:
+                smaller = f"batch_size={batch_size // 2}" if batch_size > 1 else "a smaller architecture"
+                return Failure(reason=reason, message=f"{message} Try {smaller}.")
             return Failure(reason=reason, message=message)
     message = "Something went wrong on our side; the worker's log says what."
     return Failure(reason=Failure.REASON_INTERNAL, message=message)
@@ -151,6 +156,6 @@ _OURS: tuple[tuple[tuple[type[Exception], ...], "Failure.Reason.ValueType", str]
     (
         (MemoryError,),
         Failure.REASON_OUT_OF_MEMORY,
-        "The memory of the worker does not suffice. Try a smaller batch_size.",
+        "The memory of the worker does not suffice.",
     ),
 )

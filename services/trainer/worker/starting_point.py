@@ -6,9 +6,18 @@ from functools import partial
 
 import structlog
 
-from handful.v1.bundle_pb2 import FREEZE_NONE, WEIGHTS_AUTO, WEIGHTS_PRETRAINED, WEIGHTS_RANDOM, Recipe
+from handful.v1.bundle_pb2 import (
+    FREEZE_BODY,
+    FREEZE_NONE,
+    INITIAL_HEAD_RANDOM,
+    WEIGHTS_AUTO,
+    WEIGHTS_PRETRAINED,
+    WEIGHTS_RANDOM,
+    Recipe,
+)
 from services.trainer.architectures import ARCHITECTURES
-from services.trainer.recipes import BASELINE, FAST, resolve
+from services.trainer.presets import BASELINE, FAST, FINE_TUNE
+from services.trainer.recipes import resolve
 from services.trainer.worker import backbones
 from services.trainer.worker.pretrained import WeightsUnavailable
 from services.trainer.worker.work import Work
@@ -52,5 +61,12 @@ def _from_nothing(recipe: Recipe) -> Recipe:
     asked = Recipe(preset=BASELINE, architecture=recipe.architecture, seed=recipe.seed)
     if recipe.preset == BASELINE:
         asked.CopyFrom(recipe)
+    if recipe.preset == FINE_TUNE:
+        asked.CopyFrom(recipe)
+        asked.initial_head = INITIAL_HEAD_RANDOM
+        asked.frozen_blocks = 0
+        if recipe.freeze == FREEZE_BODY:  # then these say nothing
+            asked.ClearField("learning_rate")
+            asked.ClearField("layer_decay")
     asked.weights, asked.freeze = WEIGHTS_RANDOM, FREEZE_NONE
     return resolve(asked, recipe.architecture)

@@ -1,0 +1,210 @@
+"""The catalogue of presets: their fields with defaults, ranges and units, and which fields matter only with others.
+
+Constants, with the measurements and papers behind them, are explained in docs/why.md.
+"""
+
+from dataclasses import dataclass
+
+from handful.v1 import trainer_pb2
+from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
+
+FAST = "fast"
+BASELINE = "baseline"
+FINE_TUNE = "fine_tune"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """A field matters only where another, which stands before it, has one of some values; else it is `otherwise`."""
+
+    field: str
+    values: tuple[str, ...]
+    otherwise: float
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field that a preset has. `choices` makes it a choice, a whole `default` a whole number."""
+
+    name: str
+    description: str
+    default: float | int | str
+    minimum: float = 0.0
+    maximum: float = 0.0
+    unit: str = ""
+    choices: tuple[str, ...] = ()
+    needs: Needs | None = None
+
+    @property
+    def type(self) -> "trainer_pb2.RecipeField.Type.ValueType":
+        if self.choices:
+            return trainer_pb2.RecipeField.TYPE_CHOICE
+        whole = isinstance(self.default, int)
+        return trainer_pb2.RecipeField.TYPE_INTEGER if whole else trainer_pb2.RecipeField.TYPE_NUMBER
+
+
+@dataclass(frozen=True)
+class Preset:
+    name: str
+    description: str
+    fields: tuple[Field, ...]
+
+    def field(self, name: str) -> Field | None:
+        return next((field for field in self.fields if field.name == name), None)
+
+
+_COMMON = (
+    Field("architecture", "Which network.", DEFAULT_ARCHITECTURE, choices=tuple(ARCHITECTURES)),
+    Field(
+        "weights",
+        "What the network starts from. AUTO: pretrained weights where they can be had, else random ones, all trained.",
+        "PRETRAINED",
+        choices=("PRETRAINED", "RANDOM", "AUTO"),
+    ),
+    Field("seed", "Seed of everything random.", 0, 0, 2**31 - 1),
+)
+_FAST = (
+    *_COMMON,
+    Field("num_epochs", "Most passes of the solver; it stops when it has converged.", 200, 1, 10_000, "epochs"),
+    Field("regularization_c", "Inverse strength of the L2 penalty of the head.", 1.0, 1e-4, 1e4),
+)
+_BASELINE = (
+    *_COMMON,
+    Field("num_epochs", "Passes over the training examples.", 10, 1, 1000, "epochs"),
+    Field("learning_rate", "Step size of Adam.", 1e-4, 1e-8, 1.0),
+    Field("batch_size", "Examples per step.", 8, 1, 512, "examples"),
+    Field("weight_decay", "L2 penalty of Adam, added to the gradient.", 1e-4, 0.0, 1.0),
+    Field("freeze", "What training leaves alone.", "BODY", choices=("BODY", "NONE")),
+    Field("frozen_mode", "How a frozen body runs.", "EVAL", choices=("EVAL", "TRAIN")),
+    Field("target_size", "Smaller classes are topped up with repeats to this many.", 50, 0, 10_000, "examples"),
+    Field("horizontal_flip", "Probability of a flip.", 0.5, 0.0, 1.0),
+    Field("rotation_degrees", "Largest rotation either way.", 15.0, 0.0, 180.0, "degrees"),
+    Field("brightness", "Largest relative change.", 0.2, 0.0, 1.0),
+    Field("contrast", "Largest relative change.", 0.2, 0.0, 1.0),
+    Field("saturation", "Largest relative change.", 0.2, 0.0, 1.0),
+)
+_TRAINS_BODY = ("NONE", "FIRST_BLOCKS")
+# In layers: what is trained, how, and on which views.
+_FINE_TUNE = (
+    *_COMMON,
+    Field("num_epochs", "Passes over the training examples.", 20, 1, 1000, "epochs"),
+    Field("batch_size", "Examples per step.", 8, 1, 512, "examples"),
+    Field(
+        "freeze",
+        "What training leaves alone: the BODY, its FIRST_BLOCKS (`frozen_blocks`), or NONE of it. "
+        "NONE where weights are RANDOM.",
+        "NONE",
+        choices=("BODY", "NONE", "FIRST_BLOCKS"),
+    ),
+    Field(
+        "frozen_blocks",
+        "How many blocks of the body are left alone, from the input on: fewer than the architecture's num_blocks.",
+        5,
+        0,
+        max(row.num_blocks for row in ARCHITECTURES.values()) - 1,
+        "blocks",
+        needs=Needs("freeze", ("FIRST_BLOCKS",), 0),
+    ),
+    Field(
+        "initial_head",
+        "What the head starts from: RANDOM numbers, or what `fast` fits. RANDOM where weights are RANDOM.",
+        "FAST",
+        choices=("RANDOM", "FAST"),
+    ),
+    Field("optimizer", "How a gradient becomes a step.", "ADAMW", choices=("ADAMW", "ADAM", "SGD")),
+    Field("momentum", "Momentum.", 0.9, 0.0, 0.999, needs=Needs("optimizer", ("SGD",), 0.0)),
+    Field(
+        "learning_rate",
+        "Step size of the body's last block.",
+        1e-4,
+        1e-8,
+        1.0,
+        needs=Needs("freeze", _TRAINS_BODY, 0.0),
+    ),
+    Field(
+        "layer_decay",
+        "Each block's step size is that of the block after it times this.",
+        0.9,
+        0.01,
+        1.0,
+        needs=Needs("freeze", _TRAINS_BODY, 1.0),
+    ),
+    Field("head_learning_rate", "Step size of the head.", 1e-3, 1e-8, 1.0),
+    Field("weight_decay", "Weight decay of matrices and filters; biases and norms have none.", 1e-3, 0.0, 1.0),
+    Field(
+        "schedule",
+        "How step sizes change from step to step.",
+        "COSINE",
+        choices=("CONSTANT", "COSINE", "ONE_CYCLE"),
+    ),
+    Field(
+        "warmup_epochs",
+        "Epochs in which step sizes rise from near 0; fewer than num_epochs.",
+        2,
+        0,
+        999,
+        "epochs",
+        needs=Needs("schedule", ("CONSTANT", "COSINE"), 0),
+    ),
+    Field("gradient_clip_norm", "Longer gradients are shortened to this; 0: none is.", 1.0, 0.0, 1000.0),
+    Field(
+        "early_stopping_epochs",
+        "Stops after so many epochs without a lower val/loss and publishes the epoch with the lowest, whose val "
+        "figures are then a little too good; 0: publishes the last epoch. No effect without validation examples.",
+        0,
+        0,
+        1000,
+        "epochs",
+    ),
+    Field(
+        "precision",
+        "Numbers of training. FLOAT16 on CUDA only; elsewhere float32 is taken, with a notice.",
+        "FLOAT32",
+        choices=("FLOAT32", "BFLOAT16", "FLOAT16"),
+    ),
+    Field(
+        "class_weights", "BALANCED: every class counts the same in the loss.", "BALANCED", choices=("NONE", "BALANCED")
+    ),
+    Field("label_smoothing", "Share of each target spread over all classes.", 0.1, 0.0, 0.9),
+    Field("mixup", "Alpha of mixup; 0: none. With cutmix too, each batch draws one of them.", 0.0, 0.0, 10.0),
+    Field("cutmix", "Alpha of cutmix; 0: none. With mixup too, each batch draws one of them.", 0.0, 0.0, 10.0),
+    Field("target_size", "Smaller classes are topped up with repeats to this many.", 0, 0, 10_000, "examples"),
+    Field("crop_scale", "Smallest share of the area that a random crop keeps; 1: no crop.", 0.8, 0.05, 1.0),
+    Field("horizontal_flip", "Probability of a flip.", 0.5, 0.0, 1.0),
+    Field("vertical_flip", "Probability of a vertical flip.", 0.0, 0.0, 1.0),
+    Field("rotation_degrees", "Largest rotation either way.", 15.0, 0.0, 180.0, "degrees"),
+    Field("brightness", "Largest relative change.", 0.2, 0.0, 1.0),
+    Field("contrast", "Largest relative change.", 0.2, 0.0, 1.0),
+    Field("saturation", "Largest relative change.", 0.2, 0.0, 1.0),
+    Field("hue", "Largest change, in turns of the colour circle.", 0.0, 0.0, 0.5, "turns"),
+    Field(
+        "auto_augmentation",
+        "TRIVIAL_AUGMENT: one random change of 14, of random strength, after the others.",
+        "NONE",
+        choices=("NONE", "TRIVIAL_AUGMENT"),
+    ),
+    Field("random_erasing", "Probability that a random box is blackened.", 0.0, 0.0, 1.0),
+)
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            FAST,
+            "Seconds on a CPU, and the most accurate for a few examples: every picture goes through the network once, "
+            "then a convex head is fitted to the optimum.",
+            _FAST,
+        ),
+        Preset(
+            FINE_TUNE,
+            "Gradient training of the network itself, from the head that `fast` fits: for pictures unlike photographs "
+            "of everyday things, and for an accelerator. Batch normalisation keeps its statistics, unless weights are "
+            "RANDOM.",
+            _FINE_TUNE,
+        ),
+        Preset(
+            BASELINE,
+            "The textbook recipe, to compare with: a new linear head on a frozen body, by Adam, on augmented views.",
+            _BASELINE,
+        ),
+    )
+}
