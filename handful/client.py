@@ -148,6 +148,12 @@ class Client:
         )
         return Run(self._trainer, _call(self._trainer.CreateTrainingRun, request).training_run)
 
+    def compare(self, runs: Iterable[str]) -> trainer_pb2.CompareTrainingRunsResponse:
+        """Training runs side by side, by their full names."""
+        request = trainer_pb2.CompareTrainingRunsRequest(parent=self.parent, training_runs=runs)
+        found: trainer_pb2.CompareTrainingRunsResponse = _call(self._trainer.CompareTrainingRuns, request)
+        return found
+
     def run(self, run: str) -> Run:
         """A run by its id or full name."""
         name = run if run.startswith("projects/") else f"{self.parent}/trainingRuns/{run}"

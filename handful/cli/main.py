@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 
-from handful.cli import architectures, commands, demo, doctor, exchange, weights
+from handful.cli import architectures, commands, compare, demo, doctor, exchange, weights
 from handful.cli.stack import MissingParts
 from handful.errors import HandfulError, InvalidArgument, Unavailable
 
@@ -130,9 +130,19 @@ def _add_runs(add: Add) -> None:
     cancel = add("cancel", "stop a run", commands.cancel)
     cancel.add_argument("run", help="a run's id, or a model's for its latest run")
     add("runs", "list runs, newest first", commands.runs)
+    _add_comparing(add)
     add("recipes", "list presets and their fields", commands.recipes)
     listed = add("architectures", "list the networks that can be trained", architectures.show)
     listed.add_argument("--json", action="store_true", help="print them as one JSON array of objects")
+
+
+def _add_comparing(add: Add) -> None:
+    compared = add("compare", "set runs side by side: recipes, accuracies with intervals, times", compare.run)
+    compared.add_argument(
+        "runs", nargs="+", metavar="RUN", help=f"a run's id, or a model's for its latest {compare.LATEST_RUNS} runs"
+    )
+    compared.add_argument("--json", action="store_true", help="print all of it as one JSON object")
+    compared.add_argument("--html", type=Path, metavar="FILE", help="write a page with curves that needs nothing else")
 
 
 def _add_models(add: Add) -> None:

@@ -537,6 +537,7 @@ class CreateTrainingRunRequest(_message.Message):
     RECIPE_FIELD_NUMBER: _builtins.int
     PROMOTE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`projects/{project}`."""
     dataset: _builtins.str
@@ -547,6 +548,10 @@ class CreateTrainingRunRequest(_message.Message):
     """Whether a success moves the model's alias `production` to the new version."""
     request_id: _builtins.str
     """Any UUID; makes the call safe to repeat. Empty: no protection."""
+    validate_only: _builtins.bool
+    """Checks the request and queues nothing: the answer has the run's model, dataset version and resolved recipe, and no
+    name.
+    """
     @_builtins.property
     def recipe(self) -> _bundle_pb2.Recipe:
         """How to train. Without a preset it is `fast`, or `baseline` where a field is set that only gradient training has."""
@@ -560,10 +565,11 @@ class CreateTrainingRunRequest(_message.Message):
         recipe: _bundle_pb2.Recipe | None = ...,
         promote: _builtins.bool = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["recipe", b"recipe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "model_id", b"model_id", "parent", b"parent", "promote", b"promote", "recipe", b"recipe", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "model_id", b"model_id", "parent", b"parent", "promote", b"promote", "recipe", b"recipe", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -696,6 +702,129 @@ class ListTrainingRunsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListTrainingRunsResponse: _TypeAlias = ListTrainingRunsResponse  # noqa: Y015
+
+@_typing.final
+class CompareTrainingRunsRequest(_message.Message):
+    """CompareTrainingRunsRequest names the runs to compare."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    TRAINING_RUNS_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`projects/{project}`."""
+    @_builtins.property
+    def training_runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The runs, 1 to 100 different ones of that project, none of them an evaluation:
+        `projects/{project}/trainingRuns/{run}`.
+        """
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        training_runs: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "training_runs", b"training_runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareTrainingRunsRequest: _TypeAlias = CompareTrainingRunsRequest  # noqa: Y015
+
+@_typing.final
+class CompareTrainingRunsResponse(_message.Message):
+    """CompareTrainingRunsResponse has the runs side by side."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRAINING_RUNS_FIELD_NUMBER: _builtins.int
+    DIFFERING_FIELDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def training_runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComparedTrainingRun]:
+        """The runs, in the order of the request."""
+
+    @_builtins.property
+    def differing_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Fields of Recipe that are not the same in all of the runs, in the order of the message; a field that one preset
+        lacks differs.
+        """
+
+    def __init__(
+        self,
+        *,
+        training_runs: _abc.Iterable[Global___ComparedTrainingRun] | None = ...,
+        differing_fields: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["differing_fields", b"differing_fields", "training_runs", b"training_runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareTrainingRunsResponse: _TypeAlias = CompareTrainingRunsResponse  # noqa: Y015
+
+@_typing.final
+class ComparedTrainingRun(_message.Message):
+    """ComparedTrainingRun is a run among others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRAINING_RUN_FIELD_NUMBER: _builtins.int
+    NUM_VAL_EXAMPLES_FIELD_NUMBER: _builtins.int
+    ACCURACY_INTERVAL_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    NUM_PARAMETERS_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
+    num_val_examples: _builtins.int
+    """Validation examples of its dataset version."""
+    seconds: _builtins.float
+    """Seconds from the first claim to the end; only in SUCCEEDED."""
+    peak_memory_bytes: _builtins.float
+    """The largest `peak_memory_bytes` of its epochs; not set where none said it."""
+    num_parameters: _builtins.int
+    """Parameters of the architecture's body; 0 where the catalogue does not have it."""
+    @_builtins.property
+    def training_run(self) -> Global___TrainingRun:
+        """The run, with the figures of its last epoch."""
+
+    @_builtins.property
+    def accuracy_interval(self) -> _bundle_pb2.Interval:
+        """The 95 % Wilson interval of `val/accuracy`; not set where there is no such figure or no validation example."""
+
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[_bundle_pb2.EpochMetrics]:
+        """Its curve: `train/loss`, `val/loss` and `val/accuracy` of the epochs that count; of more than 100, that many evenly
+        chosen ones, the first and the last among them.
+        """
+
+    def __init__(
+        self,
+        *,
+        training_run: Global___TrainingRun | None = ...,
+        num_val_examples: _builtins.int = ...,
+        accuracy_interval: _bundle_pb2.Interval | None = ...,
+        seconds: _builtins.float | None = ...,
+        peak_memory_bytes: _builtins.float | None = ...,
+        num_parameters: _builtins.int = ...,
+        history: _abc.Iterable[_bundle_pb2.EpochMetrics] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_peak_memory_bytes", b"_peak_memory_bytes", "_seconds", b"_seconds", "accuracy_interval", b"accuracy_interval", "peak_memory_bytes", b"peak_memory_bytes", "seconds", b"seconds", "training_run", b"training_run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_peak_memory_bytes", b"_peak_memory_bytes", "_seconds", b"_seconds", "accuracy_interval", b"accuracy_interval", "history", b"history", "num_parameters", b"num_parameters", "num_val_examples", b"num_val_examples", "peak_memory_bytes", b"peak_memory_bytes", "seconds", b"seconds", "training_run", b"training_run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__peak_memory_bytes: _TypeAlias = _typing.Literal["peak_memory_bytes"]  # noqa: Y015
+    _WhichOneofArgType__peak_memory_bytes: _TypeAlias = _typing.Literal["_peak_memory_bytes", b"_peak_memory_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__seconds: _TypeAlias = _typing.Literal["seconds"]  # noqa: Y015
+    _WhichOneofArgType__seconds: _TypeAlias = _typing.Literal["_seconds", b"_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__peak_memory_bytes) -> _WhichOneofReturnType__peak_memory_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seconds) -> _WhichOneofReturnType__seconds | None: ...
+
+Global___ComparedTrainingRun: _TypeAlias = ComparedTrainingRun  # noqa: Y015
 
 @_typing.final
 class CancelTrainingRunRequest(_message.Message):

@@ -50,6 +50,11 @@ class TrainerServiceStub:
                 request_serializer=handful_dot_v1_dot_trainer__pb2.ListTrainingRunsRequest.SerializeToString,
                 response_deserializer=handful_dot_v1_dot_trainer__pb2.ListTrainingRunsResponse.FromString,
                 _registered_method=True)
+        self.CompareTrainingRuns = channel.unary_unary(
+                '/handful.v1.TrainerService/CompareTrainingRuns',
+                request_serializer=handful_dot_v1_dot_trainer__pb2.CompareTrainingRunsRequest.SerializeToString,
+                response_deserializer=handful_dot_v1_dot_trainer__pb2.CompareTrainingRunsResponse.FromString,
+                _registered_method=True)
         self.CancelTrainingRun = channel.unary_unary(
                 '/handful.v1.TrainerService/CancelTrainingRun',
                 request_serializer=handful_dot_v1_dot_trainer__pb2.CancelTrainingRunRequest.SerializeToString,
@@ -92,6 +97,14 @@ class TrainerServiceServicer:
 
     def ListTrainingRuns(self, request, context):
         """Lists the runs of a project, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompareTrainingRuns(self, request, context):
+        """Sets up to 100 training runs side by side: what their recipes differ in, figures with intervals, times, curves. Runs
+        that are not over show what they have. NOT_FOUND where there is no such run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,6 +157,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.ListTrainingRuns,
                     request_deserializer=handful_dot_v1_dot_trainer__pb2.ListTrainingRunsRequest.FromString,
                     response_serializer=handful_dot_v1_dot_trainer__pb2.ListTrainingRunsResponse.SerializeToString,
+            ),
+            'CompareTrainingRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareTrainingRuns,
+                    request_deserializer=handful_dot_v1_dot_trainer__pb2.CompareTrainingRunsRequest.FromString,
+                    response_serializer=handful_dot_v1_dot_trainer__pb2.CompareTrainingRunsResponse.SerializeToString,
             ),
             'CancelTrainingRun': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelTrainingRun,
@@ -248,6 +266,33 @@ class TrainerService:
             '/handful.v1.TrainerService/ListTrainingRuns',
             handful_dot_v1_dot_trainer__pb2.ListTrainingRunsRequest.SerializeToString,
             handful_dot_v1_dot_trainer__pb2.ListTrainingRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareTrainingRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handful.v1.TrainerService/CompareTrainingRuns',
+            handful_dot_v1_dot_trainer__pb2.CompareTrainingRunsRequest.SerializeToString,
+            handful_dot_v1_dot_trainer__pb2.CompareTrainingRunsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,10 @@ class TrainerServiceStub:
     """Reads a run."""
     ListTrainingRuns: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListTrainingRunsRequest, _trainer_pb2.ListTrainingRunsResponse]
     """Lists the runs of a project, newest first."""
+    CompareTrainingRuns: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.CompareTrainingRunsRequest, _trainer_pb2.CompareTrainingRunsResponse]
+    """Sets up to 100 training runs side by side: what their recipes differ in, figures with intervals, times, curves. Runs
+    that are not over show what they have. NOT_FOUND where there is no such run.
+    """
     CancelTrainingRun: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.CancelTrainingRunRequest, _trainer_pb2.CancelTrainingRunResponse]
     """Stops a run: at once where it is queued, within 10 s where it is running. Cancelling a finished run changes nothing."""
     WatchTrainingRun: _grpc.UnaryStreamMultiCallable[_trainer_pb2.WatchTrainingRunRequest, _trainer_pb2.WatchTrainingRunResponse]
@@ -62,6 +66,10 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """Reads a run."""
     ListTrainingRuns: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListTrainingRunsRequest, _trainer_pb2.ListTrainingRunsResponse]  # type: ignore[assignment]
     """Lists the runs of a project, newest first."""
+    CompareTrainingRuns: _aio.UnaryUnaryMultiCallable[_trainer_pb2.CompareTrainingRunsRequest, _trainer_pb2.CompareTrainingRunsResponse]  # type: ignore[assignment]
+    """Sets up to 100 training runs side by side: what their recipes differ in, figures with intervals, times, curves. Runs
+    that are not over show what they have. NOT_FOUND where there is no such run.
+    """
     CancelTrainingRun: _aio.UnaryUnaryMultiCallable[_trainer_pb2.CancelTrainingRunRequest, _trainer_pb2.CancelTrainingRunResponse]  # type: ignore[assignment]
     """Stops a run: at once where it is queued, within 10 s where it is running. Cancelling a finished run changes nothing."""
     WatchTrainingRun: _aio.UnaryStreamMultiCallable[_trainer_pb2.WatchTrainingRunRequest, _trainer_pb2.WatchTrainingRunResponse]  # type: ignore[assignment]
@@ -100,6 +108,16 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.ListTrainingRunsResponse, _abc.Awaitable[_trainer_pb2.ListTrainingRunsResponse]]:
         """Lists the runs of a project, newest first."""
+
+    @_abc_1.abstractmethod
+    def CompareTrainingRuns(
+        self,
+        request: _trainer_pb2.CompareTrainingRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.CompareTrainingRunsResponse, _abc.Awaitable[_trainer_pb2.CompareTrainingRunsResponse]]:
+        """Sets up to 100 training runs side by side: what their recipes differ in, figures with intervals, times, curves. Runs
+        that are not over show what they have. NOT_FOUND where there is no such run.
+        """
 
     @_abc_1.abstractmethod
     def CancelTrainingRun(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from handful.v1 import bundle_pb2, model_pb2, trainer_pb2, worker_pb2
 from services.shared.identifiers import timestamp
-from services.trainer.records import ModelRecord, ModelVersionRecord, RunKey, RunRecord
+from services.trainer.records import ModelRecord, ModelVersionRecord, NewRun, RunKey, RunRecord
 
 
 def run_message(run: RunRecord) -> trainer_pb2.TrainingRun:
@@ -28,6 +28,17 @@ def run_message(run: RunRecord) -> trainer_pb2.TrainingRun:
         start_time=timestamp(run.start_time_us),
         finish_time=timestamp(run.finish_time_us),
         evaluated_model_version=f"{model}/versions/{run.evaluated_version}" if run.evaluated_version else "",
+    )
+
+
+def would_be(new: NewRun) -> trainer_pb2.TrainingRun:
+    """A run that is checked and not queued: it has no name and no state."""
+    return trainer_pb2.TrainingRun(
+        model=f"projects/{new.key.project}/models/{new.model}",
+        dataset_version=new.dataset_version,
+        dataset_manifest_sha256=new.dataset_manifest_sha256,
+        recipe=new.recipe,
+        promote=new.promote,
     )
 
 

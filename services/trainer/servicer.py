@@ -13,11 +13,11 @@ from services.shared.answers import kept, once
 from services.shared.database import Database
 from services.shared.identifiers import new_id
 from services.shared.interceptors import request_id
-from services.trainer import architectures, recipes, runs
+from services.trainer import architectures, attempts, comparing, recipes, runs
 from services.trainer.board import Board
 from services.trainer.datasets import Datasets
 from services.trainer.fleet import Fleet
-from services.trainer.messages import run_message
+from services.trainer.messages import run_message, would_be
 from services.trainer.presets import PRESETS
 from services.trainer.records import NewRun, RunKey
 from services.trainer.tables import requests
@@ -48,6 +48,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     ) -> trainer_pb2.CreateTrainingRunResponse:
         response = trainer_pb2.CreateTrainingRunResponse
         project = names.match(names.PROJECT, request.parent, "parent")["project"]
+        if request.validate_only:
+            return response(training_run=would_be(await self._new_run(project, request)))
         async with self._database.read() as connection:
             known = await kept(connection, requests, request, response)
         if known is not None:  # before anything is checked that may have changed since
@@ -95,6 +97,28 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             found = await runs.page(connection, project, page.limit, page.before)
         records, token = page.cut(found, lambda run: [run.create_time_us, run.key.run])
         return trainer_pb2.ListTrainingRunsResponse(training_runs=map(run_message, records), next_page_token=token)
+
+    async def CompareTrainingRuns(
+        self, request: trainer_pb2.CompareTrainingRunsRequest, context: Context
+    ) -> trainer_pb2.CompareTrainingRunsResponse:
+        project = names.match(names.PROJECT, request.parent, "parent")["project"]
+        keys = comparing.keys(project, request.training_runs)
+        async with self._database.read() as connection:
+            found = [await runs.get(connection, key) for key in keys]
+            comparing.check_trained(found)
+            histories = [await attempts.history(connection, key) for key in keys]
+        counts = {name: await self._num_val(project, name) for name in {run.dataset_version for run in found}}
+        return trainer_pb2.CompareTrainingRunsResponse(
+            training_runs=[
+                comparing.compared(run, history, counts[run.dataset_version])
+                for run, history in zip(found, histories, strict=True)
+            ],
+            differing_fields=comparing.differing_fields([run.recipe for run in found]),
+        )
+
+    async def _num_val(self, project: str, dataset_version: str) -> int:
+        version = await self._datasets.version(project, dataset_version)
+        return sum(one.num_val for one in version.classes)
 
     async def CancelTrainingRun(
         self, request: trainer_pb2.CancelTrainingRunRequest, context: Context

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -86,6 +87,21 @@ def test_five_minutes(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     assert answered.returncode == 1
 
 
+def test_runs_are_compared(cli: Cli, pictures: Path, tmp_path: Path) -> None:
+    """A model's runs stand in a table with what differs, in JSON, and on a page with drawings and no link outside."""
+    cli("push", pictures, "--dataset", "tulips")
+    for strength in (0.5, 2):
+        assert cli("train", "tulips", f"regularization_c={strength}", "--model", "side-by-side").returncode == 0
+    report = tmp_path / "report.html"
+    compared = cli("compare", "side-by-side", "--html", report)
+    assert compared.returncode == 0, compared.stderr
+    assert re.search(r"regularization_c *\n.* 1\.000 +0\.510 to 1\.000 +4 .* 2\.0 *\n.* 0\.5 *\n", compared.stdout)
+    page = report.read_text()
+    assert page.count("<polyline") == 4  # train/loss and val/loss of both
+    assert "http" not in page
+    assert len(json.loads(cli("compare", "side-by-side", "--json").stdout)["training_runs"]) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -101,6 +117,7 @@ def test_five_minutes(cli: Cli, pictures: Path, tmp_path: Path) -> None:
         (("train", "tulips", "weights=maybe"), "recipe.weights: must be one of PRETRAINED, RANDOM, AUTO, not maybe"),
         (("predict", "no-such-model", __file__), "There is no model no-such-model in projects/default. Models there: "),
         (("push", "/no/such/folder"), "/no/such/folder is not a folder."),
+        (("compare", "nobody"), "There is no training run or model nobody with one."),
         (("watch", "nobody"), "There is no run nobody."),
     ],
 )

@@ -8,9 +8,9 @@ import pytest
 
 from handful.bundle.heads import Floats, LinearHead
 from handful.v1.bundle_pb2 import Head
+from services.trainer.intervals import corrected_wilson, wilson
 from services.trainer.worker.cross_validation import FOLDS, REPEATS, Folds, Labels
 from services.trainer.worker.evaluation import cross_validated, scores
-from services.trainer.worker.intervals import corrected_wilson, wilson
 from services.trainer.worker.linear_probe import fit
 
 

@@ -5,9 +5,9 @@ import pytest
 
 from handful.bundle.heads import Floats
 from handful.v1.bundle_pb2 import EpochMetrics, Evaluation, Interval, Metric
+from services.trainer.intervals import wilson
 from services.trainer.worker.cross_validation import OutOfFold
 from services.trainer.worker.evaluation import Labels, calibration_error, cross_validated, evaluate, scores
-from services.trainer.worker.intervals import wilson
 
 NAMES = ("bee", "cat", "dog")
 # Two bees, one taken for a cat; one cat, found; two dogs, one taken for a cat.

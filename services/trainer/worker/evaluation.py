@@ -8,8 +8,8 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from handful.bundle.heads import Floats
 from handful.v1.bundle_pb2 import ClassEvaluation, ConfusionRow, CrossValidation, EpochMetrics, Evaluation, Metric
+from services.trainer.intervals import corrected_wilson, wilson
 from services.trainer.worker.cross_validation import OutOfFold
-from services.trainer.worker.intervals import corrected_wilson, wilson
 
 TOP = 5
 MAX_BINS = 15

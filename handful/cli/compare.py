@@ -1,0 +1,99 @@
+"""`handful compare`: runs side by side, as a table, as JSON, or as a page."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from google.protobuf import json_format
+from rich.markup import escape
+
+from handful import Client
+from handful.cli import page
+from handful.cli.commands import console, plain_table
+from handful.cli.outcome import state
+from handful.errors import NotFound
+from handful.recipe import as_dict
+from handful.v1.trainer_pb2 import ComparedTrainingRun, CompareTrainingRunsResponse
+
+# Of a model, where it is named instead of a run.
+LATEST_RUNS = 20
+COLUMNS = ("run", "model", "data", "state", "val/accuracy", "95 % interval", "of", "val/f1", "val/loss", "seconds")
+
+
+def run(given: argparse.Namespace) -> int:
+    with Client.from_env() as client:
+        compared = client.compare(_runs(client, given.runs))
+    if given.json:
+        print(json.dumps(json_format.MessageToDict(compared, preserving_proto_field_name=True)))
+    else:
+        show(compared)
+    write(compared, given.html, quiet=given.json)
+    return 0
+
+
+def show(compared: CompareTrainingRunsResponse) -> None:
+    """The table."""
+    table = plain_table(*COLUMNS, *compared.differing_fields)
+    for row in rows(compared):
+        table.add_row(*map(escape, row))
+    console.print(table)
+
+
+def write(compared: CompareTrainingRunsResponse, file: Path | None, *, quiet: bool = False) -> None:
+    """The page, where a file for it is given."""
+    if file is None:
+        return
+    header = (*COLUMNS, "peak memory", "parameters", *compared.differing_fields)
+    file.write_text(page.html(header, rows(compared, sizes=True), compared.training_runs), encoding="utf-8")
+    if not quiet:
+        console.print(escape(f"The report is {file}"))
+
+
+def rows(compared: CompareTrainingRunsResponse, *, sizes: bool = False) -> list[list[str]]:
+    """A row of text for every run, with the values of the fields that differ at its end."""
+    return [
+        [*_figures(one), *(_sizes(one) if sizes else ()), *_fields(one, compared.differing_fields)]
+        for one in compared.training_runs
+    ]
+
+
+def _figures(one: ComparedTrainingRun) -> list[str]:
+    run = one.training_run
+    figures = {metric.name: f"{metric.value:.3f}" for metric in run.metrics}
+    interval = one.accuracy_interval
+    return [
+        run.name.rpartition("/")[2],
+        run.model.rpartition("/")[2],
+        "/".join(run.dataset_version.split("/")[3::2]),
+        state(run),
+        figures.get("val/accuracy", ""),
+        f"{interval.low:.3f} to {interval.high:.3f}" if one.HasField("accuracy_interval") else "",
+        str(one.num_val_examples),
+        figures.get("val/f1_weighted", ""),
+        figures.get("val/loss", ""),
+        f"{one.seconds:.1f}" if one.HasField("seconds") else "",
+    ]
+
+
+def _sizes(one: ComparedTrainingRun) -> list[str]:
+    memory = f"{one.peak_memory_bytes / 2**20:.0f} MiB" if one.HasField("peak_memory_bytes") else ""
+    return [memory, f"{one.num_parameters / 1e6:.1f} M" if one.num_parameters else ""]
+
+
+def _fields(one: ComparedTrainingRun, names: Sequence[str]) -> list[str]:
+    given = as_dict(one.training_run.recipe)
+    return [str(given.get(name, "")) for name in names]
+
+
+def _runs(client: Client, asked: Sequence[str]) -> list[str]:
+    """Full names of runs: of those ids, and of the latest runs of those models; each once."""
+    trained = [run for run in client.runs() if not run.evaluated_model_version]
+    found: dict[str, None] = {}
+    for named in asked:
+        exact = [run.name for run in trained if named in (run.name, run.name.rpartition("/")[2])]
+        of_model = [run.name for run in trained if named in (run.model, run.model.rpartition("/")[2])]
+        if not exact and not of_model:
+            raise NotFound(f"There is no training run or model {named} with one. `handful runs` lists them.")
+        found |= dict.fromkeys(exact or of_model[:LATEST_RUNS])
+    return list(found)

@@ -1,0 +1,115 @@
+"""A comparison as one HTML page that needs nothing else: a table, and drawings as inline SVG. It knows no client."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from handful.v1.bundle_pb2 import Metric
+from handful.v1.trainer_pb2 import ComparedTrainingRun
+
+# Of a drawing, in SVG units; the margins hold names and numbers.
+WIDTH, HEIGHT = 860, 300
+LEFT, RIGHT, TOP, BOTTOM = 250, 60, 14, 30
+ROW = 24
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto; }
+td, th { padding: .25rem .6rem; text-align: left; border-bottom: 1px solid #ddd; white-space: nowrap; }
+svg { width: 100%; height: auto; } svg text { font-size: 12px; fill: #444; }
+"""
+_FRAME = "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>Training runs compared</title>"
+
+
+def html(header: Sequence[str], rows: Iterable[Sequence[str]], runs: Sequence[ComparedTrainingRun]) -> str:
+    """The page."""
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in rows)
+    titles = "".join(f"<th>{escape(title)}</th>" for title in header)
+    return "\n".join(
+        [
+            f"{_FRAME}<style>{_STYLE}</style></head><body>",
+            "<h1>Training runs compared</h1>",
+            f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>",
+            "<h2>Accuracy on the validation examples</h2>",
+            "<p>The bar is the 95 % interval (Wilson): runs whose bars overlap much may be equally good.</p>",
+            _accuracies(runs),
+            *(f"<h2>{name}</h2>\n{_curves(runs, name)}" for name in ("train/loss", "val/loss")),
+            "</body></html>\n",
+        ]
+    )
+
+
+def _accuracies(runs: Sequence[ComparedTrainingRun]) -> str:
+    measured = [run for run in runs if run.HasField("accuracy_interval")]
+    bottom = TOP + ROW * len(measured)
+    parts = [
+        f"<line x1='{_across(tick):.1f}' x2='{_across(tick):.1f}' y1='{TOP}' y2='{bottom}' stroke='#ddd'/>"
+        f"<text x='{_across(tick):.1f}' y='{bottom + 16}' text-anchor='middle'>{tick:g}</text>"
+        for tick in (0, 0.25, 0.5, 0.75, 1)
+    ]
+    for place, run in enumerate(measured):
+        y = TOP + ROW * (place + 0.5)
+        low, high = _across(run.accuracy_interval.low), _across(run.accuracy_interval.high)
+        value = _of(run.training_run.metrics, "val/accuracy") or 0.0
+        parts.append(
+            f"<text x='{LEFT - 10}' y='{y + 4:.1f}' text-anchor='end'>{escape(_label(run))}</text>"
+            f"<line x1='{low:.1f}' x2='{high:.1f}' y1='{y:.1f}' y2='{y:.1f}' stroke='{_color(runs, run)}' "
+            f"stroke-width='7' stroke-opacity='.4'/>"
+            f"<circle cx='{_across(value):.1f}' cy='{y:.1f}' r='5' fill='{_color(runs, run)}'/>"
+            f"<text x='{WIDTH - RIGHT + 12}' y='{y + 4:.1f}'>{value:.3f}</text>"
+        )
+    return _svg(bottom + BOTTOM, parts) if measured else "<p>No run has an accuracy.</p>"
+
+
+def _curves(runs: Sequence[ComparedTrainingRun], name: str) -> str:
+    curves = [(run, points) for run in runs if (points := _points(run, name))]
+    if not curves:
+        return "<p>No run has one.</p>"
+    last = max(2, *(points[-1][0] for _, points in curves))
+    most = max(value for _, points in curves for _, value in points) or 1.0
+    bottom = HEIGHT - BOTTOM
+    axes = (
+        f"<path d='M{LEFT},{TOP}V{bottom}H{WIDTH - RIGHT}' fill='none' stroke='#888'/>"
+        f"<text x='{LEFT - 8}' y='{TOP + 8}' text-anchor='end'>{most:.3g}</text>"
+        f"<text x='{LEFT - 8}' y='{bottom}' text-anchor='end'>0</text>"
+        f"<text x='{LEFT}' y='{bottom + 18}'>epoch 1</text>"
+        f"<text x='{WIDTH - RIGHT}' y='{bottom + 18}' text-anchor='end'>{last}</text>"
+    )
+    parts = [axes]
+    for run, points in curves:
+        path = " ".join(
+            f"{_across((epoch - 1) / (last - 1)):.1f},{bottom - value / most * (bottom - TOP):.1f}"
+            for epoch, value in points
+        )
+        title = f"<title>{escape(_label(run))}</title>"
+        parts.append(
+            f"<circle cx='{path.split(',')[0]}' cy='{path.split()[0].split(',')[1]}' r='2.5' "
+            f"fill='{_color(runs, run)}'/>"
+            f"<polyline points='{path}' fill='none' stroke='{_color(runs, run)}' stroke-width='2'>{title}</polyline>"
+        )
+    return _svg(HEIGHT, parts)
+
+
+def _points(run: ComparedTrainingRun, name: str) -> list[tuple[int, float]]:
+    found = [(epoch.epoch, _of(epoch.metrics, name)) for epoch in run.history]
+    return [(epoch, value) for epoch, value in found if value is not None]
+
+
+def _of(metrics: Iterable[Metric], name: str) -> float | None:
+    return next((metric.value for metric in metrics if metric.name == name), None)
+
+
+def _across(share: float) -> float:
+    return LEFT + share * (WIDTH - LEFT - RIGHT)
+
+
+def _label(run: ComparedTrainingRun) -> str:
+    return run.training_run.name.rpartition("/")[2]
+
+
+def _color(runs: Sequence[ComparedTrainingRun], run: ComparedTrainingRun) -> str:
+    names = [one.training_run.name for one in runs]
+    # The golden angle keeps neighbours apart, however many there are.
+    return f"hsl({names.index(run.training_run.name) * 137.5 % 360:.0f} 65% 42%)"
+
+
+def _svg(height: float, parts: Iterable[str]) -> str:
+    return f"<svg viewBox='0 0 {WIDTH} {height}' role='img'>{''.join(parts)}</svg>"
