@@ -164,7 +164,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture(scope="session")
 def backbones(stack: Stack) -> Path:
-    """The default backbone, as the worker of the shared stack built it: that takes half a minute, once."""
+    """The default backbone, as the worker of the shared stack built it: once."""
     folder = stack.home / "store" / "backbones"
     until(lambda: any(folder.rglob("*.onnx")), "a worker builds the default backbone", seconds=150)
     return folder

@@ -26,7 +26,7 @@ _COLUMNS = ("train/loss", "val/loss", "val/accuracy", "val/f1_weighted")
 _PHASES = {
     "loading": "loading pictures",
     "weights": "downloading pretrained weights (once)",
-    "graph": "preparing the network (half a minute, once)",
+    "graph": "preparing the network (once)",
     "features": "computing features",
     "validating": "cross-validating",
     "fitting": "training",

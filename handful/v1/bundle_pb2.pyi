@@ -996,7 +996,7 @@ class ModelManifest(_message.Message):
     @_builtins.property
     def neighbours(self) -> Global___Neighbours:
         """What tells an input that is like none of the classes; its numbers are in `neighbours.safetensors`. Not set where
-        the model cannot tell: its body was trained, or it has too few examples.
+        the model cannot tell, as a notice UNKNOWN_NOT_TOLD says: its recipe is not `fast`, or it has too few examples.
         """
 
     def __init__(
@@ -1028,7 +1028,7 @@ Global___ModelManifest: _TypeAlias = ModelManifest  # noqa: Y015
 class Neighbours(_message.Message):
     """Neighbours tells how far an input is from the examples that the model was fitted on: one minus the mean cosine of its
     features with those of its nearest examples, in [0, 2]. `rows` float16[n, feature_width] of the file are their
-    features, scaled to length 1.
+    features, scaled to length 1; of more than 500 examples they are 500, evenly chosen.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -70,7 +70,7 @@ class PredictResponse(_message.Message):
     """
     distance: _builtins.float
     """How far the picture is from the nearest training examples, in [0, 2]: one minus the mean cosine of features. Not set
-    where the model cannot tell: its body was trained, or it has too few examples.
+    where the model cannot tell: its recipe is not `fast`, or it has too few examples.
     """
     max_distance: _builtins.float
     """The distance beyond which a picture is unknown. Set where `distance` is."""

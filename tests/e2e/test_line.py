@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,9 +140,35 @@ def test_the_baseline_streams_its_epochs(stack: Stack, folder: Path) -> None:
         assert [event.epoch for event in epochs] == [1, 2, 3]
         metrics = {metric.name for metric in epochs[-1].epoch_completed.metrics}
         assert {"train/loss", "val/accuracy", "learning_rate", "seconds", "peak_memory_bytes", "eta_seconds"} <= metrics
-        assert [event.notice.reason for event in events if event.HasField("notice")] == ["TOPPED_UP", "TOPPED_UP"]
+        notices = [event.notice.reason for event in events if event.HasField("notice")]
+        assert notices == ["TOPPED_UP", "TOPPED_UP", "UNKNOWN_NOT_TOLD"]
         assert [event.epoch for event in events if event.HasField("checkpoint_saved")] == [1, 2, 3]
         assert client.predict("textbook", next((folder / "red").glob("*.jpg"))).predictions[0].label == "red"
+
+
+def test_a_network_is_fine_tuned_and_the_best_epoch_serves(stack: Stack, folder: Path) -> None:
+    """A head fitted first, blocks trained with mixing; the epoch with the lowest val/loss is published."""
+    fields: dict[str, Any] = {
+        "freeze": "FIRST_BLOCKS",
+        "frozen_blocks": 16,
+        "num_epochs": 3,
+        "early_stopping_epochs": 1,
+        "mixup": 0.2,
+    }
+    with Client(stack.addresses) as client:
+        client.push("tuned", folder)
+        run = client.train("tuned", preset="fine_tune", **fields)
+        events = [event for event in run.watch() if isinstance(event, TrainingRunEvent)]
+        epochs = [event.epoch_completed for event in events if event.HasField("epoch_completed")]
+        losses = [next(one.value for one in epoch.metrics if one.name == "val/loss") for epoch in epochs]
+        assert run.training_run.state == TrainingRun.STATE_SUCCEEDED, run.training_run.failure
+        notices = {event.notice.reason: event.notice.message for event in events if event.HasField("notice")}
+        assert list(notices) == ["EARLY_STOPPING", "UNKNOWN_NOT_TOLD"]
+        assert f"Epoch {losses.index(min(losses)) + 1}, which had the lowest val/loss" in notices["EARLY_STOPPING"]
+        model_version = run.training_run.model_version
+        published = {metric.name: metric.value for metric in client.evaluation(model_version).evaluation.metrics}
+        assert published["val/loss"] == pytest.approx(min(losses))
+        assert client.predict("tuned", next((folder / "red").glob("*.jpg"))).predictions[0].label == "red"
 
 
 def test_generated_stubs_are_all_a_caller_needs(stack: Stack, folder: Path) -> None:

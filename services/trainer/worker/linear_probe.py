@@ -112,11 +112,11 @@ def train(work: Work, examples: Examples) -> Trained:
         cross_validation = _cross_validate(work, examples, train_rows, train_labels)
         passes = _Passes(work, train_rows, train_labels, val_rows, val_labels)
         head = fit(train_rows, train_labels, num_classes, recipe.regularization_c, recipe.num_epochs, passes.step)
+        known = neighbours.fit(train_rows, [example.group for example in examples.train])
     golden = (examples.val or examples.train)[:NUM_GOLDEN]
     pixels = np.stack([examples.pixels(work.store, one, backbone.preprocessing) for one in golden])
     golden_rows = (val_rows if examples.val else train_rows)[:NUM_GOLDEN]
     answers = head.probabilities(val_rows), pixels, head.probabilities(golden_rows)
-    known = neighbours.fit(train_rows, [example.group for example in examples.train])
     return Trained(examples, backbone, head, *answers, cross_validation, known)
 
 

@@ -34,7 +34,10 @@ def publish(work: Work, trained: Trained, evaluation: Evaluation) -> str:
         "evaluation.json": manifest.to_bytes(evaluation),
         "golden.safetensors": _golden(work, trained),
     }
-    if trained.neighbours is not None:
+    if trained.neighbours is None:
+        message = "Predictions of this model name a class whatever a picture shows; they never say `unknown`."
+        work.notice("UNKNOWN_NOT_TOLD", message)
+    else:
         files[neighbours.FILE] = trained.neighbours.to_bytes()
     files |= {f"plots/{name}.png": png for name, png in plots.draw(trained.examples.labels, evaluation).items()}
     parity = _check(work, trained, files["head.safetensors"])
