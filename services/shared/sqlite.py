@@ -4,10 +4,14 @@ survives a power cut.
 
 import asyncio
 import fcntl
+import sqlite3
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
 
+import aiosqlite
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -29,9 +33,9 @@ async def open_engine(file: Path, migrations: Path) -> tuple[AsyncEngine, IO[str
     except BaseException:
         lock.close()
         raise
-    engine = create_async_engine(f"sqlite+aiosqlite:///{file}", hide_parameters=True)
+    url = f"sqlite+aiosqlite:///{file}"
+    engine = create_async_engine(url, async_creator=partial(_connect, file), hide_parameters=True)
     sa.event.listen(engine.sync_engine, "connect", _prepare)
-    sa.event.listen(engine.sync_engine, "invalidate", _undo)
     return engine, lock
 
 
@@ -81,10 +85,35 @@ def _leave_transactions_to_us(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # the driver shall not begin transactions by itself
 
 
-def _undo(connection: Any, _record: object, _problem: object) -> None:
-    # Of a caller that was cancelled in a statement. Without this the file stays locked until the statement, which the
-    # traceback holds, is collected as garbage: a connection that SQLite closes waits for its statements.
-    connection.rollback()
+async def _connect(file: Path) -> aiosqlite.Connection:
+    return await _Connection(partial(sqlite3.connect, file, factory=_Undone), iter_chunk_size=64)
+
+
+class _Connection(aiosqlite.Connection):
+    """One whose caller may be cancelled at any moment, also while it is closed."""
+
+    _stopped = False
+
+    def __init__(self, connector: Callable[[], sqlite3.Connection], iter_chunk_size: int) -> None:
+        super().__init__(connector, iter_chunk_size)
+        self._thread.daemon = True
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        """Ends the thread, once: who is told to wait for a thread that has ended waits for ever."""
+        if self._stopped:
+            return None
+        self._stopped = True
+        return super().stop()
+
+
+class _Undone(sqlite3.Connection):
+    """Undoes what was not committed before it is closed. Without this the file of a caller that was cancelled in a
+    statement stays locked until the statement, which the traceback holds, is collected as garbage.
+    """
+
+    def close(self) -> None:
+        self.rollback()
+        super().close()
 
 
 def _prepare(connection: Any, record: object) -> None:

@@ -60,7 +60,8 @@ def test_a_fresh_installation_is_well(tmp_path: Path) -> None:
         f"{name}: {tmp_path / 'home' / name}.sqlite is made at the first start" for name in ("dataset", "trainer")
     ]
     assert "efficientnet_lite0" in found["weights"][0][1]
-    assert "can be fetched: efficientnet_b0, efficientnet_b7" in found["weights"][0][1]
+    assert "here: efficientnet_lite0, " in found["weights"][0][1]
+    assert {"efficientnet_b0", "vit_b_16"} <= set(found["weights"][0][1].partition("can be fetched: ")[2].split(", "))
     assert all("nothing listens" in found[name][0][1] for name in ("dataset", "trainer", "inference", "worker"))
 
 

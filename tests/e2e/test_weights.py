@@ -142,7 +142,7 @@ def test_a_run_goes_on_without_weights(own_stack: Stack, picture: Callable[..., 
         key = manifest.bundle_key("default", version.manifest_sha256, "manifest.json")
         model = manifest.from_bytes(ModelManifest, (own_stack.home / "store" / key).read_bytes())
         assert model.recipe == run.recipe
-        assert [notice.reason for notice in model.notices] == ["WEIGHTS_FALLBACK"]
+        assert [notice.reason for notice in model.notices] == ["WEIGHTS_FALLBACK", "UNKNOWN_NOT_TOLD"]
         assert model.backbone.weights_origin == "trained"
         assert client.predict("colours", picture(9, (210, 50, 50))).predictions
         with pytest.raises(FailedPrecondition) as refused:
