@@ -25,6 +25,7 @@ from services.trainer.worker.reporting import (
     Reporter,
     RunCancelled,
 )
+from services.trainer.worker.work import begin
 from tests.playing_worker import Hold, cancel, claim, create, epoch, events, lose, read, seal, unreadable
 from tests.relay import Relay
 from tests.servers import Databases, DatasetService, TrainerService
@@ -183,7 +184,7 @@ async def test_a_run_that_waits_for_its_store_can_be_cancelled(
     unreadable(store, f"projects/default/manifests/{hold.claim.dataset_manifest_sha256}.json")
     with connect(trainer_service.worker_address) as channel:
         patient, weights = RetryingStore(store, 600), PretrainedWeights(store)
-        work = session.begin(WorkerServiceStub(channel), hold.claim, patient, weights, threads=1)
+        work = begin(WorkerServiceStub(channel), hold.claim, patient, weights, threads=1)
         running = asyncio.create_task(elsewhere(session.run, work))
         await asyncio.sleep(0.5)
         assert not running.done()

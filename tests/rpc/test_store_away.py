@@ -26,6 +26,7 @@ from services.shared.objects.retrying import RetryingStore
 from services.shared.objects.s3 import S3Store
 from services.trainer.worker import session
 from services.trainer.worker.pretrained import PretrainedWeights
+from services.trainer.worker.work import begin
 from tests import bundles
 from tests.minio_server import READER, WRITER, MinioServer
 from tests.playing_worker import (
@@ -185,7 +186,7 @@ async def test_a_run_whose_worker_is_refused_fails_at_once(
     hold = await claim(trainer_service)
     wrong = RetryingStore(S3Store(own_minio.settings((WRITER[0], "not it"))), seconds=600)
     with connect(trainer_service.worker_address) as channel:
-        work = session.begin(WorkerServiceStub(channel), hold.claim, wrong, PretrainedWeights(wrong), threads=1)
+        work = begin(WorkerServiceStub(channel), hold.claim, wrong, PretrainedWeights(wrong), threads=1)
         async with asyncio.timeout(30):
             await asyncio.to_thread(session.run, work)
     run = await read(trainer_service, hold.run)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 import grpc
@@ -21,13 +22,13 @@ from services.shared.identifiers import new_id
 from services.shared.objects import open_store
 from services.shared.objects.retrying import RetryingStore
 from services.trainer.architectures import ARCHITECTURES
-from services.trainer.worker import backbones, health, session
+from services.trainer.worker import backbones, health
 from services.trainer.worker.children import Children
 from services.trainer.worker.parts import can_build, has_torch
 from services.trainer.worker.pretrained import Place, PretrainedWeights, opened
 from services.trainer.worker.settings import WorkerSettings
 from services.trainer.worker.shift import Shift
-from services.trainer.worker.work import Work
+from services.trainer.worker.work import Work, begin
 
 log = structlog.get_logger()
 
@@ -47,6 +48,7 @@ def work(settings: WorkerSettings) -> None:
     weights, preparing = opened(settings), Children()
     prepared = (store, weights, settings.default_architecture, preparing)
     threading.Thread(target=backbones.prepare, args=prepared, daemon=True).start()
+    threading.Thread(target=_session, daemon=True).start()
     worker_id = f"{settings.name}-{os.getpid()}-{new_id()[-6:]}"
     structlog.contextvars.bind_contextvars(worker_id=worker_id)
     with health.answered(settings.worker_health_address), connect(settings.worker_trainer) as channel:
@@ -58,13 +60,20 @@ def work(settings: WorkerSettings) -> None:
             claim = _claim(stub, worker_id, partial(_capabilities, settings.worker_kind, weights), shift)
             if claim is not None:
                 structlog.contextvars.bind_contextvars(request_id=claim.request_id)
-                at_hand.append(session.begin(stub, claim, store, weights, settings.threads))
-                session.run(at_hand[0])
+                at_hand.append(begin(stub, claim, store, weights, settings.threads))
+                _session().run(at_hand[0])
                 at_hand.clear()
                 shift.worked()
                 structlog.contextvars.unbind_contextvars("request_id")
     preparing.end()
     log.info("worker ends")
+
+
+def _session() -> ModuleType:
+    """What trains. Its imports take seconds: a claim does not wait for them, and who claims first has them done."""
+    from services.trainer.worker import session
+
+    return session
 
 
 def _go(at_hand: list[Work], preparing: Children) -> NoReturn:

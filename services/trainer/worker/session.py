@@ -6,8 +6,7 @@ import structlog
 
 from handful.errors import HandfulError
 from handful.v1.trainer_pb2 import Failure
-from handful.v1.worker_pb2 import Claim, FinishTrainingRunRequest
-from handful.v1.worker_pb2_grpc import WorkerServiceStub
+from handful.v1.worker_pb2 import FinishTrainingRunRequest
 from services.shared.objects import (
     ObjectCorrupt,
     ObjectMissing,
@@ -15,27 +14,18 @@ from services.shared.objects import (
     StoreRefused,
     StoreUnavailable,
 )
-from services.shared.objects.retrying import RetryingStore
 from services.trainer.presets import BASELINE, FAST, FINE_TUNE
 from services.trainer.worker import checkpoints, linear_probe, measuring
 from services.trainer.worker.evaluation import evaluate
 from services.trainer.worker.examples import Examples, targets
 from services.trainer.worker.parts import NoTorch, need_torch
-from services.trainer.worker.pretrained import PretrainedWeights, WeightsUnavailable
+from services.trainer.worker.pretrained import WeightsUnavailable
 from services.trainer.worker.publishing import ParityFailed, publish
-from services.trainer.worker.reporting import LeaseLost, Reporter, RunCancelled
+from services.trainer.worker.reporting import LeaseLost, RunCancelled
 from services.trainer.worker.starting_point import settle
 from services.trainer.worker.work import Diverged, GraphDisagrees, NoExamples, Trained, Work
 
 log = structlog.get_logger()
-
-
-def begin(
-    stub: WorkerServiceStub, claim: Claim, store: RetryingStore, weights: PretrainedWeights, threads: int
-) -> Work:
-    """A claimed run, reported on from now on."""
-    reporter = Reporter(stub, claim)
-    return Work(claim, store.checking(reporter.check), weights, reporter, threads)
 
 
 def run(work: Work) -> None:

@@ -15,7 +15,9 @@ from handful.bundle.predictor import Pixels
 from handful.v1.bundle_pb2 import Backbone, CrossValidation, EpochMetrics, Metric, Notice, Recipe
 from handful.v1.trainer_pb2 import EpochCompleted, Progress, RecipeSettled, TrainingRunEvent
 from handful.v1.worker_pb2 import Checkpoint, Claim
+from handful.v1.worker_pb2_grpc import WorkerServiceStub
 from services.shared.objects import ObjectStore
+from services.shared.objects.retrying import RetryingStore
 from services.trainer.worker import checkpoints
 from services.trainer.worker.children import Children
 from services.trainer.worker.examples import Examples
@@ -106,6 +108,14 @@ class Work:
         key = checkpoints.key(self.claim, epoch)
         self.store.put(key, data)
         checkpoints.remove(self.store, self.reporter.checkpoint(Checkpoint(key=key, sha256=sha256, epoch=epoch)))
+
+
+def begin(
+    stub: WorkerServiceStub, claim: Claim, store: RetryingStore, weights: PretrainedWeights, threads: int
+) -> Work:
+    """A claimed run, reported on from now on."""
+    reporter = Reporter(stub, claim)
+    return Work(claim, store.checking(reporter.check), weights, reporter, threads)
 
 
 @dataclass(frozen=True)
