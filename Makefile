@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+# Two steps of one environment: what runs without torch, and everything. `make demo` needs the first alone.
+LIGHT := .venv/.light
 STAMP := .venv/.installed
 # What an exported model needs to run, and nothing else: exports are tried in it.
 EXPORT := .venv-export
@@ -12,12 +14,17 @@ help: ## list the targets
 
 setup: $(STAMP) $(EXPORT)/.installed ## install everything into .venv (once; 6 GB on Linux, most of it torch with CUDA)
 
-$(STAMP): requirements.lock pyproject.toml
+$(LIGHT): requirements-light.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Handful needs Python 3.11 or newer; set PYTHON=...")'
-	@echo "Installing into .venv: about 3.2 GB to download and 6 GB on disk on Linux, most of it torch with CUDA. Once."
+	@echo "Installing into .venv, without torch: about 0.2 GB to download and 0.6 GB on disk. Once."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-compile --require-hashes -r requirements-light.lock
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(STAMP): requirements.lock $(LIGHT)
+	@echo "Installing the rest into .venv: about 3 GB to download and 6 GB on disk on Linux, most of it torch with CUDA. Once."
+	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
 	@touch $@
 
 $(EXPORT)/.installed: requirements-export.lock | $(STAMP)
@@ -25,7 +32,7 @@ $(EXPORT)/.installed: requirements-export.lock | $(STAMP)
 	@$(EXPORT)/bin/python -m pip install --disable-pip-version-check --quiet --require-hashes -r requirements-export.lock
 	@touch $@
 
-demo: $(STAMP) $(EXPORT)/.installed ## pictures become a working classifier, here and now; DATA=./my_photos for your own
+demo: $(LIGHT) ## pictures become a working classifier, here and now; DATA=./my_photos for your own
 	@$(BIN)/handful demo $(if $(DATA),--data "$(DATA)")
 
 test: $(STAMP) $(EXPORT)/.installed ## run the tests, with real services and real pictures
@@ -52,12 +59,14 @@ protos: $(STAMP) ## generate handful/v1 from protos
 		--python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. protos/handful/v1/*.proto
 
 lock: $(STAMP) ## pin every dependency again, with hashes (needs uv)
-	@uv pip compile --universal --python-version 3.11 --extra dev --generate-hashes --no-emit-index-url --no-annotate \
+	@uv pip compile --quiet --universal --python-version 3.11 --extra dev --generate-hashes --no-emit-index-url --no-annotate \
 		--no-header -c requirements.pins pyproject.toml -o requirements.lock
-	@for service in dataset trainer inference worker; do \
-		uv pip compile --quiet --python-version 3.11 --python-platform linux --extra $$service --generate-hashes \
+	@uv pip compile --quiet --universal --python-version 3.11 --extra light --generate-hashes --no-emit-index-url \
+		--no-annotate --no-header -c requirements.lock pyproject.toml -o requirements-light.lock
+	@for image in dataset trainer inference worker worker-light; do \
+		uv pip compile --quiet --python-version 3.11 --python-platform linux --extra $$image --generate-hashes \
 			--no-emit-index-url --no-annotate --no-header -c requirements.lock pyproject.toml \
-			-o deploy/locks/$$service.lock || exit 1; done
+			-o deploy/locks/$$image.lock || exit 1; done
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--no-header -c requirements.lock services/trainer/exports/shipped/requirements.txt -o requirements-export.lock
 

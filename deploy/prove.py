@@ -1,7 +1,7 @@
 """Proves the images of deploy/Dockerfile where there is no container engine: each environment is built anew in an empty
 folder by the Dockerfile's own commands, and each service runs from it, confined as a container is (containers.py), on a
 network that reaches only the others. Then they do together what they are for: a folder of pictures becomes a model that
-answers.
+answers, once with each of the worker's images.
 
 With --minio and --postgres they are set up as compose.yaml sets them up, on these servers; without, on files that they
 share. Needs Linux, root, and uv, or pip by --pip. Prints a table.
@@ -31,6 +31,8 @@ from handful import Client
 from handful.channel import Addresses
 
 ROOT = Path(__file__).parents[1]
+# One port is theirs, so they take turns. The light one is first: what it stores the other must find good.
+WORKERS = ("worker-light", "worker")
 WRITE = (
     "from services.inference.settings import InferenceSettings as S; from services.shared.settings import read; "
     "from services.shared.objects import open_store; open_store(read(S).store).put('projects/p/x', b'')"
@@ -85,17 +87,17 @@ def copy_sources(image: Target, app: Path) -> None:
             shutil.copy(ROOT / source, app / source)
 
 
-def work(folder: Path) -> str:
-    """What came of pictures that were sent, trained on and asked about."""
-    random = np.random.default_rng(0)
+def work(folder: Path, seed: int) -> str:
+    """What came of pictures that were sent, trained on and asked about. Another seed makes other pictures."""
+    random = np.random.default_rng(seed)
     for label, base in (("dark", 60), ("light", 190)):
         (folder / label).mkdir(parents=True)
         for number in range(10):
             pixels = np.clip(random.normal(base, 30, (64, 64, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / label / f"{number}.png")
     with Client(Addresses()) as client:
-        client.push("shades", folder)
-        run = client.train("shades").result()
+        client.push(folder.name, folder)
+        run = client.train(folder.name).result()
         answer = client.predict(run.model_version, folder / "light" / "0.png")
     best = answer.predictions[0]
     return f"{run.model_version}: light/0.png is {best.label}, {best.score:.3f}"
@@ -108,15 +110,19 @@ def prove(folder: Path, given: argparse.Namespace) -> None:
         containers = stack.enter_context(_on_servers(folder, given) if given.minio else _on_files(folder))
         for name, container in containers.items():
             container.check_confined()
-            proofs[name].seconds = stack.enter_context(container.serving())
-        said = work(folder / "shades")
+            if name not in WORKERS:
+                proofs[name].seconds = stack.enter_context(container.serving())
+        said = []
+        for seed, name in enumerate(WORKERS):
+            with containers[name].serving() as proofs[name].seconds:
+                said.append(f"{name}: {work(folder / f'shades-{name}', seed)}")
         if given.minio and containers["inference"].succeeds("python", "-c", WRITE):
             containers["inference"].fail("can write to the object store")
     print("| image | packages | environment, MiB | source, MiB | torch | healthy after, s | ended after SIGTERM, s |")
     print("|---|---|---|---|---|---|---|")
     for proof in proofs.values():
         print(proof.row())
-    print(f"{'set up by compose.yaml' if given.minio else 'on shared files'}: {said}")
+    print("Set up by compose.yaml:" if given.minio else "On shared files:", *said, sep="\n  ")
 
 
 @contextlib.contextmanager
@@ -130,6 +136,7 @@ def _on_files(folder: Path) -> Iterator[dict[str, Container]]:
 @contextlib.contextmanager
 def _on_servers(folder: Path, given: argparse.Namespace) -> Iterator[dict[str, Container]]:
     variables = composition.environments(composition.example())
+    variables["worker-light"] = variables["worker"]
     containers = {
         name: Container(image, folder / name, folder / name / "cache", variables[name])
         for name, image in images().items()

@@ -8,6 +8,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
@@ -62,8 +63,8 @@ def show(made: Exported, console: Console) -> None:
 
 
 def self_test(made: Exported, folder: Path) -> dict[str, object]:
-    """Unpacks a zip and has it test itself: in `.venv-export`, which `make setup` makes without torch, or else in the
-    Python that runs this. FailedPrecondition where the test fails.
+    """Unpacks a zip and has it test itself: in `.venv-export`, which `make setup` makes of what an export needs, or else
+    in the Python that runs this; the answer says where. FailedPrecondition where the test fails.
     """
     with zipfile.ZipFile(made.path) as archive:
         archive.extractall(folder)
@@ -75,12 +76,13 @@ def self_test(made: Exported, folder: Path) -> dict[str, object]:
         said = (done.stdout + done.stderr).strip().splitlines()
         raise FailedPrecondition(f"The export's self-test failed: {said[-1] if said else 'it said nothing'}")
     report: dict[str, object] = json.loads(done.stdout)
+    torch = "with" if find_spec("torch") else "without"
     return {
         "path": str(made.path),
         "self_test": report["self_test"],
         "top1_agreement": report["top1_agreement"],
         "max_abs_diff": report["max_abs_diff"],
-        "python": BARE if python == bare else "the Python that ran this (there is no .venv-export)",
+        "python": BARE if python == bare else f"the Python that ran this, {torch} torch",
     }
 
 

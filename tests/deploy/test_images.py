@@ -21,9 +21,15 @@ def pinned(file: Path) -> dict[str, list[str]]:
     return {words[0]: [word for word in words if word.startswith("--hash=")] for words in entries}
 
 
+def heavy(file: Path) -> list[str]:
+    """What a lock has of torch, of what is built on it, and of what comes with it."""
+    pattern = re.compile(r"(torch|torchvision|timm|onnxscript|triton|nvidia-[\w-]+)==")
+    return [package for package in pinned(file) if pattern.match(package)]
+
+
 def test_there_is_an_image_for_every_service() -> None:
-    """The Dockerfile has a target for each of the three services and for the worker."""
-    assert IMAGES.keys() == {"dataset", "trainer", "inference", "worker"}
+    """The Dockerfile has a target for each of the three services, and two for the worker: with torch and without."""
+    assert IMAGES.keys() == {"dataset", "trainer", "inference", "worker", "worker-light"}
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -38,11 +44,19 @@ def test_an_image_holds_what_is_tested(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_torch_is_in_the_workers_image_alone(name: str) -> None:
+def test_torch_is_in_one_image_of_the_worker_alone(name: str) -> None:
     """No other image carries torch or what comes with it, nor CUDA."""
-    packages = pinned(lock(IMAGES[name]))
-    heavy = [package for package in packages if re.match(r"(torch|torchvision|timm|triton|nvidia-[\w-]+)==", package)]
-    assert bool(heavy) == (name == "worker")
+    assert bool(heavy(lock(IMAGES[name]))) == (name == "worker")
+
+
+def test_the_light_lock_is_what_runs_without_torch() -> None:
+    """`make demo` installs no torch, all that the other images have, and everything as it is tested."""
+    light = pinned(ROOT / "requirements-light.lock")
+    assert not heavy(ROOT / "requirements-light.lock")
+    for name in IMAGES.keys() - {"worker"}:
+        assert pinned(lock(IMAGES[name])).keys() <= light.keys()
+    tested = pinned(ROOT / "requirements.lock")
+    assert all(set(hashes) == set(tested[package]) for package, hashes in light.items())
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -66,7 +80,7 @@ def test_an_image_has_all_sources_it_needs(name: str, tmp_path: Path) -> None:
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
     assert ended.returncode == 2, ended.stderr.decode()
     assert "HANDFUL_LOG_LEVEL" in ended.stderr.decode()
-    owner = "trainer" if name == "worker" else name
+    owner = "trainer" if name.startswith("worker") else name
     assert {path.name for path in (tmp_path / "services").iterdir()} == {"__init__.py", "shared", owner}
 
 
