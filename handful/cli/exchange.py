@@ -63,7 +63,7 @@ def show(made: Exported, console: Console) -> None:
 
 
 def self_test(made: Exported, folder: Path) -> dict[str, object]:
-    """Unpacks a zip and has it test itself: in `.venv-export`, which `make setup` makes of what an export needs, or else
+    """Unpacks a zip and has it test itself: in `.venv-export`, which `make setup` makes of what exports need, or else
     in the Python that runs this; the answer says where. FailedPrecondition where the test fails.
     """
     with zipfile.ZipFile(made.path) as archive:
