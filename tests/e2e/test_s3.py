@@ -102,14 +102,22 @@ def interrupted(run: Run, interrupt: Callable[[], None]) -> list[TrainingRunEven
     return events
 
 
-def test_everything_lies_in_the_bucket(server: MinioServer, client: Client, folder: Path, red: bytes) -> None:
-    """Pictures become a model that predicts; every kind of object is in the bucket; inference may only read there."""
+def test_everything_lies_in_the_bucket(
+    server: MinioServer, line: Stack, client: Client, folder: Path, red: bytes
+) -> None:
+    """Pictures become a model that predicts; every kind of object is in the bucket, and features are on the worker's
+    disk too; inference may only read there.
+    """
     client.push("colours", folder)
     run = client.train("colours").result()
     assert run.state == TrainingRun.STATE_SUCCEEDED, run.failure
     assert client.predict("colours", red).predictions[0].label == "red"
     assert len(client.evaluation(run.model_version).plots) == 3
-    assert kinds(open_store(server.settings())) == EVERYTHING
+    store = open_store(server.settings())
+    assert kinds(store) == EVERYTHING
+    cached = line.home / "cache"
+    kept = {path.relative_to(cached).as_posix() for path in cached.rglob("*.safetensors")}
+    assert kept == set(store.keys("projects/default/features/"))
     with pytest.raises(StoreRefused, match="AccessDenied"):
         open_store(server.settings(READER)).put("projects/default/aliases.json", b"{}")
 

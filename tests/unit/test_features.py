@@ -40,7 +40,7 @@ def examples_of(project: str, pictures: list[bytes]) -> Examples:
 
 def features_of(store: FilesystemStore, examples: Examples, backbone_id: str = "b1", threads: int = 2) -> Features:
     message = BackboneMessage(backbone_id=backbone_id, preprocessing=PREPROCESSING, feature_width=FEATURE_WIDTH)
-    return Features(store, examples, message, GRAPH, threads)
+    return Features(store, store, examples, message, GRAPH, threads)
 
 
 def nothing() -> None:

@@ -103,7 +103,7 @@ def resume(store: FilesystemStore, examples: Examples, first: Attempt, after_epo
 def _attempt(store: FilesystemStore, examples: Examples, claim: Claim, last_epoch: int) -> Attempt:
     claim.training_run = "projects/default/trainingRuns/r1"
     recorder = Recorder(last_epoch)
-    work = Work(claim, store, PretrainedWeights(store), cast("Reporter", recorder), threads=1)
+    work = Work(claim, store, PretrainedWeights(store), cast("Reporter", recorder), threads=1, cache=store)
     with pytest.raises(RunCancelled):
         fine_tuning.train(work, examples)
     return Attempt(claim.recipe, work.history, recorder.events, recorder.checkpoints)

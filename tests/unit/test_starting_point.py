@@ -58,7 +58,7 @@ def settled(
     store, recorder = FilesystemStore(folder / "store"), Recorder()
     claim = claim or Claim(training_run="projects/default/trainingRuns/r1", attempt=1, recipe=resolve(asked, LITE0))
     weights = weights or PretrainedWeights(FilesystemStore(folder / "weights"), downloads=False)
-    work = Work(claim, store, weights, cast("Reporter", recorder), threads=1)
+    work = Work(claim, store, weights, cast("Reporter", recorder), threads=1, cache=store)
     settle(work)
     return work, recorder
 
@@ -139,9 +139,10 @@ def test_a_download_can_be_cancelled(tmp_path: Path) -> None:
     with official_source.running() as source:
         source.gives(offered(ARCHITECTURES[B0]).url.rpartition("/")[2], silent(60))
         weights = PretrainedWeights(FilesystemStore(tmp_path / "weights"), f"{source.address}/models")
+        store = FilesystemStore(tmp_path)
         claim = Claim(training_run="projects/default/trainingRuns/r1", recipe=resolve(Recipe(architecture=B0), LITE0))
         recorder = Recorder(cancelled_in="weights")
-        work = Work(claim, FilesystemStore(tmp_path), weights, cast("Reporter", recorder), threads=1)
+        work = Work(claim, store, weights, cast("Reporter", recorder), threads=1, cache=store)
         began = time.monotonic()
         with pytest.raises(RunCancelled):
             settle(work)

@@ -30,7 +30,7 @@ class FilesystemStore:
         path = self._path(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write_whole(path, data)
+            write_whole(path, data)
         except OSError as problem:
             kind = StoreFull if problem.errno in _FULL else StoreUnavailable
             raise kind(f"{key} cannot be written: {problem.strerror}") from problem
@@ -90,20 +90,28 @@ def _time(path: Path) -> int:
         return 0
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    # Written beside, flushed, renamed, and the folder flushed: a power cut leaves the old object or the new one.
+def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Nobody sees less than all of it: it is written beside, and renamed. A durable one outlives a power cut: it is
+    flushed before, and its folder after. OSError.
+    """
     handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    if durable:
+        _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)

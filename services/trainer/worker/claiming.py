@@ -60,7 +60,7 @@ def work(settings: WorkerSettings) -> None:
             claim = _claim(stub, worker_id, partial(_capabilities, settings.worker_kind, weights), shift)
             if claim is not None:
                 structlog.contextvars.bind_contextvars(request_id=claim.request_id)
-                at_hand.append(begin(stub, claim, store, weights, settings.threads))
+                at_hand.append(begin(stub, claim, store, weights, settings.threads, settings.cache))
                 _session().run(at_hand[0])
                 at_hand.clear()
                 shift.worked()

@@ -38,13 +38,20 @@ class Counts:
 
 
 class Features:
-    """The features of a run's examples by one backbone."""
+    """The features of a run's examples, which are read from a store, by one backbone. The cache is a store too."""
 
     def __init__(
-        self, store: ObjectStore, examples: Examples, backbone: BackboneMessage, graph: bytes, threads: int
+        self,
+        store: ObjectStore,
+        cache: ObjectStore,
+        examples: Examples,
+        backbone: BackboneMessage,
+        graph: bytes,
+        threads: int,
     ) -> None:
         self.counts = Counts()
         self._store = store
+        self._cache = cache
         self._examples = examples
         self._preprocessing = backbone.preprocessing
         self._session = Backbone(graph)
@@ -80,7 +87,7 @@ class Features:
         if row is None:
             pixels = self._examples.pixels(self._store, example, self._preprocessing)
             row = self._session.features(pixels[None])[0]
-            self._store.put(key, _to_bytes(row))
+            self._cache.put(key, _to_bytes(row))
         with self._lock:
             self.counts.cached += found
             self.counts.computed += not found
@@ -88,7 +95,7 @@ class Features:
 
     def _cached(self, key: str) -> Floats | None:
         try:
-            return _from_bytes(self._store.get(key))
+            return _from_bytes(self._cache.get(key))
         except ObjectMissing:
             return None
         except ValueError:

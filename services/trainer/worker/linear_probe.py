@@ -102,7 +102,7 @@ def train(work: Work, examples: Examples) -> Trained:
     recipe, plain = work.recipe, ARCHITECTURES[work.recipe.architecture].preprocessing
     find = partial(backbones.find, work.store, work.weights, recipe, plain, work.project, work.children)
     backbone, graph = work.wait("graph", find)
-    features = Features(work.store, examples, backbone, graph, work.threads)
+    features = Features(work.store, work.cache, examples, backbone, graph, work.threads)
     rows = gather(work, features, (*examples.train, *examples.val))
     train_rows, val_rows = rows[: len(examples.train)], rows[len(examples.train) :]
     train_labels, val_labels = targets(examples.train), targets(examples.val)

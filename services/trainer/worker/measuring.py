@@ -31,7 +31,7 @@ def measure(work: Work) -> str:
         )
     keys = manifest.graph_keys(work.project, model.backbone, work.claim.evaluated_manifest_sha256)
     graph = get_first(work.store, keys, model.backbone.graph_sha256)
-    features = Features(work.store, examples, model.backbone, graph, work.threads)
+    features = Features(work.store, work.cache, examples, model.backbone, graph, work.threads)
     probabilities = _head(work, model).probabilities(gather(work, features, wanted))
     work.progress("publishing")
     return _publish(work, model, evaluate(model.labels, targets(wanted), probabilities, history=()))

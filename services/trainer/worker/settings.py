@@ -4,8 +4,9 @@ import os
 import platform
 from dataclasses import dataclass, field, replace
 
+from services.shared.objects.nearby import Cache
 from services.shared.objects.settings import StoreSettings
-from services.shared.settings import BadSettings, log_level, parent_pipe, setting
+from services.shared.settings import BadSettings, home, log_level, parent_pipe, setting
 from services.trainer.architectures import DEFAULT_ARCHITECTURE
 
 
@@ -18,6 +19,9 @@ class WorkerSettings:
     worker_max_seconds: float = setting(0.0, purpose="seconds after which it takes no more work; 0: never", minimum=0)
     worker_health_address: str = setting("", purpose="address that answers health checks of the worker; empty: none")
     worker_threads: int = setting(0, purpose="threads to compute on; 0: one per usable core", minimum=0, maximum=256)
+    worker_cache_bytes: int = setting(
+        1_000_000_000, purpose="bytes of features kept beside a store that is a bucket; 0: none", minimum=0
+    )
     default_architecture: str = setting(DEFAULT_ARCHITECTURE, purpose="architecture that is prepared at the start")
     weights: str = setting("", purpose="folder or s3://bucket/prefix of pretrained weights; default: in the store")
     weights_download: bool = setting(default=True, purpose="whether weights are downloaded from their official source")
@@ -38,6 +42,13 @@ class WorkerSettings:
             return replace(self.store, store=self.weights or f"{store}/weights")
         except BadSettings as problem:
             raise BadSettings(str(problem).replace("HANDFUL_STORE=", "HANDFUL_WEIGHTS=")) from None
+
+    @property
+    def cache(self) -> Cache | None:
+        """Where features are kept on this machine; None where the store is on it already."""
+        if not self.worker_cache_bytes or not self.store.is_s3:
+            return None
+        return Cache(home() / "cache", self.worker_cache_bytes)
 
     @property
     def threads(self) -> int:

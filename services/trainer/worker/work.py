@@ -17,6 +17,7 @@ from handful.v1.trainer_pb2 import EpochCompleted, Progress, RecipeSettled, Trai
 from handful.v1.worker_pb2 import Checkpoint, Claim
 from handful.v1.worker_pb2_grpc import WorkerServiceStub
 from services.shared.objects import ObjectStore
+from services.shared.objects.nearby import Cache, NearbyStore
 from services.shared.objects.retrying import RetryingStore
 from services.trainer.worker import checkpoints
 from services.trainer.worker.children import Children
@@ -50,6 +51,8 @@ class Work:
     weights: PretrainedWeights
     reporter: Reporter
     threads: int
+    # The same store, for features: with copies on this machine, maybe.
+    cache: ObjectStore
     children: Children = field(default_factory=Children)
     history: list[EpochMetrics] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
@@ -111,11 +114,17 @@ class Work:
 
 
 def begin(
-    stub: WorkerServiceStub, claim: Claim, store: RetryingStore, weights: PretrainedWeights, threads: int
+    stub: WorkerServiceStub,
+    claim: Claim,
+    store: RetryingStore,
+    weights: PretrainedWeights,
+    threads: int,
+    cache: Cache | None = None,
 ) -> Work:
     """A claimed run, reported on from now on."""
     reporter = Reporter(stub, claim)
-    return Work(claim, store.checking(reporter.check), weights, reporter, threads)
+    checking = store.checking(reporter.check)
+    return Work(claim, checking, weights, reporter, threads, NearbyStore(checking, cache) if cache else checking)
 
 
 @dataclass(frozen=True)
