@@ -23,7 +23,7 @@ from services.shared.settings import read
 from services.trainer.architectures import ARCHITECTURES, ArchitectureRow
 from services.trainer.worker import backbones
 from services.trainer.worker.children import Children
-from services.trainer.worker.linear_probe import fit
+from services.trainer.worker.logistic_regression import fit
 from services.trainer.worker.pretrained import Place, opened
 from services.trainer.worker.settings import WorkerSettings
 

@@ -8,53 +8,36 @@ pool and overlap; on a small rest the truth itself is uncertain, which counts ag
 usage: honesty.py [SETS] [FOLDER]   (sets per line, default 1000; default folder: ../shared/data/catsdogs)
 """
 
-import io
 import sys
-import tempfile
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-from sklearn.datasets import load_digits
 from threadpoolctl import threadpool_limits
 
+from benchmarks import pools
+from benchmarks.pools import Labels, alone, drawn
 from handful.bundle.heads import Floats, LinearHead
-from handful.bundle.predictor import Backbone, to_pixels
-from handful.folders import find
-from handful.v1.bundle_pb2 import WEIGHTS_PRETRAINED, CrossValidation, Recipe
-from services.shared.objects.filesystem import FilesystemStore
-from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
-from services.trainer.worker import backbones
-from services.trainer.worker.children import Children
-from services.trainer.worker.cross_validation import Folds, Labels
+from handful.v1.bundle_pb2 import CrossValidation, Recipe
+from services.trainer.recipes import resolve
+from services.trainer.worker.cross_validation import Folds
 from services.trainer.worker.evaluation import cross_validated
-from services.trainer.worker.linear_probe import fit
-from services.trainer.worker.pretrained import PretrainedWeights
+from services.trainer.worker.head_choice import best, fitter, try_all
+from services.trainer.worker.spans import Span
 
-ROW = ARCHITECTURES[DEFAULT_ARCHITECTURE]
-DIGITS = 1000
+FAST = resolve(Recipe(preset="fast"), pools.ROW.id)
 PER_CLASS = 15
 LARGE = 50
 
 
-def head(num_classes: int, rows: Floats, labels: Labels) -> LinearHead:
-    """As `fast` fits it."""
-    return fit(rows, labels, num_classes, 1.0, 200, lambda _: None)
-
-
-def validated(rows: Floats, labels: Labels, seed: int) -> CrossValidation:
-    """Out of fold, every example a group of its own."""
-    num_classes = int(labels.max()) + 1
-    folds = Folds.drawn(labels, [f"{place:06}" for place in range(len(labels))], num_classes, seed)
-    found = folds.out_of_fold(rows, labels, num_classes, partial(head, num_classes), lambda _, __: None)
-    return cross_validated(labels, found)
-
-
-def drawn(labels: Labels, n: int, seed: int) -> Labels:
-    random = np.random.default_rng(seed)
-    return np.concatenate([random.permutation(np.flatnonzero(labels == one))[:n] for one in np.unique(labels)])
+def trained(rows: Floats, labels: Labels, seed: int) -> tuple[CrossValidation, LinearHead]:
+    """As `fast` does it: the figures out of fold, and the head on all rows."""
+    num_classes, span = int(labels.max()) + 1, Span.of(rows)
+    folds = Folds.drawn(labels, alone(labels), num_classes, seed)
+    candidates = try_all(FAST, span, labels, num_classes, folds, lambda: None)
+    chosen = best(candidates, labels, np.arange(len(labels)))
+    head = fitter(chosen.kind, FAST, span, num_classes)(span.rows, labels)
+    return cross_validated(labels, chosen.out_of_fold), span.back(head)
 
 
 def coverage(name: str, features: Floats, labels: Labels, sets: int) -> None:
@@ -63,9 +46,9 @@ def coverage(name: str, features: Floats, labels: Labels, sets: int) -> None:
     for seed in range(sets):
         train = drawn(labels, PER_CLASS, seed)
         test = np.setdiff1d(np.arange(len(labels)), train)
-        interval = validated(features[train], labels[train], seed).accuracy_interval
-        fitted = head(int(labels.max()) + 1, features[train], labels[train])
-        truths.append(float((fitted.logits(features[test]).argmax(axis=1) == labels[test]).mean()))
+        found, head = trained(features[train], labels[train], seed)
+        interval = found.accuracy_interval
+        truths.append(float((head.logits(features[test]).argmax(axis=1) == labels[test]).mean()))
         held += interval.low <= truths[-1] <= interval.high
         widths.append(interval.high - interval.low)
     print(
@@ -76,45 +59,27 @@ def coverage(name: str, features: Floats, labels: Labels, sets: int) -> None:
 
 
 def seconds(name: str, features: Floats, labels: Labels) -> None:
-    """Prints what cross-validation takes, the second time."""
+    """Prints what cross-validation, the choice of the head and the head take, the second time."""
     train = drawn(labels, LARGE, 0)
-    validated(features[train], labels[train], 0)
+    trained(features[train], labels[train], 0)
     started = time.perf_counter()
-    repeats = validated(features[train], labels[train], 0).repeats
+    repeats = trained(features[train], labels[train], 0)[0].repeats
     taken = time.perf_counter() - started
     print(f"{name:20} {LARGE} per class: {taken:.2f} s for {repeats} repeats", flush=True)
 
 
-def photographs(session: Backbone, folder: Path) -> tuple[Floats, Labels]:
-    files = find(folder)
-    names = sorted({file.label for file in files})
-    rows = [session.features(to_pixels(file.path.read_bytes(), ROW.preprocessing)[None])[0] for file in files]
-    return np.stack(rows), np.array([names.index(file.label) for file in files])
-
-
-def digits(session: Backbone) -> tuple[Floats, Labels]:
-    """Dark digits on white, as large as the network takes them."""
-    found, rows = load_digits(), []
-    for pixels in found.images[:DIGITS]:
-        file = io.BytesIO()
-        Image.fromarray((255 - pixels * 255 / 16).astype(np.uint8)).convert("RGB").save(file, "PNG")
-        rows.append(session.features(to_pixels(file.getvalue(), ROW.preprocessing)[None])[0])
-    return np.stack(rows), found.target[:DIGITS]
-
-
 def main(sets: int, folder: Path) -> None:
-    store = FilesystemStore(tempfile.mkdtemp(prefix="handful-bench-"))
-    recipe = Recipe(architecture=ROW.id, weights=WEIGHTS_PRETRAINED)
-    graph = backbones.find(store, PretrainedWeights(store), recipe, ROW.preprocessing, "bench", Children())[1]
-    animals, kinds = photographs(Backbone(graph), folder)
-    numbers, figures = digits(Backbone(graph))
+    backbone = pools.session()
+    animals, kinds = pools.photographs(backbone, folder)
+    numbers, figures = pools.digits(backbone)
     with threadpool_limits(1, "blas"):
         seconds("cats and dogs", animals, kinds)
         seconds("ten digits", numbers, figures)
         coverage("cats and dogs", animals, kinds, sets)
         coverage("even and odd digits", numbers, figures % 2, sets)
+        coverage("ten digits", numbers, figures, sets)
 
 
 if __name__ == "__main__":
     given = sys.argv[1:]
-    main(int(given[0]) if given else 1000, Path(given[1] if given[1:] else "../shared/data/catsdogs"))
+    main(int(given[0]) if given else 1000, Path(given[1] if given[1:] else pools.PHOTOGRAPHS))

@@ -20,7 +20,7 @@ from services.shared.objects.filesystem import FilesystemStore
 from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 from services.trainer.worker import backbones
 from services.trainer.worker.children import Children
-from services.trainer.worker.linear_probe import fit
+from services.trainer.worker.logistic_regression import fit
 from services.trainer.worker.pretrained import PretrainedWeights
 
 DRAWS = 20

@@ -295,6 +295,38 @@ centred and scaled as there, and go on being so.
 """
 Global___InitialHead: _TypeAlias = InitialHead  # noqa: Y015
 
+class _HeadKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HeadKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HeadKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HEAD_KIND_UNSPECIFIED: _HeadKind.ValueType  # 0
+    """Not set: in a request the preset's default, AUTO; in a manifest a head that gradient training made."""
+    HEAD_KIND_AUTO: _HeadKind.ValueType  # 1
+    """LDA where its accuracy out of fold is better by more than one standard error of the paired difference; else
+    LOGISTIC_REGRESSION. Head.kind says which it was.
+    """
+    HEAD_KIND_LOGISTIC_REGRESSION: _HeadKind.ValueType  # 2
+    """Multinomial logistic regression with an L2 penalty, `regularization_c`, and balanced classes."""
+    HEAD_KIND_LDA: _HeadKind.ValueType  # 3
+    """Linear discriminant analysis with a shrunk covariance, `shrinkage`, and classes that are equally probable."""
+
+class HeadKind(_HeadKind, metaclass=_HeadKindEnumTypeWrapper):
+    """HeadKind says how a convex head is fitted to features."""
+
+HEAD_KIND_UNSPECIFIED: HeadKind.ValueType  # 0
+"""Not set: in a request the preset's default, AUTO; in a manifest a head that gradient training made."""
+HEAD_KIND_AUTO: HeadKind.ValueType  # 1
+"""LDA where its accuracy out of fold is better by more than one standard error of the paired difference; else
+LOGISTIC_REGRESSION. Head.kind says which it was.
+"""
+HEAD_KIND_LOGISTIC_REGRESSION: HeadKind.ValueType  # 2
+"""Multinomial logistic regression with an L2 penalty, `regularization_c`, and balanced classes."""
+HEAD_KIND_LDA: HeadKind.ValueType  # 3
+"""Linear discriminant analysis with a shrunk covariance, `shrinkage`, and classes that are equally probable."""
+Global___HeadKind: _TypeAlias = HeadKind  # noqa: Y015
+
 class _AutoAugmentation:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -326,8 +358,7 @@ class Metric(_message.Message):
     by their examples), `val/precision_macro`, `val/recall_macro`, `val/f1_macro` (plain means over the classes that have
     examples), `val/ece` (expected calibration error: the mean distance between the probability of the answer and how
     often such answers are right, in equally wide bins, one for every ten examples, at least 1 and at most 15),
-    `cv/loss`, `cv/accuracy`, `cv/precision_macro`, `cv/recall_macro`, `cv/f1_macro` and `cv/ece`, which are the same out of
-    fold (see CrossValidation), `learning_rate`, `seconds` (of the epoch), `examples_per_second`, `peak_memory_bytes` (of the worker process, or of the accelerator on one) and `eta_seconds`.
+    `cv/` with any of these names, which are the same out of fold (see CrossValidation), `learning_rate`, `seconds` (of the epoch), `examples_per_second`, `peak_memory_bytes` (of the worker process, or of the accelerator on one) and `eta_seconds`.
     Losses are cross-entropies in nats; everything called accuracy, precision, recall, F1 or ECE is in [0, 1].
     """
 
@@ -399,6 +430,8 @@ class Recipe(_message.Message):
     RANDOM_ERASING_FIELD_NUMBER: _builtins.int
     AUTO_AUGMENTATION_FIELD_NUMBER: _builtins.int
     INITIAL_HEAD_FIELD_NUMBER: _builtins.int
+    HEAD_FIELD_NUMBER: _builtins.int
+    SHRINKAGE_FIELD_NUMBER: _builtins.int
     preset: _builtins.str
     """`fast` (features once, then a convex head), `fine_tune` (gradient training of the network, all of it or its last
     blocks) or `baseline` (gradient training of a head on a frozen body, as textbooks do it). Empty:
@@ -484,6 +517,10 @@ class Recipe(_message.Message):
     """Which published set of random changes a training view gets."""
     initial_head: Global___InitialHead.ValueType
     """What the head starts from."""
+    head: Global___HeadKind.ValueType
+    """How the convex head is fitted. `fast` only."""
+    shrinkage: _builtins.float
+    """How far the covariance of LDA is drawn towards a multiple of the identity, in (0, 1]. `fast` only."""
     def __init__(
         self,
         *,
@@ -524,10 +561,12 @@ class Recipe(_message.Message):
         random_erasing: _builtins.float | None = ...,
         auto_augmentation: Global___AutoAugmentation.ValueType = ...,
         initial_head: Global___InitialHead.ValueType = ...,
+        head: Global___HeadKind.ValueType = ...,
+        shrinkage: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_brightness", b"_brightness", "_contrast", b"_contrast", "_crop_scale", b"_crop_scale", "_cutmix", b"_cutmix", "_early_stopping_epochs", b"_early_stopping_epochs", "_frozen_blocks", b"_frozen_blocks", "_gradient_clip_norm", b"_gradient_clip_norm", "_head_learning_rate", b"_head_learning_rate", "_horizontal_flip", b"_horizontal_flip", "_hue", b"_hue", "_label_smoothing", b"_label_smoothing", "_layer_decay", b"_layer_decay", "_learning_rate", b"_learning_rate", "_mixup", b"_mixup", "_momentum", b"_momentum", "_num_epochs", b"_num_epochs", "_random_erasing", b"_random_erasing", "_regularization_c", b"_regularization_c", "_rotation_degrees", b"_rotation_degrees", "_saturation", b"_saturation", "_seed", b"_seed", "_target_size", b"_target_size", "_vertical_flip", b"_vertical_flip", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "brightness", b"brightness", "contrast", b"contrast", "crop_scale", b"crop_scale", "cutmix", b"cutmix", "early_stopping_epochs", b"early_stopping_epochs", "frozen_blocks", b"frozen_blocks", "gradient_clip_norm", b"gradient_clip_norm", "head_learning_rate", b"head_learning_rate", "horizontal_flip", b"horizontal_flip", "hue", b"hue", "label_smoothing", b"label_smoothing", "layer_decay", b"layer_decay", "learning_rate", b"learning_rate", "mixup", b"mixup", "momentum", b"momentum", "num_epochs", b"num_epochs", "random_erasing", b"random_erasing", "regularization_c", b"regularization_c", "rotation_degrees", b"rotation_degrees", "saturation", b"saturation", "seed", b"seed", "target_size", b"target_size", "vertical_flip", b"vertical_flip", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_brightness", b"_brightness", "_contrast", b"_contrast", "_crop_scale", b"_crop_scale", "_cutmix", b"_cutmix", "_early_stopping_epochs", b"_early_stopping_epochs", "_frozen_blocks", b"_frozen_blocks", "_gradient_clip_norm", b"_gradient_clip_norm", "_head_learning_rate", b"_head_learning_rate", "_horizontal_flip", b"_horizontal_flip", "_hue", b"_hue", "_label_smoothing", b"_label_smoothing", "_layer_decay", b"_layer_decay", "_learning_rate", b"_learning_rate", "_mixup", b"_mixup", "_momentum", b"_momentum", "_num_epochs", b"_num_epochs", "_random_erasing", b"_random_erasing", "_regularization_c", b"_regularization_c", "_rotation_degrees", b"_rotation_degrees", "_saturation", b"_saturation", "_seed", b"_seed", "_shrinkage", b"_shrinkage", "_target_size", b"_target_size", "_vertical_flip", b"_vertical_flip", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "brightness", b"brightness", "contrast", b"contrast", "crop_scale", b"crop_scale", "cutmix", b"cutmix", "early_stopping_epochs", b"early_stopping_epochs", "frozen_blocks", b"frozen_blocks", "gradient_clip_norm", b"gradient_clip_norm", "head_learning_rate", b"head_learning_rate", "horizontal_flip", b"horizontal_flip", "hue", b"hue", "label_smoothing", b"label_smoothing", "layer_decay", b"layer_decay", "learning_rate", b"learning_rate", "mixup", b"mixup", "momentum", b"momentum", "num_epochs", b"num_epochs", "random_erasing", b"random_erasing", "regularization_c", b"regularization_c", "rotation_degrees", b"rotation_degrees", "saturation", b"saturation", "seed", b"seed", "shrinkage", b"shrinkage", "target_size", b"target_size", "vertical_flip", b"vertical_flip", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_brightness", b"_brightness", "_contrast", b"_contrast", "_crop_scale", b"_crop_scale", "_cutmix", b"_cutmix", "_early_stopping_epochs", b"_early_stopping_epochs", "_frozen_blocks", b"_frozen_blocks", "_gradient_clip_norm", b"_gradient_clip_norm", "_head_learning_rate", b"_head_learning_rate", "_horizontal_flip", b"_horizontal_flip", "_hue", b"_hue", "_label_smoothing", b"_label_smoothing", "_layer_decay", b"_layer_decay", "_learning_rate", b"_learning_rate", "_mixup", b"_mixup", "_momentum", b"_momentum", "_num_epochs", b"_num_epochs", "_random_erasing", b"_random_erasing", "_regularization_c", b"_regularization_c", "_rotation_degrees", b"_rotation_degrees", "_saturation", b"_saturation", "_seed", b"_seed", "_target_size", b"_target_size", "_vertical_flip", b"_vertical_flip", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "architecture", b"architecture", "auto_augmentation", b"auto_augmentation", "batch_size", b"batch_size", "brightness", b"brightness", "class_weights", b"class_weights", "contrast", b"contrast", "crop_scale", b"crop_scale", "cutmix", b"cutmix", "early_stopping_epochs", b"early_stopping_epochs", "freeze", b"freeze", "frozen_blocks", b"frozen_blocks", "frozen_mode", b"frozen_mode", "gradient_clip_norm", b"gradient_clip_norm", "head_learning_rate", b"head_learning_rate", "horizontal_flip", b"horizontal_flip", "hue", b"hue", "initial_head", b"initial_head", "label_smoothing", b"label_smoothing", "layer_decay", b"layer_decay", "learning_rate", b"learning_rate", "mixup", b"mixup", "momentum", b"momentum", "num_epochs", b"num_epochs", "optimizer", b"optimizer", "precision", b"precision", "preset", b"preset", "random_erasing", b"random_erasing", "regularization_c", b"regularization_c", "rotation_degrees", b"rotation_degrees", "saturation", b"saturation", "schedule", b"schedule", "seed", b"seed", "target_size", b"target_size", "vertical_flip", b"vertical_flip", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_brightness", b"_brightness", "_contrast", b"_contrast", "_crop_scale", b"_crop_scale", "_cutmix", b"_cutmix", "_early_stopping_epochs", b"_early_stopping_epochs", "_frozen_blocks", b"_frozen_blocks", "_gradient_clip_norm", b"_gradient_clip_norm", "_head_learning_rate", b"_head_learning_rate", "_horizontal_flip", b"_horizontal_flip", "_hue", b"_hue", "_label_smoothing", b"_label_smoothing", "_layer_decay", b"_layer_decay", "_learning_rate", b"_learning_rate", "_mixup", b"_mixup", "_momentum", b"_momentum", "_num_epochs", b"_num_epochs", "_random_erasing", b"_random_erasing", "_regularization_c", b"_regularization_c", "_rotation_degrees", b"_rotation_degrees", "_saturation", b"_saturation", "_seed", b"_seed", "_shrinkage", b"_shrinkage", "_target_size", b"_target_size", "_vertical_flip", b"_vertical_flip", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "architecture", b"architecture", "auto_augmentation", b"auto_augmentation", "batch_size", b"batch_size", "brightness", b"brightness", "class_weights", b"class_weights", "contrast", b"contrast", "crop_scale", b"crop_scale", "cutmix", b"cutmix", "early_stopping_epochs", b"early_stopping_epochs", "freeze", b"freeze", "frozen_blocks", b"frozen_blocks", "frozen_mode", b"frozen_mode", "gradient_clip_norm", b"gradient_clip_norm", "head", b"head", "head_learning_rate", b"head_learning_rate", "horizontal_flip", b"horizontal_flip", "hue", b"hue", "initial_head", b"initial_head", "label_smoothing", b"label_smoothing", "layer_decay", b"layer_decay", "learning_rate", b"learning_rate", "mixup", b"mixup", "momentum", b"momentum", "num_epochs", b"num_epochs", "optimizer", b"optimizer", "precision", b"precision", "preset", b"preset", "random_erasing", b"random_erasing", "regularization_c", b"regularization_c", "rotation_degrees", b"rotation_degrees", "saturation", b"saturation", "schedule", b"schedule", "seed", b"seed", "shrinkage", b"shrinkage", "target_size", b"target_size", "vertical_flip", b"vertical_flip", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
@@ -573,6 +612,8 @@ class Recipe(_message.Message):
     _WhichOneofArgType__saturation: _TypeAlias = _typing.Literal["_saturation", b"_saturation"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    _WhichOneofReturnType__shrinkage: _TypeAlias = _typing.Literal["shrinkage"]  # noqa: Y015
+    _WhichOneofArgType__shrinkage: _TypeAlias = _typing.Literal["_shrinkage", b"_shrinkage"]  # noqa: Y015
     _WhichOneofReturnType__target_size: _TypeAlias = _typing.Literal["target_size"]  # noqa: Y015
     _WhichOneofArgType__target_size: _TypeAlias = _typing.Literal["_target_size", b"_target_size"]  # noqa: Y015
     _WhichOneofReturnType__vertical_flip: _TypeAlias = _typing.Literal["vertical_flip"]  # noqa: Y015
@@ -625,6 +666,8 @@ class Recipe(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__saturation) -> _WhichOneofReturnType__saturation | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shrinkage) -> _WhichOneofReturnType__shrinkage | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__target_size) -> _WhichOneofReturnType__target_size | None: ...
     @_typing.overload
@@ -863,18 +906,31 @@ class Head(_message.Message):
     """The training mean is subtracted and the vector is scaled to the length sqrt(feature_width)."""
 
     NORMALIZATION_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
     normalization: Global___Head.Normalization.ValueType
     """How a feature vector is prepared."""
+    kind: Global___HeadKind.ValueType
+    """What fitted it; never AUTO."""
+    temperature: _builtins.float
+    """What its logits were divided by, so that probabilities say how often answers are right; weight and bias in the file
+    are divided already. It minimises n x CE + 4 (ln T)^2 over the training examples, answered out of fold. Not set
+    where it was not found, which a notice of the model says where the recipe is `fast`; then it is 1.
+    """
     def __init__(
         self,
         *,
         normalization: Global___Head.Normalization.ValueType = ...,
+        kind: Global___HeadKind.ValueType = ...,
+        temperature: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "temperature", b"temperature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["normalization", b"normalization"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "kind", b"kind", "normalization", b"normalization", "temperature", b"temperature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
+    _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
 
 Global___Head: _TypeAlias = Head  # noqa: Y015
 
@@ -1234,6 +1290,11 @@ class CrossValidation(_message.Message):
     PRECISION_MACRO_FIELD_NUMBER: _builtins.int
     RECALL_MACRO_FIELD_NUMBER: _builtins.int
     F1_MACRO_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    PRECISION_WEIGHTED_FIELD_NUMBER: _builtins.int
+    RECALL_WEIGHTED_FIELD_NUMBER: _builtins.int
+    F1_WEIGHTED_FIELD_NUMBER: _builtins.int
+    TOP5_ACCURACY_FIELD_NUMBER: _builtins.int
     folds: _builtins.int
     """Folds: 5, or as many as the smallest class has groups."""
     repeats: _builtins.int
@@ -1254,9 +1315,21 @@ class CrossValidation(_message.Message):
     """Mean recall of the classes, in [0, 1]."""
     f1_macro: _builtins.float
     """Mean F1 of the classes, in [0, 1]."""
+    precision_weighted: _builtins.float
+    """Mean precision of the classes, weighted by their examples, in [0, 1]."""
+    recall_weighted: _builtins.float
+    """Mean recall of the classes, weighted by their examples, in [0, 1]."""
+    f1_weighted: _builtins.float
+    """Mean F1 of the classes, weighted by their examples, in [0, 1]."""
+    top5_accuracy: _builtins.float
+    """Share of the examples whose class is among the five most probable, in [0, 1]."""
     @_builtins.property
     def accuracy_interval(self) -> Global___Interval:
         """Where the accuracy of the published head lies: the Wilson interval with p' = 1 - .85 (1 - p) and n' = .85 n."""
+
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeadCandidate]:
+        """The kinds of head that were tried, the published one among them; all figures above are the published kind's."""
 
     def __init__(
         self,
@@ -1271,14 +1344,53 @@ class CrossValidation(_message.Message):
         precision_macro: _builtins.float = ...,
         recall_macro: _builtins.float = ...,
         f1_macro: _builtins.float = ...,
+        candidates: _abc.Iterable[Global___HeadCandidate] | None = ...,
+        precision_weighted: _builtins.float = ...,
+        recall_weighted: _builtins.float = ...,
+        f1_weighted: _builtins.float = ...,
+        top5_accuracy: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accuracy_interval", b"accuracy_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "accuracy_interval", b"accuracy_interval", "ece", b"ece", "f1_macro", b"f1_macro", "folds", b"folds", "log_loss", b"log_loss", "num_examples", b"num_examples", "precision_macro", b"precision_macro", "recall_macro", b"recall_macro", "repeats", b"repeats"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "accuracy_interval", b"accuracy_interval", "candidates", b"candidates", "ece", b"ece", "f1_macro", b"f1_macro", "f1_weighted", b"f1_weighted", "folds", b"folds", "log_loss", b"log_loss", "num_examples", b"num_examples", "precision_macro", b"precision_macro", "precision_weighted", b"precision_weighted", "recall_macro", b"recall_macro", "recall_weighted", b"recall_weighted", "repeats", b"repeats", "top5_accuracy", b"top5_accuracy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CrossValidation: _TypeAlias = CrossValidation  # noqa: Y015
+
+@_typing.final
+class HeadCandidate(_message.Message):
+    """HeadCandidate is a kind of head as it did out of fold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    ACCURACY_FIELD_NUMBER: _builtins.int
+    LOG_LOSS_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
+    kind: Global___HeadKind.ValueType
+    """The kind."""
+    accuracy: _builtins.float
+    """Share of right answers, in [0, 1], averaged over the repeats."""
+    log_loss: _builtins.float
+    """Mean cross-entropy in nats, at the temperature."""
+    temperature: _builtins.float
+    """What its logits are divided by; see Head."""
+    def __init__(
+        self,
+        *,
+        kind: Global___HeadKind.ValueType = ...,
+        accuracy: _builtins.float = ...,
+        log_loss: _builtins.float = ...,
+        temperature: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "kind", b"kind", "log_loss", b"log_loss", "temperature", b"temperature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeadCandidate: _TypeAlias = HeadCandidate  # noqa: Y015
 
 @_typing.final
 class ClassEvaluation(_message.Message):

@@ -11,6 +11,7 @@ from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 FAST = "fast"
 BASELINE = "baseline"
 FINE_TUNE = "fine_tune"
+REGULARIZATION_C = 1.0
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,29 @@ _COMMON = (
 _FAST = (
     *_COMMON,
     Field("num_epochs", "Most passes of the solver; it stops when it has converged.", 200, 1, 10_000, "epochs"),
-    Field("regularization_c", "Inverse strength of the L2 penalty of the head.", 1.0, 1e-4, 1e4),
+    Field(
+        "head",
+        "How the head is fitted. AUTO: LDA where that is better out of fold by more than one standard error, else "
+        "LOGISTIC_REGRESSION.",
+        "AUTO",
+        choices=("AUTO", "LOGISTIC_REGRESSION", "LDA"),
+    ),
+    Field(
+        "regularization_c",
+        "Inverse strength of the L2 penalty of logistic regression.",
+        REGULARIZATION_C,
+        1e-4,
+        1e4,
+        needs=Needs("head", ("AUTO", "LOGISTIC_REGRESSION"), 0.0),
+    ),
+    Field(
+        "shrinkage",
+        "How far the covariance of LDA is drawn towards a multiple of the identity.",
+        0.3,
+        1e-3,
+        1.0,
+        needs=Needs("head", ("AUTO", "LDA"), 0.0),
+    ),
 )
 _BASELINE = (
     *_COMMON,

@@ -33,7 +33,7 @@ from services.trainer.worker import backbones, graphs
 from services.trainer.worker.agreement import MAX_RELATIVE_DIFFERENCE
 from services.trainer.worker.architectures import BUILDERS
 from services.trainer.worker.children import Children
-from services.trainer.worker.linear_probe import fit
+from services.trainer.worker.logistic_regression import fit
 from services.trainer.worker.pretrained import PretrainedWeights, WeightsUnavailable, key, offered
 from services.trainer.worker.weights import tensors_sha256, to_kept
 from services.trainer.worker.work import GraphDisagrees

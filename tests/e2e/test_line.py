@@ -4,6 +4,7 @@ import io
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import pytest
 from PIL import Image
 
 from handful import Client
+from handful.bundle import manifest
 from handful.cli.stack import Stack
 from handful.errors import FailedPrecondition
+from handful.v1.bundle_pb2 import HEAD_KIND_LDA, ModelManifest
 from handful.v1.trainer_pb2 import FeaturesReady, TrainingRun, TrainingRunEvent
 
 RED, BLUE = (210, 50, 50), (50, 50, 210)
@@ -90,6 +93,24 @@ def test_a_version_says_how_it_did_and_what_it_is(stack: Stack, folder: Path) ->
         assert [sum(row) for row in counts] == [one.num_examples for one in found.evaluation.classes]
         assert {plot.name for plot in found.plots} == {"loss", "confusion_matrix", "confusion_matrix_normalized"}
         assert all(plot.png.startswith(b"\x89PNG") for plot in found.plots)
+
+
+def test_the_recipe_chooses_the_head(stack: Stack, folder: Path, tmp_path: Path) -> None:
+    """LDA is what was asked for; its model says so and at which temperature, and the last epoch's figures are already
+    those of the head that is published.
+    """
+    with Client(stack.addresses) as client:
+        client.push("discriminated", folder)
+        run = client.train("discriminated", head="LDA").result()
+        evaluation = client.evaluation(run.model_version).evaluation
+        (candidate,) = evaluation.cross_validation.candidates
+        with zipfile.ZipFile(client.export(run.model_version, tmp_path).path) as archive:
+            model = manifest.from_bytes(ModelManifest, archive.read("bundle/manifest.json"))
+        assert model.head.kind == model.recipe.head == candidate.kind == HEAD_KIND_LDA
+        assert model.head.temperature == candidate.temperature > 1
+        figures = {metric.name: metric.value for metric in evaluation.metrics}
+        (epoch,) = evaluation.history
+        assert {metric.name: metric.value for metric in epoch.metrics}["val/loss"] == figures["val/loss"]
 
 
 def test_a_version_is_measured_on_other_data(

@@ -120,9 +120,7 @@ def test_figures_out_of_fold_stand_beside_those_of_validation() -> None:
     evaluation = evaluate(NAMES, *NOTHING, [], found)
     assert evaluation.cross_validation == found
     expected = scores(LABELS, PROBABILITIES, "cv")
-    assert {one.name: one.value for one in evaluation.metrics} == pytest.approx(
-        {name: value for name, value in expected.items() if "weighted" not in name and "top5" not in name}, rel=1e-5
-    )
+    assert {one.name: one.value for one in evaluation.metrics} == pytest.approx(expected, rel=1e-5)
 
 
 def test_without_examples_there_are_no_scores() -> None:

@@ -14,7 +14,7 @@ Labels = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.int64]
 # Fits a head to rows and their classes; whatever it takes from the rows, it takes from these alone.
 Fit = Callable[[Floats, Labels], LinearHead]
-Step = Callable[[int, int], None]
+Step = Callable[[], None]
 
 FOLDS = 5
 MIN_FOLDS = 2
@@ -33,6 +33,15 @@ class OutOfFold:
     @property
     def repeats(self) -> int:
         return len(self.logits)
+
+    def right(self, labels: Labels) -> Floats:
+        """float32[n]: in what share of the repeats each row was answered rightly."""
+        share: Floats = (self.logits.argmax(axis=2) == labels).mean(axis=0, dtype=np.float32)
+        return share
+
+    def divided(self, temperature: float) -> "OutOfFold":
+        """The same answers with their logits divided."""
+        return OutOfFold(self.folds, self.logits / np.float32(temperature))
 
     @property
     def probabilities(self) -> Floats:
@@ -65,14 +74,19 @@ class Folds:
         dealt = [_deal(counts, folds, random)[codes] for _ in range(repeats if folds >= MIN_FOLDS else 0)]
         return cls(folds, int(num_groups.argmin()), np.array(dealt, dtype=np.int64).reshape(-1, len(labels)))
 
+    @property
+    def num_fits(self) -> int:
+        """Heads that one cross-validation fits."""
+        return self.folds * len(self.of_row)
+
     def out_of_fold(self, rows: Floats, labels: Labels, num_classes: int, fit: Fit, step: Step) -> OutOfFold:
-        """The answers of heads fitted on the other folds; `step` gets (done, all) after each fit and may raise."""
+        """The answers of heads fitted on the other folds; `step` is called after each of `num_fits`, and may raise."""
         logits = np.zeros((len(self.of_row), len(labels), num_classes), dtype=np.float32)
         for repeat, of_row in enumerate(self.of_row):
             for fold in range(self.folds):
                 held_out = of_row == fold
                 logits[repeat, held_out] = fit(rows[~held_out], labels[~held_out]).logits(rows[held_out])
-                step(repeat * self.folds + fold + 1, len(self.of_row) * self.folds)
+                step()
         return OutOfFold(self.folds, logits)
 
 

@@ -7,13 +7,31 @@ import numpy.typing as npt
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from handful.bundle.heads import Floats
-from handful.v1.bundle_pb2 import ClassEvaluation, ConfusionRow, CrossValidation, EpochMetrics, Evaluation, Metric
+from handful.v1.bundle_pb2 import (
+    ClassEvaluation,
+    ConfusionRow,
+    CrossValidation,
+    EpochMetrics,
+    Evaluation,
+    HeadCandidate,
+    Metric,
+)
 from services.trainer.intervals import corrected_wilson, wilson
 from services.trainer.worker.cross_validation import OutOfFold
 
 TOP = 5
 MAX_BINS = 15
 EXAMPLES_PER_BIN = 10
+# Fields of CrossValidation, by the name of their figure.
+_FIELDS = {
+    "cv/loss": "log_loss",
+    **{f"cv/{name}": name for name in ("accuracy", "top5_accuracy", "ece")},
+    **{
+        f"cv/{name}_{kind}": f"{name}_{kind}"
+        for kind in ("weighted", "macro")
+        for name in ("precision", "recall", "f1")
+    },
+}
 Labels = npt.NDArray[np.int64]
 
 
@@ -86,35 +104,24 @@ def evaluate(
     )
 
 
-def cross_validated(labels: Labels, out_of_fold: OutOfFold) -> CrossValidation:
+def cross_validated(
+    labels: Labels, out_of_fold: OutOfFold, candidates: Sequence[HeadCandidate] = ()
+) -> CrossValidation:
     """The figures of what a head answered out of fold."""
     found = scores(labels, out_of_fold.probabilities, "cv")
     return CrossValidation(
         folds=out_of_fold.folds,
         repeats=out_of_fold.repeats,
         num_examples=len(labels),
-        accuracy=found["cv/accuracy"],
         accuracy_interval=corrected_wilson(found["cv/accuracy"], len(labels)),
-        log_loss=found["cv/loss"],
-        ece=found["cv/ece"],
-        precision_macro=found["cv/precision_macro"],
-        recall_macro=found["cv/recall_macro"],
-        f1_macro=found["cv/f1_macro"],
+        candidates=candidates,
+        **{field: found[name] for name, field in _FIELDS.items()},
     )
 
 
 def _metrics(found: CrossValidation | None) -> dict[str, float]:
     """The figures by their well-known names."""
-    if found is None:
-        return {}
-    return {
-        "cv/loss": found.log_loss,
-        "cv/accuracy": found.accuracy,
-        "cv/precision_macro": found.precision_macro,
-        "cv/recall_macro": found.recall_macro,
-        "cv/f1_macro": found.f1_macro,
-        "cv/ece": found.ece,
-    }
+    return {} if found is None else {name: getattr(found, field) for name, field in _FIELDS.items()}
 
 
 def _per_class(labels: Labels, answers: Labels, classes: Labels) -> Sequence[npt.NDArray[np.float64]]:

@@ -15,7 +15,7 @@ import torch
 
 from handful.bundle.heads import Floats
 from handful.v1 import bundle_pb2
-from handful.v1.bundle_pb2 import Backbone, ImagePreprocessing, Recipe
+from handful.v1.bundle_pb2 import Backbone, Head, ImagePreprocessing, Recipe
 from services.trainer.architectures import ARCHITECTURES
 from services.trainer.presets import FINE_TUNE
 from services.trainer.worker import augmentations, backbones, initial_head, mixing, networks
@@ -258,7 +258,8 @@ def _trained_model(
     head = network.linear_head()
     backbone = work.wait("graph", lambda: _backbone(work, network, preprocessing))
     pixels = golden.permute(0, 2, 3, 1).contiguous().numpy()
-    return Trained(examples, backbone, head, val_probabilities, pixels, probabilities)
+    described = Head(normalization=head.normalization)
+    return Trained(examples, backbone, head, described, val_probabilities, pixels, probabilities)
 
 
 def _backbone(work: Work, network: Network, preprocessing: ImagePreprocessing) -> Backbone:

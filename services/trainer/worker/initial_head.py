@@ -10,7 +10,7 @@ from handful.bundle.heads import Floats, LinearHead
 from handful.v1.bundle_pb2 import Recipe
 from services.trainer.presets import FAST
 from services.trainer.recipes import resolve
-from services.trainer.worker import linear_probe
+from services.trainer.worker import logistic_regression
 from services.trainer.worker.networks import VALIDATION_BATCH, Network
 from services.trainer.worker.work import Work
 
@@ -25,6 +25,6 @@ def fit(
         batches.append(network.features_to_measure(batch).cpu().numpy())
     fast = resolve(Recipe(preset=FAST), work.recipe.architecture)
     features = np.concatenate(batches)
-    return linear_probe.fit(
+    return logistic_regression.fit(
         features, labels, num_classes, fast.regularization_c, fast.num_epochs, lambda _: work.reporter.check()
     )

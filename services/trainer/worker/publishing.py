@@ -11,7 +11,7 @@ from safetensors.numpy import save
 from handful.bundle import manifest, neighbours
 from handful.bundle.heads import LinearHead
 from handful.bundle.predictor import NUMERICS, Backbone, Predictor, to_pixels
-from handful.v1.bundle_pb2 import BundleFile, ClassExamples, Evaluation, Head, ModelManifest, Neighbours, Parity
+from handful.v1.bundle_pb2 import BundleFile, ClassExamples, Evaluation, ModelManifest, Neighbours, Parity
 from services.shared.objects import get_first
 from services.trainer.worker import plots
 from services.trainer.worker.examples import Examples, targets
@@ -72,7 +72,7 @@ def _contiguous(**arrays: npt.NDArray[np.generic]) -> dict[str, npt.NDArray[np.g
 def _check(work: Work, trained: Trained, stored_head: bytes) -> Parity:
     graph_keys = manifest.graph_keys(work.project, trained.backbone)
     graph = get_first(work.store, graph_keys, trained.backbone.graph_sha256)
-    head = LinearHead.from_bytes(Head(normalization=trained.head.normalization), stored_head)
+    head = LinearHead.from_bytes(trained.described, stored_head)
     predictor = Predictor(trained.examples.labels, trained.backbone.preprocessing, Backbone(graph), head)
     answers = predictor.probabilities(trained.golden_pixels)
     difference = float(np.abs(answers - trained.golden_probabilities).max())
@@ -90,7 +90,7 @@ def _describe(work: Work, trained: Trained, files: dict[str, bytes], parity: Par
         modality=trained.examples.modality,
         labels=trained.examples.labels,
         backbone=trained.backbone,
-        head=Head(normalization=trained.head.normalization),
+        head=trained.described,
         recipe=work.recipe,
         dataset_manifest_sha256=work.claim.dataset_manifest_sha256,
         files=[

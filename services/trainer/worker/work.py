@@ -12,7 +12,7 @@ import numpy as np
 from handful.bundle.heads import Floats, LinearHead
 from handful.bundle.neighbours import Neighbours
 from handful.bundle.predictor import Pixels
-from handful.v1.bundle_pb2 import Backbone, CrossValidation, EpochMetrics, Metric, Notice, Recipe
+from handful.v1.bundle_pb2 import Backbone, CrossValidation, EpochMetrics, Head, Metric, Notice, Recipe
 from handful.v1.trainer_pb2 import EpochCompleted, Progress, RecipeSettled, TrainingRunEvent
 from handful.v1.worker_pb2 import Checkpoint, Claim
 from handful.v1.worker_pb2_grpc import WorkerServiceStub
@@ -129,14 +129,15 @@ def begin(
 
 @dataclass(frozen=True)
 class Trained:
-    """What training made: a head on a backbone, its answers on the validation examples, and its answers to the
-    first few of them, or of the training examples, to hold the published model against; and, where it was measured, how
-    such a head does on training examples that it was not fitted on.
+    """What training made: a head on a backbone, what kind it is of, its answers on the validation examples, and its
+    answers to the first few of them, or of the training examples, to hold the published model against; and, where it
+    was measured, how such a head does on training examples that it was not fitted on.
     """
 
     examples: Examples
     backbone: Backbone
     head: LinearHead
+    described: Head
     val_probabilities: Floats
     golden_pixels: Pixels
     golden_probabilities: Floats

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from handful.bundle.heads import Floats, LinearHead
 from handful.v1.bundle_pb2 import Head
-from services.trainer.worker.linear_probe import Labels, Problem, fit
+from services.trainer.worker.logistic_regression import Labels, Problem, fit
 
 MANY_PASSES = 1000
 

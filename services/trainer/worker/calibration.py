@@ -1,0 +1,47 @@
+"""The temperature by which logits are divided, so that probabilities say how often answers are right. It is found on
+what heads answered out of fold.
+"""
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize_scalar
+
+from handful.bundle.heads import Floats, LinearHead
+
+# How much the temperature is held near 1: folds that are told apart without an error would drive it to 0.
+PRIOR = 4.0
+# The range that is searched, of the logarithm.
+_FROM, _TO = -7.0, 7.0
+
+Labels = npt.NDArray[np.int64]
+
+
+def temperature(logits: Floats, labels: Labels, *, smoothed: bool) -> float:
+    """The T that minimises n x CE(logits / T) + 4 (ln T)^2, of logits float32[repeats, n, classes]; CE is the mean
+    cross-entropy in nats.
+
+    `smoothed`: an example counts as (n / 2 + 1) / (n / 2 + 2) of its class and the rest as the others, which for two
+    classes of equal size is what J. Platt has (Probabilistic Outputs for Support Vector Machines, 1999).
+    """
+    _, num_rows, num_classes = logits.shape
+    wide = logits.astype(np.float64)
+    targets = np.eye(num_classes)[labels]
+    if smoothed:
+        missing = 1 / (num_rows / 2 + 2)
+        targets = targets * (1 - missing) + (1 - targets) * missing / (num_classes - 1)
+    # CE(T) = mean of log-sum-exp(logits / T) - what the targets weigh of the logits / T
+    wide -= wide.max(axis=2, keepdims=True)
+    weighed = float((wide * targets).sum(axis=2).mean())
+
+    def loss(log_temperature: float) -> float:
+        cold = float(np.exp(-log_temperature))
+        spread = float(np.log(np.exp(wide * cold).sum(axis=2)).mean())
+        return float(num_rows * (spread - weighed * cold) + PRIOR * log_temperature**2)
+
+    return float(np.exp(minimize_scalar(loss, bounds=(_FROM, _TO), method="bounded").x))
+
+
+def tempered(head: LinearHead, temperature: float) -> LinearHead:
+    """The head with its logits divided by the temperature."""
+    divisor = np.float32(temperature)
+    return LinearHead(head.normalization, head.weight / divisor, head.bias / divisor, head.mean)
