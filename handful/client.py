@@ -3,7 +3,6 @@
 Every method raises the errors of `handful.errors`.
 """
 
-import hashlib
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,15 +19,15 @@ from handful.exchange import Exported, OnBytes, fetch, send
 from handful.folders import LabelledFile, find
 from handful.recipe import recipe
 from handful.run import Run
+from handful.uploads import upload
 from handful.v1 import dataset_pb2, inference_pb2, model_pb2, trainer_pb2
-from handful.v1.dataset_pb2 import UploadExamplesRequest, UploadExamplesResponse
+from handful.v1.dataset_pb2 import UploadExamplesResponse
 from handful.v1.dataset_pb2_grpc import DatasetServiceStub
 from handful.v1.inference_pb2_grpc import InferenceServiceStub
 from handful.v1.model_pb2_grpc import ModelServiceStub
 from handful.v1.trainer_pb2_grpc import TrainerServiceStub
 
 UNARY_SECONDS = 30.0
-CHUNK_BYTES = 256 * 1024
 PAGE_SIZE = 200
 
 Row = TypeVar("Row")
@@ -99,14 +98,7 @@ class Client:
 
         OSError where a file cannot be read, after the verdicts on those before it.
         """
-        unreadable: list[OSError] = []
-        steps = _steps(self._dataset_name(dataset), files, unreadable)
-        try:
-            yield from self._datasets.UploadExamples(steps)
-        except grpc.RpcError as problem:
-            raise from_rpc_error(problem) from None
-        if unreadable:
-            raise unreadable[0]
+        return upload(self._datasets, self._dataset_name(dataset), files)
 
     def push(
         self, dataset: str, folder: Path | str, on_verdict: Callable[[UploadExamplesResponse], None] | None = None
@@ -132,11 +124,14 @@ class Client:
 
     # Runs
 
-    def train(self, dataset: str, *, model: str = "", promote: bool = False, **fields: object) -> Run:
+    def train(
+        self, dataset: str, *, model: str = "", promote: bool = False, request_id: str = "", **fields: object
+    ) -> Run:
         """Queues a run on a dataset's latest version, or on a version by its full name.
 
         `fields` are those of Recipe, `preset` among them; see `recipes`. The result is a new version of `model`, by
-        default the model of the dataset's name; `promote` moves its alias `production` there.
+        default the model of the dataset's name; `promote` moves its alias `production` there. Asked for again within a
+        day with the same `request_id`, a UUID, it gives the same run; without one, another.
         """
         request = trainer_pb2.CreateTrainingRunRequest(
             parent=self.parent,
@@ -144,9 +139,47 @@ class Client:
             model_id=model,
             recipe=recipe(fields),
             promote=promote,
-            request_id=_request_id(),
+            request_id=request_id or _request_id(),
         )
         return Run(self._trainer, _call(self._trainer.CreateTrainingRun, request).training_run)
+
+    def validate(self, dataset: str, *, model: str = "", **fields: object) -> trainer_pb2.TrainingRun:
+        """What `train` would queue, checked and with its recipe resolved; nothing is queued, and it has no name."""
+        request = trainer_pb2.CreateTrainingRunRequest(
+            parent=self.parent,
+            dataset=self._dataset_name(dataset),
+            model_id=model,
+            recipe=recipe(fields),
+            validate_only=True,
+        )
+        checked: trainer_pb2.TrainingRun = _call(self._trainer.CreateTrainingRun, request).training_run
+        return checked
+
+    def continue_training(
+        self,
+        run: str,
+        num_additional_epochs: int,
+        *,
+        dataset: str = "",
+        model: str = "",
+        promote: bool = False,
+        **fields: object,
+    ) -> Run:
+        """Queues a run that goes on from the last checkpoint of one that is over, by its id or full name.
+
+        `fields` are those of Recipe that shall be other than in that run. `dataset` is one of the same classes, whose
+        latest version is taken, or a version by its full name; by default both data and model are those of the run.
+        """
+        request = trainer_pb2.ContinueTrainingRunRequest(
+            name=self._run_name(run),
+            num_additional_epochs=num_additional_epochs,
+            recipe=recipe(fields),
+            dataset=self._dataset_name(dataset) if dataset else "",
+            model_id=model,
+            promote=promote,
+            request_id=_request_id(),
+        )
+        return Run(self._trainer, _call(self._trainer.ContinueTrainingRun, request).training_run)
 
     def compare(self, runs: Iterable[str]) -> trainer_pb2.CompareTrainingRunsResponse:
         """Training runs side by side, by their full names."""
@@ -156,8 +189,7 @@ class Client:
 
     def run(self, run: str) -> Run:
         """A run by its id or full name."""
-        name = run if run.startswith("projects/") else f"{self.parent}/trainingRuns/{run}"
-        request = trainer_pb2.GetTrainingRunRequest(name=name)
+        request = trainer_pb2.GetTrainingRunRequest(name=self._run_name(run))
         return Run(self._trainer, _call(self._trainer.GetTrainingRun, request).training_run)
 
     def runs(self) -> Iterator[trainer_pb2.TrainingRun]:
@@ -236,6 +268,9 @@ class Client:
     def _dataset_name(self, dataset: str) -> str:
         return dataset if dataset.startswith("projects/") else f"{self.parent}/datasets/{dataset}"
 
+    def _run_name(self, run: str) -> str:
+        return run if run.startswith("projects/") else f"{self.parent}/trainingRuns/{run}"
+
     def _model_name(self, model: str) -> str:
         return model if model.startswith("projects/") else f"{self.parent}/models/{model}"
 
@@ -255,28 +290,6 @@ def _pages(method: Any, request: Any, rows: Callable[[Any], Iterable[Row]]) -> I
         if not page.next_page_token:
             return
         request.page_token = page.next_page_token
-
-
-def _steps(dataset: str, files: Iterable[LabelledFile], unreadable: list[OSError]) -> Iterator[UploadExamplesRequest]:
-    yield UploadExamplesRequest(open=UploadExamplesRequest.Open(dataset=dataset))
-    for file in files:
-        try:
-            data = file.path.read_bytes()
-        except OSError as problem:  # gRPC would end the stream with words that do not name the file
-            unreadable.append(problem)
-            return
-        yield UploadExamplesRequest(
-            begin=UploadExamplesRequest.Begin(
-                client_ref=str(file.path)[-256:],
-                label=file.label,
-                filename=file.path.name[-256:],
-                split=file.split,
-                upload_sha256=hashlib.sha256(data).hexdigest(),
-            )
-        )
-        for start in range(0, len(data), CHUNK_BYTES):
-            yield UploadExamplesRequest(chunk=UploadExamplesRequest.Chunk(data=data[start : start + CHUNK_BYTES]))
-        yield UploadExamplesRequest(commit=UploadExamplesRequest.Commit())
 
 
 def _request_id() -> str:

@@ -12,7 +12,7 @@ class History:
     """The epochs that count, given a run's events in order."""
 
     def __init__(self, events: Iterable[TrainingRunEvent] = ()) -> None:
-        self._epochs: dict[int, EpochMetrics] = {}
+        self._epochs: dict[int, TrainingRunEvent] = {}
         for event in events:
             self.add(event)
 
@@ -20,11 +20,16 @@ class History:
         kind = event.WhichOneof("event")
         if kind == "attempt_started":
             last = event.attempt_started.resumed_after_epoch
-            self._epochs = {epoch: metrics for epoch, metrics in self._epochs.items() if epoch <= last}
+            self._epochs = {epoch: ended for epoch, ended in self._epochs.items() if epoch <= last}
         elif kind == "epoch_completed":
-            self._epochs[event.epoch] = EpochMetrics(epoch=event.epoch, metrics=event.epoch_completed.metrics)
+            self._epochs[event.epoch] = event
 
     @property
     def epochs(self) -> list[EpochMetrics]:
         """In order."""
+        return [EpochMetrics(epoch=one.epoch, metrics=one.epoch_completed.metrics) for one in self.events]
+
+    @property
+    def events(self) -> list[TrainingRunEvent]:
+        """The events that said so, in order of their epochs."""
         return [self._epochs[epoch] for epoch in sorted(self._epochs)]

@@ -32,7 +32,7 @@ def recipe(fields: Mapping[str, object]) -> Recipe:
     return made
 
 
-def as_dict(message: Recipe) -> dict[str, object]:
+def as_dict(message: Recipe) -> dict[str, Any]:
     """The fields that are set, by name, choices as words."""
     return {descriptor.name: _plain(descriptor, value) for descriptor, value in message.ListFields()}
 

@@ -45,20 +45,30 @@ async def answer(call: Awaitable[object]) -> str:
 
 
 async def seal(
-    service: DatasetService, picture: Callable[..., bytes], dataset: str = "flowers", parent: str = PROJECT
+    service: DatasetService,
+    picture: Callable[..., bytes],
+    dataset: str = "flowers",
+    parent: str = PROJECT,
+    labels: Sequence[str] = LABELS,
 ) -> str:
     """The name of the first version of a new dataset of four small pictures."""
     create = dataset_pb2.CreateDatasetRequest(parent=parent, dataset_id=dataset)
-    return await add(service, picture, (await service.stub.CreateDataset(create)).dataset.name, range(4))
+    return await add(service, picture, (await service.stub.CreateDataset(create)).dataset.name, range(4), labels)
 
 
-async def add(service: DatasetService, picture: Callable[..., bytes], dataset: str, seeds: Sequence[int]) -> str:
+async def add(
+    service: DatasetService,
+    picture: Callable[..., bytes],
+    dataset: str,
+    seeds: Sequence[int],
+    labels: Sequence[str] = LABELS,
+) -> str:
     """The name of the version of a dataset that has more pictures, one for each seed."""
 
     async def steps() -> AsyncIterator[Step]:
         yield Step(open=Step.Open(dataset=dataset))
         for seed in seeds:
-            yield Step(begin=Step.Begin(client_ref=str(seed), label=LABELS[seed % 2]))
+            yield Step(begin=Step.Begin(client_ref=str(seed), label=labels[seed % 2]))
             yield Step(chunk=Step.Chunk(data=picture(seed, size=(8, 8))))
             yield Step(commit=Step.Commit())
 

@@ -21,6 +21,7 @@ from services.shared.objects import ObjectStore
 from services.shared.server import MEBIBYTE, Limits, Server
 from services.trainer.architectures import DEFAULT_ARCHITECTURE
 from services.trainer.board import Board
+from services.trainer.continuing import Continuing
 from services.trainer.datasets import Datasets
 from services.trainer.evaluations import Evaluations
 from services.trainer.exports.sending import Exports
@@ -81,9 +82,11 @@ async def running_trainer(
     server, worker_server = Server(Limits(drain_seconds=0)), Server(Limits(drain_seconds=0))
     async with aio.insecure_channel(dataset_address) as to_dataset:
         watches = Watches(database, board, pointers, server.draining)
-        trainer = TrainerServicer(database, board, fleet, watches, Datasets(to_dataset), DEFAULT_ARCHITECTURE)
+        datasets = Datasets(to_dataset)
+        continuing = Continuing(database, store, datasets)
+        trainer = TrainerServicer(database, board, fleet, watches, datasets, continuing, DEFAULT_ARCHITECTURE)
         limited = Limited(3072 * MEBIBYTE)
-        evaluations = Evaluations(database, store, Datasets(to_dataset))
+        evaluations = Evaluations(database, store, datasets)
         imports = Imports(database, store, pointers, limited)
         model = ModelServicer(database, board, pointers, evaluations, Exports(store, limited), imports)
         worker = WorkerServicer(database, board, store, pointers, server.draining, lease_seconds)

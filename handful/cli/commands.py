@@ -20,6 +20,7 @@ from handful.cli.stack import DEFAULT_WORKER_ADDRESS, Stack
 from handful.client import Pushed
 from handful.errors import InvalidArgument, NotFound
 from handful.folders import find
+from handful.recipe import as_dict, recipe
 from handful.v1.dataset_pb2 import DatasetVersion, UploadExamplesResponse
 from handful.v1.trainer_pb2 import Failure, RecipeField, TrainingRun
 
@@ -96,26 +97,29 @@ def show(version: DatasetVersion) -> None:
 
 
 def train(given: argparse.Namespace) -> int:
-    fields = {**_from_file(given.params), **_assignments(given.fields)}
+    fields = as_dict(recipe({**_from_file(given.params), **assignments(given.fields)}))
     with Client.from_env() as client:
         client.seal(given.dataset)
         run = client.train(given.dataset, model=given.model, promote=given.promote, **fields)
-        recipe = run.training_run.recipe
-        console.print(f"preset {recipe.preset} on {recipe.architecture}")
-        if given.detach:
-            console.print(f"{run.name} is queued. Watch it: handful watch {_id(run)}")
-            return 0
-        return follow_to_the_end(client, run, console)
+        resolved = run.training_run.recipe
+        console.print(f"preset {resolved.preset} on {resolved.architecture}")
+        return queued(run) if given.detach else follow_to_the_end(client, run, console)
+
+
+def queued(run: Run) -> int:
+    """Says that a run is left alone."""
+    console.print(f"{run.name} is queued. Watch it: handful watch {run.name.rpartition('/')[2]}")
+    return 0
 
 
 def watch(given: argparse.Namespace) -> int:
     with Client.from_env() as client:
-        return follow_to_the_end(client, _find_run(client, given.run), console)
+        return follow_to_the_end(client, find_run(client, given.run), console)
 
 
 def cancel(given: argparse.Namespace) -> int:
     with Client.from_env() as client:
-        run = _find_run(client, given.run).cancel()
+        run = find_run(client, given.run).cancel()
     console.print(f"{run.name}: {state(run)}")
     return 0
 
@@ -227,11 +231,7 @@ def short(model_version: str) -> str:
     return f"{parts[3]} version {parts[5]}"
 
 
-def _id(run: Run) -> str:
-    return run.name.rpartition("/")[2]
-
-
-def _find_run(client: Client, named: str | None) -> Run:
+def find_run(client: Client, named: str | None) -> Run:
     """The run of that id, or the latest of that model, or the latest at all."""
     for run in client.runs():
         if named in (None, run.name, run.name.rpartition("/")[2], run.model.rpartition("/")[2]):
@@ -251,7 +251,8 @@ def _from_file(file: Path | None) -> dict[str, object]:
     return fields
 
 
-def _assignments(fields: Iterable[str]) -> dict[str, object]:
+def assignments(fields: Iterable[str]) -> dict[str, str]:
+    """The fields of FIELD=VALUE ...; InvalidArgument."""
     pairs = [field.partition("=") for field in fields]
     bad = [name for name, equals, value in pairs if not (name and equals and value)]
     if bad:

@@ -94,10 +94,12 @@ class _View:
             self._state = TrainingRun.State.Name(message.state_changed.state)
         elif kind == "attempt_started":
             self._notes.clear()
+            last = message.attempt_started.resumed_after_epoch
             if message.attempt > 1:
-                last = message.attempt_started.resumed_after_epoch
                 where = f"goes on after epoch {last}" if last else "begins anew"
                 self._notes.append(f"a worker was lost or stopped; attempt {message.attempt} {where}")
+            elif last:
+                self._notes.append(f"goes on after epoch {last} of an earlier run")
             self._show_phase("starting", None)
         elif kind == "features_ready":
             ready = message.features_ready

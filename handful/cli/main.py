@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 
-from handful.cli import architectures, commands, compare, demo, doctor, exchange, weights
+from handful.cli import architectures, commands, compare, continuing, demo, doctor, exchange, weights
 from handful.cli.stack import MissingParts
 from handful.errors import HandfulError, InvalidArgument, Unavailable
 
@@ -125,6 +125,7 @@ def _add_runs(add: Add) -> None:
     train.add_argument("--promote", action="store_true", help="point the alias `production` at the new version")
     train.add_argument("--detach", action="store_true", help="queue the run and return")
 
+    _add_continuing(add)
     watch = add("watch", "watch a run", commands.watch)
     watch.add_argument("run", nargs="?", help="a run's id, or a model's for its latest run (default: the latest run)")
     cancel = add("cancel", "stop a run", commands.cancel)
@@ -134,6 +135,17 @@ def _add_runs(add: Add) -> None:
     add("recipes", "list presets and their fields", commands.recipes)
     listed = add("architectures", "list the networks that can be trained", architectures.show)
     listed.add_argument("--json", action="store_true", help="print them as one JSON array of objects")
+
+
+def _add_continuing(add: Add) -> None:
+    more = add("continue", "train on from the last checkpoint of a run that is over", continuing.run)
+    more.add_argument("run", help="a run's id, or a model's for its latest run")
+    more.add_argument("fields", nargs="*", default=[], metavar="FIELD=VALUE", help="recipe fields that shall be other")
+    more.add_argument("--epochs", type=int, required=True, metavar="N", help="epochs to train beyond those it has")
+    more.add_argument("--dataset", default="", help="data of the same classes, its latest version (default: the run's)")
+    more.add_argument("--model", default="", help="id of the model that gets a new version (default: the run's)")
+    more.add_argument("--promote", action="store_true", help="point the alias `production` at the new version")
+    more.add_argument("--detach", action="store_true", help="queue the run and return")
 
 
 def _add_comparing(add: Add) -> None:

@@ -1009,6 +1009,7 @@ class ModelManifest(_message.Message):
     PARITY_FIELD_NUMBER: _builtins.int
     EXAMPLES_FIELD_NUMBER: _builtins.int
     NEIGHBOURS_FIELD_NUMBER: _builtins.int
+    EARLIER_DATASET_MANIFEST_SHA256S_FIELD_NUMBER: _builtins.int
     format: _builtins.str
     """Always `handful.model/1`."""
     modality: Global___Modality.ValueType
@@ -1055,6 +1056,10 @@ class ModelManifest(_message.Message):
         the model cannot tell, as a notice UNKNOWN_NOT_TOLD says: its recipe is not `fast`, or it has too few examples.
         """
 
+    @_builtins.property
+    def earlier_dataset_manifest_sha256s(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """SHA-256 of the other dataset manifests that its weights have learnt from, lower-case hex: its run went on from others."""
+
     def __init__(
         self,
         *,
@@ -1071,10 +1076,11 @@ class ModelManifest(_message.Message):
         parity: Global___Parity | None = ...,
         examples: _abc.Iterable[Global___ClassExamples] | None = ...,
         neighbours: Global___Neighbours | None = ...,
+        earlier_dataset_manifest_sha256s: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "head", b"head", "neighbours", b"neighbours", "parity", b"parity", "recipe", b"recipe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "dataset_manifest_sha256", b"dataset_manifest_sha256", "examples", b"examples", "files", b"files", "format", b"format", "head", b"head", "labels", b"labels", "modality", b"modality", "neighbours", b"neighbours", "notices", b"notices", "numerics", b"numerics", "parity", b"parity", "recipe", b"recipe"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "dataset_manifest_sha256", b"dataset_manifest_sha256", "earlier_dataset_manifest_sha256s", b"earlier_dataset_manifest_sha256s", "examples", b"examples", "files", b"files", "format", b"format", "head", b"head", "labels", b"labels", "modality", b"modality", "neighbours", b"neighbours", "notices", b"notices", "numerics", b"numerics", "parity", b"parity", "recipe", b"recipe"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

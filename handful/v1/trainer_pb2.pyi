@@ -88,6 +88,8 @@ class TrainingRun(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     FINISH_TIME_FIELD_NUMBER: _builtins.int
     EVALUATED_MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    CONTINUED_TRAINING_RUN_FIELD_NUMBER: _builtins.int
+    CONTINUED_AFTER_EPOCH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/trainingRuns/{run}`."""
     model: _builtins.str
@@ -114,6 +116,10 @@ class TrainingRun(_message.Message):
     """Where set, the run trains nothing: it measures this version on the dataset version, as EvaluateModelVersion asked.
     Its figures are in `metrics`, and all of it is what GetEvaluation gives.
     """
+    continued_training_run: _builtins.str
+    """The run that it goes on from, where ContinueTrainingRun made it; its events begin with the epochs of that one."""
+    continued_after_epoch: _builtins.int
+    """The epoch of that run's checkpoint; its own epochs are those after."""
     @_builtins.property
     def recipe(self) -> _bundle_pb2.Recipe:
         """The recipe, resolved: every field that is used is set."""
@@ -159,10 +165,12 @@ class TrainingRun(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         finish_time: _timestamp_pb2.Timestamp | None = ...,
         evaluated_model_version: _builtins.str = ...,
+        continued_training_run: _builtins.str = ...,
+        continued_after_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "failure", b"failure", "finish_time", b"finish_time", "recipe", b"recipe", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "dataset_manifest_sha256", b"dataset_manifest_sha256", "dataset_version", b"dataset_version", "epoch", b"epoch", "evaluated_model_version", b"evaluated_model_version", "failure", b"failure", "finish_time", b"finish_time", "latest_sequence", b"latest_sequence", "metrics", b"metrics", "model", b"model", "model_version", b"model_version", "name", b"name", "num_ahead", b"num_ahead", "promote", b"promote", "recipe", b"recipe", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "continued_after_epoch", b"continued_after_epoch", "continued_training_run", b"continued_training_run", "create_time", b"create_time", "dataset_manifest_sha256", b"dataset_manifest_sha256", "dataset_version", b"dataset_version", "epoch", b"epoch", "evaluated_model_version", b"evaluated_model_version", "failure", b"failure", "finish_time", b"finish_time", "latest_sequence", b"latest_sequence", "metrics", b"metrics", "model", b"model", "model_version", b"model_version", "name", b"name", "num_ahead", b"num_ahead", "promote", b"promote", "recipe", b"recipe", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -204,6 +212,8 @@ class Failure(_message.Message):
         """There is nothing to measure a model on."""
         REASON_NO_TORCH: Failure._Reason.ValueType  # 11
         """The run needs torch, and the worker that took it has none."""
+        REASON_WEIGHTS_MISMATCH: Failure._Reason.ValueType  # 12
+        """Weights or a checkpoint are not those of the run's network."""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """Reason says why, for programs."""
@@ -232,6 +242,8 @@ class Failure(_message.Message):
     """There is nothing to measure a model on."""
     REASON_NO_TORCH: Failure.Reason.ValueType  # 11
     """The run needs torch, and the worker that took it has none."""
+    REASON_WEIGHTS_MISMATCH: Failure.Reason.ValueType  # 12
+    """Weights or a checkpoint are not those of the run's network."""
 
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
@@ -273,7 +285,7 @@ class TrainingRunEvent(_message.Message):
     sequence: _builtins.int
     """Number of the event within its run, from 1 without gaps."""
     attempt: _builtins.int
-    """The attempt it belongs to; 0 before the first."""
+    """The attempt it belongs to; 0 before the first, and for epochs of the run that this one goes on from."""
     epoch: _builtins.int
     """The epoch it belongs to; 0 outside of epochs."""
     @_builtins.property
@@ -600,6 +612,97 @@ class CreateTrainingRunResponse(_message.Message):
 Global___CreateTrainingRunResponse: _TypeAlias = CreateTrainingRunResponse  # noqa: Y015
 
 @_typing.final
+class ContinueTrainingRunRequest(_message.Message):
+    """ContinueTrainingRunRequest asks for a run that goes on where another one ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NUM_ADDITIONAL_EPOCHS_FIELD_NUMBER: _builtins.int
+    RECIPE_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_SHA256_FIELD_NUMBER: _builtins.int
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    PROMOTE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The run to go on from: `projects/{project}/trainingRuns/{run}`. FAILED_PRECONDITION ILLEGAL_STATE where it is not
+    over, and CHECKPOINT_MISSING where its checkpoint is not in the store any more.
+    """
+    num_additional_epochs: _builtins.int
+    """How many epochs to train beyond those of its last checkpoint, from 1. All of them together are the new run's
+    num_epochs, and a schedule goes over all: after a cosine that was at its end step sizes are larger again.
+    """
+    dataset: _builtins.str
+    """The data: a dataset version, or a dataset for its latest version, with the same classes. Validation examples that
+    earlier runs were trained on are left out, with a notice SEEN_IN_TRAINING. Empty: the run's.
+    """
+    checkpoint_sha256: _builtins.str
+    """Where set, the checkpoint that is meant, by the SHA-256 of its `checkpoint_saved`; refused where it is not the run's
+    last.
+    """
+    model_id: _builtins.str
+    """Id of the model that a success adds a version to. Empty: the run's."""
+    promote: _builtins.bool
+    """Whether a success moves the model's alias `production` to the new version."""
+    request_id: _builtins.str
+    """Any UUID; makes the call safe to repeat. Empty: no protection."""
+    validate_only: _builtins.bool
+    """Checks the request and queues nothing, as in CreateTrainingRunRequest."""
+    @_builtins.property
+    def recipe(self) -> _bundle_pb2.Recipe:
+        """Fields that shall be other than in that run; those that are not set stay. What a checkpoint fixes is refused:
+        preset, architecture, weights, seed and initial_head; and freezing what was trained. Where an optimiser's state does
+        not fit any more it begins anew, with a notice OPTIMIZER_ANEW. Early stopping begins anew always.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        num_additional_epochs: _builtins.int = ...,
+        recipe: _bundle_pb2.Recipe | None = ...,
+        dataset: _builtins.str = ...,
+        checkpoint_sha256: _builtins.str = ...,
+        model_id: _builtins.str = ...,
+        promote: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["recipe", b"recipe"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_sha256", b"checkpoint_sha256", "dataset", b"dataset", "model_id", b"model_id", "name", b"name", "num_additional_epochs", b"num_additional_epochs", "promote", b"promote", "recipe", b"recipe", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContinueTrainingRunRequest: _TypeAlias = ContinueTrainingRunRequest  # noqa: Y015
+
+@_typing.final
+class ContinueTrainingRunResponse(_message.Message):
+    """ContinueTrainingRunResponse answers ContinueTrainingRun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRAINING_RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def training_run(self) -> Global___TrainingRun:
+        """The new run, with its recipe resolved."""
+
+    def __init__(
+        self,
+        *,
+        training_run: Global___TrainingRun | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["training_run", b"training_run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["training_run", b"training_run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContinueTrainingRunResponse: _TypeAlias = ContinueTrainingRunResponse  # noqa: Y015
+
+@_typing.final
 class GetTrainingRunRequest(_message.Message):
     """GetTrainingRunRequest names a run."""
 
@@ -779,7 +882,7 @@ class ComparedTrainingRun(_message.Message):
     NUM_PARAMETERS_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     num_val_examples: _builtins.int
-    """Validation examples of its dataset version."""
+    """Validation examples of its dataset version; 0 where the run goes on from one on other data: some are left out then."""
     seconds: _builtins.float
     """Seconds from the first claim to the end; only in SUCCEEDED."""
     peak_memory_bytes: _builtins.float

@@ -40,6 +40,11 @@ class TrainerServiceStub:
                 request_serializer=handful_dot_v1_dot_trainer__pb2.CreateTrainingRunRequest.SerializeToString,
                 response_deserializer=handful_dot_v1_dot_trainer__pb2.CreateTrainingRunResponse.FromString,
                 _registered_method=True)
+        self.ContinueTrainingRun = channel.unary_unary(
+                '/handful.v1.TrainerService/ContinueTrainingRun',
+                request_serializer=handful_dot_v1_dot_trainer__pb2.ContinueTrainingRunRequest.SerializeToString,
+                response_deserializer=handful_dot_v1_dot_trainer__pb2.ContinueTrainingRunResponse.FromString,
+                _registered_method=True)
         self.GetTrainingRun = channel.unary_unary(
                 '/handful.v1.TrainerService/GetTrainingRun',
                 request_serializer=handful_dot_v1_dot_trainer__pb2.GetTrainingRunRequest.SerializeToString,
@@ -83,6 +88,14 @@ class TrainerServiceServicer:
 
     def CreateTrainingRun(self, request, context):
         """Queues a run. It starts when a worker is free; with no worker at all it waits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ContinueTrainingRun(self, request, context):
+        """Queues a run that goes on from the last checkpoint of one that is over, however it ended: with more epochs, and, where
+        wanted, other hyperparameters or other data of the same classes. Presets with epochs of gradient training only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,6 +161,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     request_deserializer=handful_dot_v1_dot_trainer__pb2.CreateTrainingRunRequest.FromString,
                     response_serializer=handful_dot_v1_dot_trainer__pb2.CreateTrainingRunResponse.SerializeToString,
             ),
+            'ContinueTrainingRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ContinueTrainingRun,
+                    request_deserializer=handful_dot_v1_dot_trainer__pb2.ContinueTrainingRunRequest.FromString,
+                    response_serializer=handful_dot_v1_dot_trainer__pb2.ContinueTrainingRunResponse.SerializeToString,
+            ),
             'GetTrainingRun': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTrainingRun,
                     request_deserializer=handful_dot_v1_dot_trainer__pb2.GetTrainingRunRequest.FromString,
@@ -212,6 +230,33 @@ class TrainerService:
             '/handful.v1.TrainerService/CreateTrainingRun',
             handful_dot_v1_dot_trainer__pb2.CreateTrainingRunRequest.SerializeToString,
             handful_dot_v1_dot_trainer__pb2.CreateTrainingRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ContinueTrainingRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handful.v1.TrainerService/ContinueTrainingRun',
+            handful_dot_v1_dot_trainer__pb2.ContinueTrainingRunRequest.SerializeToString,
+            handful_dot_v1_dot_trainer__pb2.ContinueTrainingRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

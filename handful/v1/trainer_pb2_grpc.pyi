@@ -35,6 +35,10 @@ class TrainerServiceStub:
     def __new__(cls, channel: _aio.Channel) -> TrainerServiceAsyncStub: ...
     CreateTrainingRun: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.CreateTrainingRunRequest, _trainer_pb2.CreateTrainingRunResponse]
     """Queues a run. It starts when a worker is free; with no worker at all it waits."""
+    ContinueTrainingRun: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ContinueTrainingRunRequest, _trainer_pb2.ContinueTrainingRunResponse]
+    """Queues a run that goes on from the last checkpoint of one that is over, however it ended: with more epochs, and, where
+    wanted, other hyperparameters or other data of the same classes. Presets with epochs of gradient training only.
+    """
     GetTrainingRun: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GetTrainingRunRequest, _trainer_pb2.GetTrainingRunResponse]
     """Reads a run."""
     ListTrainingRuns: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListTrainingRunsRequest, _trainer_pb2.ListTrainingRunsResponse]
@@ -62,6 +66,10 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateTrainingRun: _aio.UnaryUnaryMultiCallable[_trainer_pb2.CreateTrainingRunRequest, _trainer_pb2.CreateTrainingRunResponse]  # type: ignore[assignment]
     """Queues a run. It starts when a worker is free; with no worker at all it waits."""
+    ContinueTrainingRun: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ContinueTrainingRunRequest, _trainer_pb2.ContinueTrainingRunResponse]  # type: ignore[assignment]
+    """Queues a run that goes on from the last checkpoint of one that is over, however it ended: with more epochs, and, where
+    wanted, other hyperparameters or other data of the same classes. Presets with epochs of gradient training only.
+    """
     GetTrainingRun: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetTrainingRunRequest, _trainer_pb2.GetTrainingRunResponse]  # type: ignore[assignment]
     """Reads a run."""
     ListTrainingRuns: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListTrainingRunsRequest, _trainer_pb2.ListTrainingRunsResponse]  # type: ignore[assignment]
@@ -92,6 +100,16 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.CreateTrainingRunResponse, _abc.Awaitable[_trainer_pb2.CreateTrainingRunResponse]]:
         """Queues a run. It starts when a worker is free; with no worker at all it waits."""
+
+    @_abc_1.abstractmethod
+    def ContinueTrainingRun(
+        self,
+        request: _trainer_pb2.ContinueTrainingRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.ContinueTrainingRunResponse, _abc.Awaitable[_trainer_pb2.ContinueTrainingRunResponse]]:
+        """Queues a run that goes on from the last checkpoint of one that is over, however it ended: with more epochs, and, where
+        wanted, other hyperparameters or other data of the same classes. Presets with epochs of gradient training only.
+        """
 
     @_abc_1.abstractmethod
     def GetTrainingRun(

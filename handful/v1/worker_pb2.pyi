@@ -100,7 +100,7 @@ class Checkpoint(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """Object key, below `projects/{project}/runs/{run}/attempts/{attempt}/`."""
+    """Object key, below `projects/{project}/runs/{run}/attempts/{attempt}/` of the run, or of the one it goes on from."""
     sha256: _builtins.str
     """SHA-256 of the object, lower-case hex."""
     epoch: _builtins.int
@@ -137,6 +137,7 @@ class Claim(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     EVALUATED_MANIFEST_SHA256_FIELD_NUMBER: _builtins.int
     NOTICES_FIELD_NUMBER: _builtins.int
+    EARLIER_DATASET_MANIFEST_SHA256S_FIELD_NUMBER: _builtins.int
     training_run: _builtins.str
     """`projects/{project}/trainingRuns/{run}`."""
     attempt: _builtins.int
@@ -167,6 +168,12 @@ class Claim(_message.Message):
     def notices(self) -> _containers.RepeatedCompositeFieldContainer[_bundle_pb2.Notice]:
         """What earlier attempts noted; the model's manifest says it too."""
 
+    @_builtins.property
+    def earlier_dataset_manifest_sha256s(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The dataset manifests that the weights of the checkpoint have learnt from, where it is not this run's own: SHA-256,
+        lower-case hex.
+        """
+
     def __init__(
         self,
         *,
@@ -181,10 +188,11 @@ class Claim(_message.Message):
         request_id: _builtins.str = ...,
         evaluated_manifest_sha256: _builtins.str = ...,
         notices: _abc.Iterable[_bundle_pb2.Notice] | None = ...,
+        earlier_dataset_manifest_sha256s: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "recipe", b"recipe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "dataset_manifest_sha256", b"dataset_manifest_sha256", "evaluated_manifest_sha256", b"evaluated_manifest_sha256", "history", b"history", "lease_seconds", b"lease_seconds", "notices", b"notices", "recipe", b"recipe", "request_id", b"request_id", "token", b"token", "training_run", b"training_run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "dataset_manifest_sha256", b"dataset_manifest_sha256", "earlier_dataset_manifest_sha256s", b"earlier_dataset_manifest_sha256s", "evaluated_manifest_sha256", b"evaluated_manifest_sha256", "history", b"history", "lease_seconds", b"lease_seconds", "notices", b"notices", "recipe", b"recipe", "request_id", b"request_id", "token", b"token", "training_run", b"training_run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -17,6 +17,7 @@ from services.shared.server import MEBIBYTE, Limits, Server
 from services.shared.settings import CannotStart, child_environment
 from services.trainer import architectures
 from services.trainer.board import Board
+from services.trainer.continuing import Continuing
 from services.trainer.datasets import Datasets
 from services.trainer.evaluations import Evaluations
 from services.trainer.exports.sending import Exports
@@ -49,7 +50,8 @@ async def _serve(settings: TrainerSettings, store: ObjectStore, database: Databa
     products, workers = Server(Limits(reflection=settings.reflection)), Server()
     board, fleet, pointers = Board(), Fleet(database), Pointers(database, store)
     watches = Watches(database, board, pointers, products.draining)
-    trainer = TrainerServicer(database, board, fleet, watches, datasets, settings.default_architecture)
+    continuing = Continuing(database, store, datasets)
+    trainer = TrainerServicer(database, board, fleet, watches, datasets, continuing, settings.default_architecture)
     limited = Limited(settings.model_memory_mib * MEBIBYTE)
     model = ModelServicer(
         database,

@@ -51,6 +51,8 @@ def check_trained(runs: Sequence[RunRecord]) -> None:
 def compared(run: RunRecord, history: Sequence[EpochMetrics], num_val_examples: int) -> ComparedTrainingRun:
     """A run as the comparison shows it."""
     message = run_message(run)
+    if run.continued and run.continued.earlier_manifests:
+        num_val_examples = 0  # some of them were left out; how many, only the worker knows
     accuracy = dict(run.metrics).get("val/accuracy")
     peaks = [one.value for epoch in history for one in epoch.metrics if one.name == "peak_memory_bytes"]
     row = ARCHITECTURES.get(run.recipe.architecture)

@@ -1,5 +1,7 @@
 """What the trainer asks of the dataset service, over its public contract, as any caller would."""
 
+from collections.abc import Sequence
+
 import grpc
 from grpc import aio
 
@@ -9,6 +11,7 @@ from handful.v1 import dataset_pb2, dataset_pb2_grpc
 from services.shared.interceptors import REQUEST_ID, request_id
 
 TIMEOUT_SECONDS = 5.0
+SHOWN_CLASSES = 10
 
 
 class Datasets:
@@ -42,6 +45,12 @@ class Datasets:
                 f"{name} has no version yet. Seal it with CreateDatasetVersion.", reason="NO_DATASET_VERSION"
             )
         return answer.dataset_versions[0]
+
+
+def some(labels: Sequence[str]) -> str:
+    """The first of a version's classes, for a message."""
+    more = f" and {len(labels) - SHOWN_CLASSES} more" if len(labels) > SHOWN_CLASSES else ""
+    return ", ".join(labels[:SHOWN_CLASSES]) + more
 
 
 def _metadata() -> tuple[tuple[str, str], ...]:

@@ -11,7 +11,7 @@ from services.shared.identifiers import new_id
 from services.shared.interceptors import request_id
 from services.shared.objects import ObjectStore
 from services.trainer import runs
-from services.trainer.datasets import Datasets
+from services.trainer.datasets import Datasets, some
 from services.trainer.records import ModelVersionRecord, NewRun, RunKey
 
 Files = dict[str, bytes]
@@ -77,16 +77,10 @@ def _check_classes(version: ModelVersionRecord, data: DatasetVersion) -> None:
     there = [one.label for one in data.classes]
     if not set(there) & set(version.labels):
         raise FailedPrecondition(
-            f"{data.name} has no class that {version.name} knows. It knows: {_some(version.labels)}. "
-            f"There are: {_some(there)}.",
+            f"{data.name} has no class that {version.name} knows. It knows: {some(version.labels)}. "
+            f"There are: {some(there)}.",
             reason="NO_COMMON_CLASS",
         )
-
-
-def _some(labels: "tuple[str, ...] | list[str]") -> str:
-    shown = 10
-    more = f" and {len(labels) - shown} more" if len(labels) > shown else ""
-    return ", ".join(labels[:shown]) + more
 
 
 def _named(files: Files) -> Files:

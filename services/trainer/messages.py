@@ -28,6 +28,8 @@ def run_message(run: RunRecord) -> trainer_pb2.TrainingRun:
         start_time=timestamp(run.start_time_us),
         finish_time=timestamp(run.finish_time_us),
         evaluated_model_version=f"{model}/versions/{run.evaluated_version}" if run.evaluated_version else "",
+        continued_training_run=RunKey(run.key.project, run.continued.run).name if run.continued else "",
+        continued_after_epoch=run.continued.epoch if run.continued else 0,
     )
 
 
@@ -39,6 +41,8 @@ def would_be(new: NewRun) -> trainer_pb2.TrainingRun:
         dataset_manifest_sha256=new.dataset_manifest_sha256,
         recipe=new.recipe,
         promote=new.promote,
+        continued_training_run=RunKey(new.key.project, new.continued.run).name if new.continued else "",
+        continued_after_epoch=new.continued.epoch if new.continued else 0,
     )
 
 
@@ -60,6 +64,7 @@ def claim_message(
         notices=notices,
         request_id=run.request_id,
         evaluated_manifest_sha256=run.evaluated_manifest_sha256 or "",
+        earlier_dataset_manifest_sha256s=run.continued.earlier_manifests if run.continued else (),
     )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from handful.v1.bundle_pb2 import Recipe
-from handful.v1.trainer_pb2 import Failure, Progress, TrainingRun
+from handful.v1.trainer_pb2 import Failure, Progress, TrainingRun, TrainingRunEvent
 from handful.v1.worker_pb2 import Checkpoint
 
 State = TrainingRun.State
@@ -25,6 +25,17 @@ class RunKey:
 
 
 @dataclass(frozen=True)
+class Continued:
+    """Where a run goes on from: another run, after which epoch; and the dataset manifests, other than its own, that the
+    weights have learnt from by then.
+    """
+
+    run: str
+    epoch: int
+    earlier_manifests: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class NewRun:
     """What is asked for."""
 
@@ -37,6 +48,10 @@ class NewRun:
     request_id: str
     # The version to measure, where nothing is to be trained.
     evaluated: "ModelVersionRecord | None" = None
+    # Where it goes on from another run: from which checkpoint, and the epochs that led there.
+    continued: Continued | None = None
+    checkpoint: Checkpoint | None = None
+    history: tuple[TrainingRunEvent, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,7 @@ class RunRecord:
     token: str | None
     worker_id: str | None
     checkpoint: Checkpoint | None
+    continued: Continued | None
     num_ahead: int = 0
 
 

@@ -13,7 +13,7 @@ from handful.v1.trainer_pb2 import Failure, Progress, StateChanged, TrainingRun,
 from handful.v1.worker_pb2 import Checkpoint
 from services.shared.database import clock, newest_first
 from services.trainer import events
-from services.trainer.records import WAITING, ModelVersionRecord, NewRun, RunKey, RunRecord
+from services.trainer.records import WAITING, Continued, ModelVersionRecord, NewRun, RunKey, RunRecord
 from services.trainer.tables import training_runs
 
 # Runs that an estimate looks back at, and what it is where none was like the new one.
@@ -36,8 +36,7 @@ async def add(connection: AsyncConnection, new: NewRun) -> RunRecord:
         "evaluated_version": new.evaluated.number if new.evaluated else None,
         "evaluated_manifest_sha256": new.evaluated.manifest_sha256 if new.evaluated else None,
         "state": TrainingRun.STATE_QUEUED,
-        "epoch": 0,
-        "metrics": [],
+        **_beginning(new),
         "estimated_seconds": await _estimate(connection, new.recipe),
         "latest_sequence": 0,
         "attempt": 0,
@@ -45,8 +44,32 @@ async def add(connection: AsyncConnection, new: NewRun) -> RunRecord:
         "committed_worker_sequence": 0,
     }
     await connection.execute(sa.insert(training_runs).values(row))
-    await events.append(connection, new.key, state_changed(TrainingRun.STATE_QUEUED, attempt=0))
+    await events.append(connection, new.key, state_changed(TrainingRun.STATE_QUEUED, attempt=0), *_copied(new))
     return await get(connection, new.key)
+
+
+def _beginning(new: NewRun) -> dict[str, Any]:
+    """Where a run begins: with nothing, or with the checkpoint of another and the epochs that led there."""
+    if new.continued is None or new.checkpoint is None:
+        return {"epoch": 0, "metrics": []}
+    metrics = new.history[-1].epoch_completed.metrics if new.history else ()
+    return {
+        "epoch": new.checkpoint.epoch,
+        "metrics": [(metric.name, metric.value) for metric in metrics],
+        "checkpoint_key": new.checkpoint.key,
+        "checkpoint_sha256": new.checkpoint.sha256,
+        "checkpoint_epoch": new.checkpoint.epoch,
+        "continued_run": new.continued.run,
+        "continued_epoch": new.continued.epoch,
+        "earlier_manifests": list(new.continued.earlier_manifests),
+    }
+
+
+def _copied(new: NewRun) -> list[TrainingRunEvent]:
+    """The epochs of the run that a new one goes on from, which happened when they did and in no attempt of it."""
+    return [
+        TrainingRunEvent(time=one.time, epoch=one.epoch, epoch_completed=one.epoch_completed) for one in new.history
+    ]
 
 
 async def _estimate(connection: AsyncConnection, recipe: Recipe) -> float:
@@ -151,6 +174,9 @@ def record(row: Any, num_ahead: int = 0) -> RunRecord:
     checkpoint = None
     if row.checkpoint_key is not None:
         checkpoint = Checkpoint(key=row.checkpoint_key, sha256=row.checkpoint_sha256, epoch=row.checkpoint_epoch)
+    continued = None
+    if row.continued_run is not None:
+        continued = Continued(row.continued_run, row.continued_epoch, tuple(row.earlier_manifests))
     return RunRecord(
         key=RunKey(row.project, row.run),
         model=row.model,
@@ -176,5 +202,6 @@ def record(row: Any, num_ahead: int = 0) -> RunRecord:
         token=row.token,
         worker_id=row.worker_id,
         checkpoint=checkpoint,
+        continued=continued,
         num_ahead=num_ahead,
     )

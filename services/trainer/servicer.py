@@ -1,7 +1,8 @@
 """TrainerService: decodes requests, asks runs and catalogues, encodes answers."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from typing import TypeVar
 
 from grpc import aio
 
@@ -15,6 +16,7 @@ from services.shared.identifiers import new_id
 from services.shared.interceptors import request_id
 from services.trainer import architectures, attempts, comparing, recipes, runs
 from services.trainer.board import Board
+from services.trainer.continuing import Continuing
 from services.trainer.datasets import Datasets
 from services.trainer.fleet import Fleet
 from services.trainer.messages import run_message, would_be
@@ -24,6 +26,8 @@ from services.trainer.tables import requests
 from services.trainer.watching import Watches
 
 Context = aio.ServicerContext[object, object]
+Asked = trainer_pb2.CreateTrainingRunRequest | trainer_pb2.ContinueTrainingRunRequest
+Answer = TypeVar("Answer", trainer_pb2.CreateTrainingRunResponse, trainer_pb2.ContinueTrainingRunResponse)
 
 
 class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
@@ -34,6 +38,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         fleet: Fleet,
         watches: Watches,
         datasets: Datasets,
+        continuing: Continuing,
         default_architecture: str,
     ) -> None:
         self._database = database
@@ -41,24 +46,39 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         self._board = board
         self._watches = watches
         self._datasets = datasets
+        self._continuing = continuing
         self._default_architecture = default_architecture
 
     async def CreateTrainingRun(
         self, request: trainer_pb2.CreateTrainingRunRequest, context: Context
     ) -> trainer_pb2.CreateTrainingRunResponse:
-        response = trainer_pb2.CreateTrainingRunResponse
         project = names.match(names.PROJECT, request.parent, "parent")["project"]
+        response = trainer_pb2.CreateTrainingRunResponse
+        return await self._queue(request, response, lambda: self._new_run(project, request))
+
+    async def ContinueTrainingRun(
+        self, request: trainer_pb2.ContinueTrainingRunRequest, context: Context
+    ) -> trainer_pb2.ContinueTrainingRunResponse:
+        async def new_run() -> NewRun:
+            new = await self._continuing.new_run(request)
+            await self._fleet.check(new.recipe)
+            return new
+
+        return await self._queue(request, trainer_pb2.ContinueTrainingRunResponse, new_run)
+
+    async def _queue(self, request: Asked, response: type[Answer], make: Callable[[], Awaitable[NewRun]]) -> Answer:
+        """The answer to a request for a run, which `make` checks; the same one again where it was asked for before."""
         if request.validate_only:
-            return response(training_run=would_be(await self._new_run(project, request)))
+            return response(training_run=would_be(await make()))
         async with self._database.read() as connection:
             known = await kept(connection, requests, request, response)
         if known is not None:  # before anything is checked that may have changed since
             return known
-        new = await self._new_run(project, request)
+        new = await make()
         async with self._database.write() as connection:
 
-            async def create() -> trainer_pb2.CreateTrainingRunResponse:
-                return trainer_pb2.CreateTrainingRunResponse(training_run=run_message(await runs.add(connection, new)))
+            async def create() -> Answer:
+                return response(training_run=run_message(await runs.add(connection, new)))
 
             answer = await once(connection, requests, request, response, create)
         self._board.queued()

@@ -48,6 +48,10 @@ training_runs = sa.Table(
     sa.Column("checkpoint_key", text(512)),
     sa.Column("checkpoint_sha256", text(64)),
     sa.Column("checkpoint_epoch", sa.Integer),
+    # The run that it goes on from, after which epoch, and what other data the weights have learnt from.
+    sa.Column("continued_run", text(36)),
+    sa.Column("continued_epoch", sa.Integer),
+    sa.Column("earlier_manifests", sa.JSON),
     sa.Index("ix_training_runs_state", "state", "create_time_us"),
     sa.Index("ix_training_runs_created", "project", "create_time_us"),
 )

@@ -102,7 +102,8 @@ def _problems(model: ModelManifest) -> Iterator[str]:
         yield "it needs two classes at least, each with a name of its own"
     if not all(map(names.is_label, model.labels)):
         yield "the name of a class is empty, too long, or has characters that names have not"
-    if len(model.examples) != len(model.labels) or not _SHA256.fullmatch(model.dataset_manifest_sha256):
+    learnt_from = (model.dataset_manifest_sha256, *model.earlier_dataset_manifest_sha256s)
+    if len(model.examples) != len(model.labels) or not all(map(_SHA256.fullmatch, learnt_from)):
         yield "it does not say what it was trained on"
     if not _NEEDED <= set(paths) <= set(MAX_BYTES) or len(set(paths)) < len(paths):
         yield "its files are not those of a model"

@@ -1,6 +1,8 @@
-"""Removes checkpoints that are of no use any more. One that cannot be removed is litter, and no reason to fail."""
+"""Where checkpoints lie, and removing those that are of no use any more. Of a run that is over the last one stays, for
+whoever goes on from it. One that cannot be removed is litter, and no reason to fail.
+"""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import structlog
 
@@ -24,10 +26,15 @@ def remove(store: ObjectStore, keys: Iterable[str]) -> None:
             log.warning("checkpoint not removed", key=one, problem=str(problem))
 
 
-def remove_all(store: ObjectStore, claim: Claim) -> None:
-    """Removes those of every attempt at a run that is over for good."""
+def is_own(claim: Claim) -> bool:
+    """Whether the claim's checkpoint is of the run itself, and not of one that it goes on from."""
+    return claim.checkpoint.key.startswith(f"{_folder(claim)}/")
+
+
+def remove_others(store: ObjectStore, claim: Claim, kept: Collection[str]) -> None:
+    """Removes those of every attempt at a run that is over, but for some."""
     try:
-        remove(store, [one for one in store.keys(f"{_folder(claim)}/") if "/checkpoints/" in one])
+        remove(store, [one for one in store.keys(f"{_folder(claim)}/") if "/checkpoints/" in one and one not in kept])
     except StoreUnavailable as problem:
         log.warning("checkpoints not removed", training_run=claim.training_run, problem=str(problem))
 

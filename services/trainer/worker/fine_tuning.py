@@ -3,14 +3,13 @@
 What `baseline` lacks is neutral in its recipe: 0, or not set.
 """
 
-import hashlib
-import io
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import structlog
 import torch
 
 from handful.bundle.heads import Floats
@@ -22,22 +21,14 @@ from services.trainer.worker import augmentations, backbones, initial_head, mixi
 from services.trainer.worker.early_stopping import EarlyStopping
 from services.trainer.worker.evaluation import scores
 from services.trainer.worker.examples import Example, Examples, targets
+from services.trainer.worker.memory import OutOfMemory, batch_that_fits, is_out_of_memory
 from services.trainer.worker.networks import Network
 from services.trainer.worker.optimisation import Optimiser
 from services.trainer.worker.publishing import NUM_GOLDEN
-from services.trainer.worker.weights import load_checkpoint
-from services.trainer.worker.work import Trained, Work, peak_memory_bytes
+from services.trainer.worker.training_state import Training, resume, save
+from services.trainer.worker.work import Diverged, Trained, Work, peak_memory_bytes
 
-
-@dataclass
-class Training:
-    """Everything that changes from step to step; a checkpoint holds it, with torch's random state, the only one that is
-    drawn from.
-    """
-
-    network: Network
-    optimiser: Optimiser
-    stopping: EarlyStopping
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ def train(work: Work, examples: Examples) -> Trained:
     num_steps = recipe.num_epochs * math.ceil(len(data.order) / recipe.batch_size)
     stopping = EarlyStopping(recipe.early_stopping_epochs)
     training = Training(network, Optimiser(recipe, network, num_steps), stopping)
-    last = _resume(work, training)
+    last = resume(work, training, examples.labels)
     if not last and recipe.initial_head == bundle_pb2.INITIAL_HEAD_FAST:
         network.take(initial_head.fit(work, network, data.train, data.labels.numpy(), num_classes))
     constant = None if network.changes else network.features_to_measure(data.val)
@@ -73,7 +64,7 @@ def train(work: Work, examples: Examples) -> Trained:
     while last < recipe.num_epochs and not stopping.is_over(last):
         last += 1
         started = time.perf_counter()
-        metrics = _epoch(work, training, data, last, num_classes)
+        metrics = _epoch_in_memory(work, training, data, last, num_classes)
         val_probabilities = _val_probabilities(network, constant, data.val)
         metrics |= scores(targets(examples.val), val_probabilities)
         seconds = time.perf_counter() - started
@@ -89,7 +80,7 @@ def train(work: Work, examples: Examples) -> Trained:
             },
         )
         stopping.look(last, metrics.get("val/loss"), network)
-        _save(work, training, last)
+        save(work, training, examples.labels, last)
     if stopping.patience:
         _say_which_epoch(work, stopping, last)
         stopping.restore(network)
@@ -97,8 +88,34 @@ def train(work: Work, examples: Examples) -> Trained:
     return _trained_model(work, examples, network, preprocessing, data, val_probabilities)
 
 
+def _epoch_in_memory(work: Work, training: Training, data: Data, epoch: int, num_classes: int) -> dict[str, float]:
+    """An epoch; OutOfMemory with a batch size that fits, where this one does not. It is found only once the exception,
+    whose frames hold what did not fit, is gone.
+    """
+    try:
+        return _epoch(work, training, data, epoch, num_classes)
+    except Exception as problem:
+        if not is_out_of_memory(problem):
+            raise
+        log.warning("out of memory", batch_size=work.recipe.batch_size, problem=str(problem))
+    asked = min(work.recipe.batch_size, len(data.order))
+    fitting = batch_that_fits(asked, lambda size: _try_step(work, training.network, data, size))
+    tried = f"A step with batch_size={fitting} was tried and fits." if fitting else "Not even one example fits."
+    raise OutOfMemory(f"The memory of the worker does not suffice for batches of {asked}. {tried}")
+
+
+def _try_step(work: Work, network: Network, data: Data, batch_size: int) -> None:
+    """As much of a step as takes memory."""
+    work.progress("fitting")
+    batch = data.order[:batch_size]
+    view = augmentations.build(work.recipe, data.train.shape[-1])
+    images = network.images(augmentations.views(view, data.train[batch]))
+    loss = torch.nn.functional.cross_entropy(network.logits_to_train(images), data.labels[batch].to(network.device))
+    loss.backward()  # type: ignore[no-untyped-call]
+
+
 def _epoch(work: Work, training: Training, data: Data, epoch: int, num_classes: int) -> dict[str, float]:
-    """Goes through the training examples once; the figures of what it saw on the way."""
+    """Goes through the training examples once; the figures of what it saw on the way. Diverged."""
     recipe, network = work.recipe, training.network
     view = augmentations.build(recipe, data.train.shape[-1])
     mix = mixing.build(recipe, num_classes)
@@ -118,11 +135,15 @@ def _epoch(work: Work, training: Training, data: Data, epoch: int, num_classes: 
                 logits, target, class_weights, label_smoothing=recipe.label_smoothing
             )
         training.optimiser.step(loss, number)
+        if not math.isfinite(loss.item()):
+            raise Diverged.in_epoch(epoch)
         total_loss += loss.item() * len(batch)
         right += int((logits.argmax(dim=1) == wanted).sum())
         seen += len(batch)
         total = recipe.num_epochs * len(data.order)
         work.progress("fitting", (epoch - 1) * len(data.order) + seen, total)
+    if not network.is_finite():  # the last step may have been one too far
+        raise Diverged.in_epoch(epoch)
     return {"train/loss": total_loss / seen, "train/accuracy": right / seen}
 
 
@@ -209,36 +230,6 @@ def _say_which_epoch(work: Work, stopping: EarlyStopping, last: int) -> None:
             "chosen by them, its val figures are a little too good."
         )
     work.notice("EARLY_STOPPING", message)
-
-
-def _save(work: Work, training: Training, epoch: int) -> None:
-    state = {
-        "epoch": epoch,
-        **training.network.state_dict(),
-        "optimizer": training.optimiser.state_dict(),
-        "stopping": training.stopping.state_dict(),
-        "random": torch.get_rng_state(),
-        "accelerator_random": torch.cuda.get_rng_state_all(),
-    }
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    data = buffer.getvalue()
-    work.checkpoint(epoch, data, hashlib.sha256(data).hexdigest())
-
-
-def _resume(work: Work, training: Training) -> int:
-    """The epoch that the checkpoint of the claim ends with, its state restored; 0 without one."""
-    if not work.claim.HasField("checkpoint"):
-        return 0
-    checkpoint = work.claim.checkpoint
-    state = load_checkpoint(work.store.get(checkpoint.key, checkpoint.sha256))
-    training.network.load_state_dict(state)
-    training.optimiser.load_state_dict(state["optimizer"])
-    training.stopping.load_state_dict(state["stopping"])
-    torch.set_rng_state(state["random"])
-    if len(state["accelerator_random"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["accelerator_random"])
-    return int(state["epoch"])
 
 
 def _peak_memory_bytes(device: torch.device) -> int:

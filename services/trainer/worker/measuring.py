@@ -5,17 +5,17 @@ What the model was trained on is left out, and so are classes it does not know; 
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 
 from handful.bundle import manifest
 from handful.bundle.heads import LinearHead
-from handful.v1.bundle_pb2 import SPLIT_TRAIN, BundleFile, DatasetManifest, Evaluation, ModelManifest
-from services.shared.objects import ObjectMissing, ObjectStore, get_first
+from handful.v1.bundle_pb2 import BundleFile, Evaluation, ModelManifest
+from services.shared.objects import get_first
 from services.trainer.worker import plots
 from services.trainer.worker.evaluation import evaluate
 from services.trainer.worker.examples import Example, Examples, targets
 from services.trainer.worker.features import Features, gather
+from services.trainer.worker.unseen import unseen
 from services.trainer.worker.work import NoExamples, Work
 
 
@@ -23,7 +23,8 @@ def measure(work: Work) -> str:
     """Stores the evaluation; its SHA-256. NoExamples where nothing is left to measure on."""
     model = _model(work)
     examples = Examples.load(work.store, work.project, work.claim.dataset_manifest_sha256)
-    wanted = _unseen(work, model, _known(work, model, examples))
+    learnt_from = (model.dataset_manifest_sha256, *model.earlier_dataset_manifest_sha256s)
+    wanted = unseen(work, _known(work, model, examples), learnt_from)
     if not wanted:
         raise NoExamples(
             "No example is left: the model was trained on them, or does not know their classes. "
@@ -60,30 +61,6 @@ def _known(work: Work, model: ModelManifest, examples: Examples) -> list[Example
         work.notice("UNKNOWN_CLASSES", message)
     labels = [examples.labels[one.label] for one in every]
     return [replace(one, label=index[label]) for one, label in zip(every, labels, strict=True) if label in index]
-
-
-def _unseen(work: Work, model: ModelManifest, examples: Sequence[Example]) -> list[Example]:
-    seen = _trained_on(work.store, work.project, model.dataset_manifest_sha256)
-    if seen is None:
-        message = "It is not known here what the model was trained on; some of these examples may have been among it."
-        work.notice("TRAINING_DATA_UNKNOWN", message)
-        return list(examples)
-    unseen = [one for one in examples if one.content_sha256 not in seen]
-    if len(unseen) < len(examples):
-        message = f"{len(examples) - len(unseen)} examples were left out, because the model was trained on them."
-        work.notice("SEEN_IN_TRAINING", message)
-    return unseen
-
-
-def _trained_on(store: ObjectStore, project: str, digest: str) -> set[str] | None:
-    """The contents that a model learnt from; None where its dataset manifest is not in this store."""
-    try:
-        data = store.get(manifest.dataset_manifest_key(project, digest), digest)
-    except ObjectMissing:
-        return None
-    sealed = manifest.from_bytes(DatasetManifest, data)
-    groups = {one.group for one in sealed.examples if one.split == SPLIT_TRAIN}
-    return {one.content_sha256 for one in sealed.examples if one.group in groups}
 
 
 def _publish(work: Work, model: ModelManifest, evaluation: Evaluation) -> str:

@@ -97,6 +97,12 @@ class Network:
         return probabilities
 
     @torch.no_grad()
+    def is_finite(self) -> bool:
+        """Whether everything that training changes consists of numbers."""
+        state = self.state_dict()
+        return all(bool(torch.isfinite(one).all()) for part in ("head", "body") for one in state[part].values())
+
+    @torch.no_grad()
     def take(self, head: LinearHead) -> None:
         """Goes on from a head that was fitted on centred features."""
         self.head.weight.copy_(torch.from_numpy(head.weight))
@@ -110,8 +116,13 @@ class Network:
         return {"head": self.head.state_dict(), "body": body, **center}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up what `state_dict` gave; of a body that had not been changed there is nothing. RuntimeError, or
+        ValueError, where it is of another network.
+        """
         self.head.load_state_dict(state["head"])
-        if self.changes:
+        if state["body"]:
+            if not self.changes:
+                raise ValueError("it has a body that was changed, and this one stays as it is")
             self.body.load_state_dict(state["body"])
         if "center" in state:
             self.center = state["center"].to(self.device)

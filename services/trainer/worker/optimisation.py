@@ -60,11 +60,24 @@ class Optimiser:
     def state_dict(self) -> dict[str, Any]:
         return {**self._optimizer.state_dict(), "scaler": self._scaler.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        scaler = state.pop("scaler", {})
-        self._optimizer.load_state_dict(state)
-        if scaler:
-            self._scaler.load_state_dict(scaler)
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Takes up the past of steps that were taken before, and no step sizes and the like: those are the recipe's.
+        False where it cannot: by another rule, or of other weights.
+        """
+        own = self._optimizer.state_dict()
+        if _kind(own) != _kind(state):
+            return False
+        self._optimizer.load_state_dict({"state": state["state"], "param_groups": state["param_groups"]})
+        for group, mine in zip(self._optimizer.param_groups, own["param_groups"], strict=True):
+            group.update({name: value for name, value in mine.items() if name != "params"})
+        if state.get("scaler"):
+            self._scaler.load_state_dict(state["scaler"])
+        return True
+
+
+def _kind(state: dict[str, Any]) -> list[tuple[int, bool]]:
+    """Which weights it is of, and of which rule: SGD has no betas, and Adam and AdamW keep the same."""
+    return [(len(group["params"]), "betas" in group) for group in state["param_groups"]]
 
 
 def scheduled(recipe: Recipe, number: int, num_steps: int) -> float:

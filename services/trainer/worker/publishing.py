@@ -93,6 +93,7 @@ def _describe(work: Work, trained: Trained, files: dict[str, bytes], parity: Par
         head=trained.described,
         recipe=work.recipe,
         dataset_manifest_sha256=work.claim.dataset_manifest_sha256,
+        earlier_dataset_manifest_sha256s=work.claim.earlier_dataset_manifest_sha256s,
         files=[
             BundleFile(path=path, sha256=manifest.sha256(content), size_bytes=len(content))
             for path, content in sorted(files.items())

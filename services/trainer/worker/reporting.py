@@ -63,6 +63,7 @@ class Reporter:
         self._pending: deque[WorkerEvent | Checkpoint] = deque()
         self._committed: deque[str] = deque()
         self._useless: list[str] = []
+        self._unheard: list[str] = []
         self._sequence = 0
         self._progress: Progress | None = None
         self._cancelled = False
@@ -97,6 +98,13 @@ class Reporter:
             useless, self._useless = self._useless, []
         return useless
 
+    @property
+    def last_checkpoints(self) -> list[str]:
+        """The key of the one that was committed last, in whichever attempt; and, once closed, of one that may have been
+        committed without our having heard of it.
+        """
+        return [*([self._committed[-1]] if self._committed else [self._claim.checkpoint.key]), *self._unheard]
+
     def progress(self, progress: Progress) -> None:
         """How far the work is; only the latest is sent, a few times a second."""
         with self._changed:
@@ -121,6 +129,7 @@ class Reporter:
         """
         with self._changed:
             if not commit:
+                self._unheard = [one.key for one in list(self._pending)[:1] if isinstance(one, Checkpoint)]
                 self._pending = deque(one for one in self._pending if not isinstance(one, Checkpoint))
             self._closing = True
             self._changed.notify_all()

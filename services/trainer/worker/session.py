@@ -1,6 +1,7 @@
 """One claimed run from start to finish: trains, publishes, and says how it ended, whatever happens."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
@@ -18,12 +19,14 @@ from services.trainer.presets import BASELINE, FAST, FINE_TUNE
 from services.trainer.worker import checkpoints, linear_probe, measuring
 from services.trainer.worker.evaluation import evaluate
 from services.trainer.worker.examples import Examples, targets
+from services.trainer.worker.memory import OutOfMemory, is_out_of_memory
 from services.trainer.worker.parts import NoTorch, need_torch
 from services.trainer.worker.pretrained import WeightsUnavailable
 from services.trainer.worker.publishing import ParityFailed, publish
 from services.trainer.worker.reporting import LeaseLost, RunCancelled
 from services.trainer.worker.starting_point import settle
-from services.trainer.worker.work import Diverged, GraphDisagrees, NoExamples, Trained, Work
+from services.trainer.worker.unseen import unseen
+from services.trainer.worker.work import Diverged, GraphDisagrees, NoExamples, Trained, WeightsMismatch, Work
 
 log = structlog.get_logger()
 
@@ -38,17 +41,26 @@ def run(work: Work) -> None:
         finally:
             work.children.end()
         try:
-            reporter.close(commit=finish.HasField("succeeded"))
+            reporter.close(commit=_keeps_checkpoint(finish))
             reporter.finish(finish)
         except HandfulError as refused:
-            finish = FinishTrainingRunRequest(failed=_failure(refused))
+            if not finish.HasField("failed"):  # else it failed for a better reason
+                finish = FinishTrainingRunRequest(failed=_failure(refused))
             reporter.finish(finish)
         log.info("run ended", outcome=finish.WhichOneof("outcome"))
-        checkpoints.remove_all(work.store, claim)
+        checkpoints.remove_others(work.store, claim, reporter.last_checkpoints)
     except HandfulError:
         log.exception("the run's end was refused; its lease will end", training_run=claim.training_run)
     except LeaseLost:
         log.warning("run lost", training_run=claim.training_run)
+
+
+def _keeps_checkpoint(finish: FinishTrainingRunRequest) -> bool:
+    """Whether the end of a run waits until its last checkpoint counts: whoever cancels does not wait for a store, and a
+    store that failed is not waited for.
+    """
+    away = (Failure.REASON_STORE_UNAVAILABLE, Failure.REASON_DISK_FULL)
+    return finish.HasField("succeeded") or (finish.HasField("failed") and finish.failed.reason not in away)
 
 
 def _outcome(work: Work) -> FinishTrainingRunRequest:
@@ -63,13 +75,14 @@ def _outcome(work: Work) -> FinishTrainingRunRequest:
     except RunCancelled:
         return FinishTrainingRunRequest(cancelled=FinishTrainingRunRequest.Cancelled())
     except Exception as problem:
-        failure = _failure(problem, work.claim.recipe.batch_size)
+        failure = _failure(problem)
         log.exception("run failed", reason=Failure.Reason.Name(failure.reason))
         return FinishTrainingRunRequest(failed=failure)
 
 
 def _train(work: Work) -> str:
     examples = Examples.load(work.store, work.project, work.claim.dataset_manifest_sha256)
+    examples = replace(examples, val=unseen(work, examples.val, work.claim.earlier_dataset_manifest_sha256s))
     settle(work)
     trained = trainer(work.recipe.preset)(work, examples)
     work.progress("publishing")
@@ -92,17 +105,15 @@ def trainer(preset: str) -> Callable[[Work, Examples], Trained]:
     raise ValueError(f"unknown preset {preset}")
 
 
-def _failure(problem: Exception, batch_size: int = 0) -> Failure:
-    """What the user is told: messages that were written for them as they are, anything else in our words. The batch
-    size is the recipe's, 0 where it has none.
-    """
+def _failure(problem: Exception) -> Failure:
+    """What the user is told: messages that were written for them as they are, anything else in our words."""
     if type(problem) in _TOLD:
         return Failure(reason=_TOLD[type(problem)], message=str(problem))
+    if is_out_of_memory(problem):
+        message = "The memory of the worker does not suffice. Try a smaller architecture."
+        return Failure(reason=Failure.REASON_OUT_OF_MEMORY, message=message)
     for kinds, reason, message in _OURS:
-        if isinstance(problem, kinds) or (type(problem).__name__ in _OUT_OF_MEMORY and MemoryError in kinds):
-            if reason == Failure.REASON_OUT_OF_MEMORY:
-                smaller = f"batch_size={batch_size // 2}" if batch_size > 1 else "a smaller architecture"
-                return Failure(reason=reason, message=f"{message} Try {smaller}.")
+        if isinstance(problem, kinds):
             return Failure(reason=reason, message=message)
     message = "Something went wrong on our side; the worker's log says what."
     return Failure(reason=Failure.REASON_INTERNAL, message=message)
@@ -110,13 +121,13 @@ def _failure(problem: Exception, batch_size: int = 0) -> Failure:
 
 _TOLD: dict[type[Exception], "Failure.Reason.ValueType"] = {
     WeightsUnavailable: Failure.REASON_WEIGHTS_UNAVAILABLE,
+    WeightsMismatch: Failure.REASON_WEIGHTS_MISMATCH,
+    OutOfMemory: Failure.REASON_OUT_OF_MEMORY,
     Diverged: Failure.REASON_DIVERGED,
     NoTorch: Failure.REASON_NO_TORCH,
     NoExamples: Failure.REASON_NO_EXAMPLES,
     ParityFailed: Failure.REASON_PARITY,
 }
-# Torch's own class, which cannot be imported where torch is not.
-_OUT_OF_MEMORY = {"OutOfMemoryError"}
 _OURS: tuple[tuple[tuple[type[Exception], ...], "Failure.Reason.ValueType", str], ...] = (
     (
         (GraphDisagrees,),
@@ -142,10 +153,5 @@ _OURS: tuple[tuple[tuple[type[Exception], ...], "Failure.Reason.ValueType", str]
         (StoreUnavailable,),
         Failure.REASON_STORE_UNAVAILABLE,
         "The object store cannot be reached. Start the run again later.",
-    ),
-    (
-        (MemoryError,),
-        Failure.REASON_OUT_OF_MEMORY,
-        "The memory of the worker does not suffice.",
     ),
 )

@@ -33,6 +33,14 @@ Result = TypeVar("Result")
 class Diverged(Exception):
     """The loss stopped being a number."""
 
+    @classmethod
+    def in_epoch(cls, epoch: int) -> "Diverged":
+        return cls(f"The loss stopped being a number in epoch {epoch}. Try a smaller learning_rate.")
+
+
+class WeightsMismatch(Exception):
+    """Weights or a checkpoint are not those of the run's network; the message says what to do."""
+
 
 class NoExamples(Exception):
     """There is nothing to measure on; the message says why."""
@@ -72,7 +80,7 @@ class Work:
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """An epoch ended. Diverged where a figure is not finite."""
         if not all(np.isfinite(value) for value in metrics.values()):
-            raise Diverged(f"The loss stopped being a number in epoch {epoch}. Try a smaller learning_rate.")
+            raise Diverged.in_epoch(epoch)
         messages = [Metric(name=name, value=float(value)) for name, value in metrics.items()]
         self.history.append(EpochMetrics(epoch=epoch, metrics=messages))
         self.reporter.event(TrainingRunEvent(epoch=epoch, epoch_completed=EpochCompleted(metrics=messages)))

@@ -1,0 +1,46 @@
+"""Files on their way into a dataset: one stream, a verdict for each."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+
+import grpc
+
+from handful.errors import from_rpc_error
+from handful.folders import LabelledFile
+from handful.v1.dataset_pb2 import UploadExamplesRequest, UploadExamplesResponse
+from handful.v1.dataset_pb2_grpc import DatasetServiceStub
+
+CHUNK_BYTES = 256 * 1024
+
+
+def upload(stub: DatasetServiceStub, dataset: str, files: Iterable[LabelledFile]) -> Iterator[UploadExamplesResponse]:
+    """Sends files; yields the verdicts in order. OSError where a file cannot be read, after those before it."""
+    unreadable: list[OSError] = []
+    try:
+        yield from stub.UploadExamples(_steps(dataset, files, unreadable))
+    except grpc.RpcError as problem:
+        raise from_rpc_error(problem) from None
+    if unreadable:
+        raise unreadable[0]
+
+
+def _steps(dataset: str, files: Iterable[LabelledFile], unreadable: list[OSError]) -> Iterator[UploadExamplesRequest]:
+    yield UploadExamplesRequest(open=UploadExamplesRequest.Open(dataset=dataset))
+    for file in files:
+        try:
+            data = file.path.read_bytes()
+        except OSError as problem:  # gRPC would end the stream with words that do not name the file
+            unreadable.append(problem)
+            return
+        yield UploadExamplesRequest(
+            begin=UploadExamplesRequest.Begin(
+                client_ref=str(file.path)[-256:],
+                label=file.label,
+                filename=file.path.name[-256:],
+                split=file.split,
+                upload_sha256=hashlib.sha256(data).hexdigest(),
+            )
+        )
+        for start in range(0, len(data), CHUNK_BYTES):
+            yield UploadExamplesRequest(chunk=UploadExamplesRequest.Chunk(data=data[start : start + CHUNK_BYTES]))
+        yield UploadExamplesRequest(commit=UploadExamplesRequest.Commit())
