@@ -90,18 +90,19 @@ def recipe(**fields: Any) -> Recipe:
 
 def train(store: FilesystemStore, examples: Examples, recipe: Recipe, last_epoch: int) -> Attempt:
     """The first attempt, until the checkpoint of an epoch lies in the store; then its worker is gone."""
-    return _attempt(store, examples, Claim(attempt=1, recipe=recipe), last_epoch)
+    return attempt(store, examples, Claim(attempt=1, recipe=recipe), last_epoch)
 
 
 def resume(store: FilesystemStore, examples: Examples, first: Attempt, after_epoch: int) -> Attempt:
     """The second attempt, from a checkpoint of the first."""
     claim = Claim(attempt=2, recipe=first.recipe, history=first.history[:after_epoch])
     claim.checkpoint.CopyFrom(first.checkpoints[after_epoch - 1])
-    return _attempt(store, examples, claim, first.recipe.num_epochs)
+    return attempt(store, examples, claim, first.recipe.num_epochs)
 
 
-def _attempt(store: FilesystemStore, examples: Examples, claim: Claim, last_epoch: int) -> Attempt:
-    claim.training_run = "projects/default/trainingRuns/r1"
+def attempt(store: FilesystemStore, examples: Examples, claim: Claim, last_epoch: int, run: str = "r1") -> Attempt:
+    """What a worker leaves behind that is gone once the checkpoint of an epoch lies in the store."""
+    claim.training_run = f"projects/default/trainingRuns/{run}"
     recorder = Recorder(last_epoch)
     work = Work(claim, store, PretrainedWeights(store), cast("Reporter", recorder), threads=1, cache=store)
     with pytest.raises(RunCancelled):

@@ -66,6 +66,8 @@ def train(work: Work, examples: Examples) -> Trained:
         started = time.perf_counter()
         metrics = _epoch_in_memory(work, training, data, last, num_classes)
         val_probabilities = _val_probabilities(network, constant, data.val)
+        if not np.isfinite(val_probabilities).all():
+            raise Diverged.in_epoch(last)
         metrics |= scores(targets(examples.val), val_probabilities)
         seconds = time.perf_counter() - started
         work.epoch(
