@@ -87,6 +87,19 @@ def test_five_minutes(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     assert answered.returncode == 1
 
 
+def test_a_run_is_gone_on_from(cli: Cli, pictures: Path) -> None:
+    """One more epoch, with smaller steps, from where a run ended, is another version; `fast` says why it has none."""
+    cli("push", pictures, "--dataset", "tulips")
+    quick = ("preset=baseline", "num_epochs=1", "target_size=0", "--model", "further")
+    assert cli("train", "tulips", *quick).returncode == 0
+    more = cli("continue", "further", "learning_rate=1e-5", "--epochs", 1)
+    assert "preset baseline on efficientnet_lite0: epochs 2 to 2" in more.stdout, more.stderr
+    assert "goes on after epoch 1 of an earlier run" in more.stdout
+    assert "further/versions/2" in more.stdout
+    assert cli("train", "tulips", "--model", "seconds").returncode == 0
+    assert "name: preset fast has no checkpoints" in cli("continue", "seconds", "--epochs", 1).stderr
+
+
 def test_runs_are_compared(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     """A model's runs stand in a table with what differs, in JSON, and on a page with drawings and no link outside."""
     cli("push", pictures, "--dataset", "tulips")
@@ -117,6 +130,7 @@ def test_runs_are_compared(cli: Cli, pictures: Path, tmp_path: Path) -> None:
         (("train", "tulips", "weights=maybe"), "recipe.weights: must be one of PRETRAINED, RANDOM, AUTO, not maybe"),
         (("predict", "no-such-model", __file__), "There is no model no-such-model in projects/default. Models there: "),
         (("push", "/no/such/folder"), "/no/such/folder is not a folder."),
+        (("continue", "nobody", "--epochs", 1), "There is no run nobody."),
         (("compare", "nobody"), "There is no training run or model nobody with one."),
         (("watch", "nobody"), "There is no run nobody."),
     ],

@@ -141,7 +141,7 @@ async def test_newer_data_of_the_same_classes_may_be_taken(
     assert list(hold.claim.earlier_dataset_manifest_sha256s) == [second.dataset_manifest_sha256]
 
 
-FIXED = {
+FIXED: dict[str, tuple[dict[str, object], str, str]] = {
     "another architecture": ({"architecture": "resnet18"}, "recipe.architecture", "is efficientnet_lite0"),
     "another preset": ({"preset": "baseline"}, "recipe.preset", "is fine_tune"),
     "another start": ({"weights": "RANDOM"}, "recipe.weights", "is PRETRAINED"),
