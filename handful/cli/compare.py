@@ -24,12 +24,17 @@ COLUMNS = ("run", "model", "data", "state", "val/accuracy", "95 % interval", "of
 def run(given: argparse.Namespace) -> int:
     with Client.from_env() as client:
         compared = client.compare(_runs(client, given.runs))
-    if given.json:
+    report(compared, given.html, as_json=given.json)
+    return 0
+
+
+def report(compared: CompareTrainingRunsResponse, html: Path | None, *, as_json: bool) -> None:
+    """The table, or all of it as JSON; and the page, where a file for it is given."""
+    if as_json:
         print(json.dumps(json_format.MessageToDict(compared, preserving_proto_field_name=True)))
     else:
         show(compared)
-    write(compared, given.html, quiet=given.json)
-    return 0
+    write(compared, html, quiet=as_json)
 
 
 def show(compared: CompareTrainingRunsResponse) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 
-from handful.cli import architectures, commands, compare, continuing, demo, doctor, exchange, weights
+from handful.cli import architectures, commands, compare, continuing, demo, doctor, exchange, sweep, weights
 from handful.cli.stack import MissingParts
 from handful.errors import HandfulError, InvalidArgument, Unavailable
 
@@ -155,6 +155,17 @@ def _add_comparing(add: Add) -> None:
     )
     compared.add_argument("--json", action="store_true", help="print all of it as one JSON object")
     compared.add_argument("--html", type=Path, metavar="FILE", help="write a page with curves that needs nothing else")
+
+    swept = add("sweep", "train every combination of recipe fields, and report on all of them", sweep.run)
+    swept.add_argument(
+        "fields",
+        nargs="+",
+        metavar="DATASET | FIELD=VALUE,VALUE... | +",
+        help="datasets, each sealed once; fields with all their values; + begins another grid of fields",
+    )
+    swept.add_argument("--model", default="", help="id of the model that gets the versions (default: DATASET-sweep)")
+    swept.add_argument("--json", action="store_true", help="print the comparison as one JSON object, and nothing else")
+    swept.add_argument("--html", type=Path, metavar="FILE", help="where the page goes (default: DATASET-sweep.html)")
 
 
 def _add_models(add: Add) -> None:

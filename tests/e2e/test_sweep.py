@@ -1,0 +1,60 @@
+"""`handful sweep`, as people meet it: one command trains a grid, goes on where it was stopped, and reports."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from handful import Client
+from handful.cli.stack import Stack
+from tests.e2e.test_cli import Cli, cli, pictures
+
+__all__ = ["cli", "pictures"]
+
+
+@pytest.fixture
+def meadow(cli: Cli, pictures: Path) -> str:
+    """A dataset."""
+    assert cli("push", pictures, "--dataset", "meadow").returncode == 0
+    return "meadow"
+
+
+def names(stack: Stack) -> set[str]:
+    with Client(stack.addresses) as client:
+        return {run.name for run in client.runs()}
+
+
+def test_a_grid_is_trained_once_and_reported(stack: Stack, cli: Cli, meadow: str, tmp_path: Path) -> None:
+    """Every combination is a run of one model, in a table and on a page; said again, nothing is trained again."""
+    page = tmp_path / "page.html"
+    words = (meadow, "regularization_c=0.5,2", "+", "preset=baseline", "num_epochs=1", "target_size=0")
+    before = names(stack)
+    swept = cli("sweep", *words, "--html", page)
+    assert swept.returncode == 0, swept.stderr
+    assert swept.stdout.startswith("3 runs on projects/default/datasets/meadow/versions/1\n")
+    assert re.search(r"1 of 3: regularization_c=0.5: succeeded  val/loss \d\.\d+  val/accuracy 1.0000\n", swept.stdout)
+    assert "3 of 3: preset=baseline num_epochs=1 target_size=0: succeeded" in swept.stdout
+    assert re.search(r"95 % interval .* preset +.* regularization_c", swept.stdout)
+    assert page.read_text().count("<tr>") == 4
+    made = names(stack) - before
+    assert len(made) == 3
+
+    again = cli("sweep", *words, "seed=0", "--json", "--html", page)  # which is what it is anyway
+    assert {one["training_run"]["name"] for one in json.loads(again.stdout)["training_runs"]} == made
+    assert names(stack) - before == made
+
+
+def test_a_grid_that_makes_no_sense_trains_nothing(stack: Stack, cli: Cli, meadow: str) -> None:
+    """Every field that is wrong is named with the combinations that it is wrong in, before anything is queued."""
+    before = names(stack)
+    words = ("preset=fast,baseline", "learning_rate=0.1,7", "colour=red")
+    refused = cli("sweep", meadow, *words)
+    assert refused.returncode == 2
+    assert "recipe.colour (preset=fast learning_rate=0.1 colour=red, and 3 more): there is no such" in refused.stderr
+    refused = cli("sweep", meadow, *words[:2])
+    assert "recipe.learning_rate (preset=fast learning_rate=0.1, and 1 more): preset fast has no" in refused.stderr
+    assert "recipe.learning_rate (preset=baseline learning_rate=7): must be between 1e-08 and 1" in refused.stderr
+    assert names(stack) == before
+    assert "no dataset projects/default/datasets/nothing" in cli("sweep", "nothing", "seed=1").stderr
+    assert "--model: each dataset has a model of its own" in cli("sweep", meadow, "b", "--model", "m").stderr
