@@ -23,7 +23,8 @@ CURVE_WIDTH = 60
 CURVE_HEIGHT = 6
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _COLUMNS = ("train/loss", "val/loss", "val/accuracy", "val/f1_weighted")
-_PHASES = {
+# Phases of a run, as Progress names them, for people.
+PHASES = {
     "loading": "loading pictures",
     "weights": "downloading pretrained weights (once)",
     "graph": "preparing the network (once)",
@@ -125,9 +126,9 @@ class _View:
     def _print_phase(self) -> None:
         # Only what takes a while is worth a line.
         slow = time.monotonic() - self._began > PHASE_SECONDS
-        if slow and self._phase in _PHASES and self._phase != self._said:
+        if slow and self._phase in PHASES and self._phase != self._said:
             self._said = self._phase
-            self._say(f"{_PHASES[self._phase]} ...")
+            self._say(f"{PHASES[self._phase]} ...")
 
     def _print_epoch(self, epoch: EpochMetrics) -> None:
         # A convex head passes a hundred epochs in a second; nobody reads them all. The last one is always said.
@@ -158,7 +159,7 @@ class _View:
     def _take_progress(self, progress: trainer_pb2.Progress) -> None:
         if progress.phase != self._phase:
             self._phase, self._began = progress.phase, time.monotonic()
-            self._show_phase(_PHASES.get(progress.phase, progress.phase), progress.total or None)
+            self._show_phase(PHASES.get(progress.phase, progress.phase), progress.total or None)
         self._bars.update(self._task, total=progress.total or None, completed=progress.completed)
 
     def _show_phase(self, description: str, total: int | None) -> None:

@@ -5,18 +5,22 @@ from rich.markup import escape
 from rich.table import Table
 
 from handful import Client, Run
-from handful.cli.live import follow
-from handful.v1.bundle_pb2 import CrossValidation, Evaluation, Interval
+from handful.cli import live
+from handful.v1.bundle_pb2 import CrossValidation, Evaluation, Interval, Resources
 from handful.v1.trainer_pb2 import TrainingRun
 
 INTERRUPTED = 130
+# Phases that took less are not worth a word.
+SHOWN_SECONDS = 0.1
 
 
 def follow_to_the_end(client: Client, run: Run, console: Console) -> int:
     """Shows the run as it goes, then its outcome; the exit code."""
     name = run.name.rpartition("/")[2]
+    if run.training_run.HasField("estimated_seconds"):
+        console.print(f"Such runs took {run.training_run.estimated_seconds:.0f} s.", highlight=False)
     try:
-        ended = follow(run, console)
+        ended = live.follow(run, console)
     except KeyboardInterrupt:
         console.print(f"The run goes on. Watch it: handful watch {name}   Stop it: handful cancel {name}")
         return INTERRUPTED
@@ -57,6 +61,8 @@ def _show_version(client: Client, ended: TrainingRun, console: Console) -> None:
     console.print(f"[green]{ended.model_version}[/green]{accuracy}")
     if evaluation.HasField("cross_validation"):
         console.print(_out_of_fold(evaluation.cross_validation))
+    if evaluation.HasField("resources"):
+        console.print(_used(ended, evaluation.resources), highlight=False)
     console.print(next_step(client, ended.model_version))
 
 
@@ -78,6 +84,18 @@ def _out_of_fold(found: CrossValidation) -> str:
         f"Expect {_percents(found.accuracy_interval)} on new examples like these: {found.accuracy:.1%} of "
         f"{found.num_examples} training examples were answered rightly by heads that had not seen them."
     )
+
+
+def _used(ended: TrainingRun, used: Resources) -> str:
+    """How long it took, on what, and with how much memory; and how far off the estimate was."""
+    seconds = (ended.finish_time.ToNanoseconds() - ended.start_time.ToNanoseconds()) / 1e9
+    expected = f" ({ended.estimated_seconds:.1f} s expected)" if ended.HasField("estimated_seconds") else ""
+    long = (one for one in used.phases if one.seconds >= SHOWN_SECONDS)
+    phases = ", ".join(f"{live.PHASES.get(one.phase, one.phase)} {one.seconds:.1f} s" for one in long)
+    memory = f"{used.peak_memory_bytes / 1e6:.0f} MB of memory"
+    if used.peak_accelerator_bytes:
+        memory += f" and {used.peak_accelerator_bytes / 1e6:.0f} MB of the accelerator's"
+    return f"It took {seconds:.1f} s{expected}: {phases}; {memory} at most."
 
 
 def _percents(interval: Interval) -> str:

@@ -1189,6 +1189,7 @@ class Evaluation(_message.Message):
     PLOTS_FIELD_NUMBER: _builtins.int
     ACCURACY_INTERVAL_FIELD_NUMBER: _builtins.int
     CROSS_VALIDATION_FIELD_NUMBER: _builtins.int
+    RESOURCES_FIELD_NUMBER: _builtins.int
     model_manifest_sha256: _builtins.str
     """The model manifest: SHA-256, lower-case hex. Not in a bundle."""
     dataset_manifest_sha256: _builtins.str
@@ -1229,6 +1230,10 @@ class Evaluation(_message.Message):
         where a class is too small, which a notice of the model says.
         """
 
+    @_builtins.property
+    def resources(self) -> Global___Resources:
+        """What the run used until it published. Only in a bundle."""
+
     def __init__(
         self,
         *,
@@ -1242,14 +1247,75 @@ class Evaluation(_message.Message):
         plots: _abc.Iterable[Global___BundleFile] | None = ...,
         accuracy_interval: Global___Interval | None = ...,
         cross_validation: Global___CrossValidation | None = ...,
+        resources: Global___Resources | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accuracy_interval", b"accuracy_interval", "cross_validation", b"cross_validation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accuracy_interval", b"accuracy_interval", "cross_validation", b"cross_validation", "resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_interval", b"accuracy_interval", "classes", b"classes", "confusion_matrix", b"confusion_matrix", "cross_validation", b"cross_validation", "dataset_manifest_sha256", b"dataset_manifest_sha256", "history", b"history", "metrics", b"metrics", "model_manifest_sha256", b"model_manifest_sha256", "notices", b"notices", "plots", b"plots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_interval", b"accuracy_interval", "classes", b"classes", "confusion_matrix", b"confusion_matrix", "cross_validation", b"cross_validation", "dataset_manifest_sha256", b"dataset_manifest_sha256", "history", b"history", "metrics", b"metrics", "model_manifest_sha256", b"model_manifest_sha256", "notices", b"notices", "plots", b"plots", "resources", b"resources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Evaluation: _TypeAlias = Evaluation  # noqa: Y015
+
+@_typing.final
+class Resources(_message.Message):
+    """Resources says what a run used of the worker that finished it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Phase(_message.Message):
+        """Phase is a part of the work."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PHASE_FIELD_NUMBER: _builtins.int
+        SECONDS_FIELD_NUMBER: _builtins.int
+        phase: _builtins.str
+        """As Progress names it; `starting` before the first."""
+        seconds: _builtins.float
+        """Seconds in it."""
+        def __init__(
+            self,
+            *,
+            phase: _builtins.str = ...,
+            seconds: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["phase", b"phase", "seconds", b"seconds"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PHASES_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    PEAK_ACCELERATOR_BYTES_FIELD_NUMBER: _builtins.int
+    seconds: _builtins.float
+    """Seconds in all of them, of the last attempt."""
+    peak_memory_bytes: _builtins.int
+    """The most bytes of memory that the worker's process had resident. What child processes had is not in it."""
+    peak_accelerator_bytes: _builtins.int
+    """The most bytes that were allocated on the accelerator; 0 without one."""
+    @_builtins.property
+    def phases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Resources.Phase]:
+        """In the order in which they began."""
+
+    def __init__(
+        self,
+        *,
+        phases: _abc.Iterable[Global___Resources.Phase] | None = ...,
+        seconds: _builtins.float = ...,
+        peak_memory_bytes: _builtins.int = ...,
+        peak_accelerator_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["peak_accelerator_bytes", b"peak_accelerator_bytes", "peak_memory_bytes", b"peak_memory_bytes", "phases", b"phases", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resources: _TypeAlias = Resources  # noqa: Y015
 
 @_typing.final
 class Interval(_message.Message):

@@ -90,6 +90,7 @@ class TrainingRun(_message.Message):
     EVALUATED_MODEL_VERSION_FIELD_NUMBER: _builtins.int
     CONTINUED_TRAINING_RUN_FIELD_NUMBER: _builtins.int
     CONTINUED_AFTER_EPOCH_FIELD_NUMBER: _builtins.int
+    ESTIMATED_SECONDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/trainingRuns/{run}`."""
     model: _builtins.str
@@ -120,6 +121,11 @@ class TrainingRun(_message.Message):
     """The run that it goes on from, where ContinueTrainingRun made it; its events begin with the epochs of that one."""
     continued_after_epoch: _builtins.int
     """The epoch of that run's checkpoint; its own epochs are those after."""
+    estimated_seconds: _builtins.float
+    """Seconds from start_time to finish_time that it was likely to take when it was asked for: the median of the latest
+    runs with the same preset, architecture and epochs, on the same dataset where there were any. Not set where there
+    was none.
+    """
     @_builtins.property
     def recipe(self) -> _bundle_pb2.Recipe:
         """The recipe, resolved: every field that is used is set."""
@@ -167,12 +173,15 @@ class TrainingRun(_message.Message):
         evaluated_model_version: _builtins.str = ...,
         continued_training_run: _builtins.str = ...,
         continued_after_epoch: _builtins.int = ...,
+        estimated_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "failure", b"failure", "finish_time", b"finish_time", "recipe", b"recipe", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_seconds", b"_estimated_seconds", "create_time", b"create_time", "estimated_seconds", b"estimated_seconds", "failure", b"failure", "finish_time", b"finish_time", "recipe", b"recipe", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "continued_after_epoch", b"continued_after_epoch", "continued_training_run", b"continued_training_run", "create_time", b"create_time", "dataset_manifest_sha256", b"dataset_manifest_sha256", "dataset_version", b"dataset_version", "epoch", b"epoch", "evaluated_model_version", b"evaluated_model_version", "failure", b"failure", "finish_time", b"finish_time", "latest_sequence", b"latest_sequence", "metrics", b"metrics", "model", b"model", "model_version", b"model_version", "name", b"name", "num_ahead", b"num_ahead", "promote", b"promote", "recipe", b"recipe", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_seconds", b"_estimated_seconds", "attempt", b"attempt", "continued_after_epoch", b"continued_after_epoch", "continued_training_run", b"continued_training_run", "create_time", b"create_time", "dataset_manifest_sha256", b"dataset_manifest_sha256", "dataset_version", b"dataset_version", "epoch", b"epoch", "estimated_seconds", b"estimated_seconds", "evaluated_model_version", b"evaluated_model_version", "failure", b"failure", "finish_time", b"finish_time", "latest_sequence", b"latest_sequence", "metrics", b"metrics", "model", b"model", "model_version", b"model_version", "name", b"name", "num_ahead", b"num_ahead", "promote", b"promote", "recipe", b"recipe", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__estimated_seconds: _TypeAlias = _typing.Literal["estimated_seconds"]  # noqa: Y015
+    _WhichOneofArgType__estimated_seconds: _TypeAlias = _typing.Literal["_estimated_seconds", b"_estimated_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__estimated_seconds) -> _WhichOneofReturnType__estimated_seconds | None: ...
 
 Global___TrainingRun: _TypeAlias = TrainingRun  # noqa: Y015
 
@@ -282,6 +291,7 @@ class TrainingRunEvent(_message.Message):
     CHECKPOINT_SAVED_FIELD_NUMBER: _builtins.int
     NOTICE_FIELD_NUMBER: _builtins.int
     RECIPE_SETTLED_FIELD_NUMBER: _builtins.int
+    RESOURCES_USED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Number of the event within its run, from 1 without gaps."""
     attempt: _builtins.int
@@ -320,6 +330,10 @@ class TrainingRunEvent(_message.Message):
     def recipe_settled(self) -> Global___RecipeSettled:
         """What the recipe left to the worker is settled."""
 
+    @_builtins.property
+    def resources_used(self) -> _bundle_pb2.Resources:
+        """What the run used of its worker, once its model is published."""
+
     def __init__(
         self,
         *,
@@ -334,12 +348,13 @@ class TrainingRunEvent(_message.Message):
         checkpoint_saved: Global___CheckpointSaved | None = ...,
         notice: _bundle_pb2.Notice | None = ...,
         recipe_settled: Global___RecipeSettled | None = ...,
+        resources_used: _bundle_pb2.Resources | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_started", b"attempt_started", "checkpoint_saved", b"checkpoint_saved", "epoch_completed", b"epoch_completed", "event", b"event", "features_ready", b"features_ready", "notice", b"notice", "recipe_settled", b"recipe_settled", "state_changed", b"state_changed", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_started", b"attempt_started", "checkpoint_saved", b"checkpoint_saved", "epoch_completed", b"epoch_completed", "event", b"event", "features_ready", b"features_ready", "notice", b"notice", "recipe_settled", b"recipe_settled", "resources_used", b"resources_used", "state_changed", b"state_changed", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_started", b"attempt_started", "checkpoint_saved", b"checkpoint_saved", "epoch", b"epoch", "epoch_completed", b"epoch_completed", "event", b"event", "features_ready", b"features_ready", "notice", b"notice", "recipe_settled", b"recipe_settled", "sequence", b"sequence", "state_changed", b"state_changed", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_started", b"attempt_started", "checkpoint_saved", b"checkpoint_saved", "epoch", b"epoch", "epoch_completed", b"epoch_completed", "event", b"event", "features_ready", b"features_ready", "notice", b"notice", "recipe_settled", b"recipe_settled", "resources_used", b"resources_used", "sequence", b"sequence", "state_changed", b"state_changed", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["state_changed", "attempt_started", "features_ready", "epoch_completed", "checkpoint_saved", "notice", "recipe_settled"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["state_changed", "attempt_started", "features_ready", "epoch_completed", "checkpoint_saved", "notice", "recipe_settled", "resources_used"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

@@ -84,6 +84,7 @@ class RunRecord:
     checkpoint: Checkpoint | None
     continued: Continued | None
     num_ahead: int = 0
+    estimated_seconds: float | None = None
 
 
 @dataclass(frozen=True)

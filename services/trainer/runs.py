@@ -16,7 +16,7 @@ from services.trainer import events
 from services.trainer.records import WAITING, Continued, ModelVersionRecord, NewRun, RunKey, RunRecord
 from services.trainer.tables import training_runs
 
-# Runs that an estimate looks back at, and what it is where none was like the new one.
+# Runs that an estimate looks back at, and what stands for it where none was like the new one.
 ESTIMATED_FROM = 50
 UNKNOWN_SECONDS = 60.0
 
@@ -37,7 +37,7 @@ async def add(connection: AsyncConnection, new: NewRun) -> RunRecord:
         "evaluated_manifest_sha256": new.evaluated.manifest_sha256 if new.evaluated else None,
         "state": TrainingRun.STATE_QUEUED,
         **_beginning(new),
-        "estimated_seconds": await _estimate(connection, new.recipe),
+        "estimated_seconds": await _estimate(connection, new),
         "latest_sequence": 0,
         "attempt": 0,
         "num_lost": 0,
@@ -72,23 +72,30 @@ def _copied(new: NewRun) -> list[TrainingRunEvent]:
     ]
 
 
-async def _estimate(connection: AsyncConnection, recipe: Recipe) -> float:
+async def _estimate(connection: AsyncConnection, new: NewRun) -> float:
     """Seconds that a run is likely to take: as the latest ones did that had the same preset, architecture and epochs,
-    whatever the size of their data.
+    those on its own dataset if there are any.
     """
     ended = training_runs.c.state == TrainingRun.STATE_SUCCEEDED
     query = sa.select(training_runs).where(ended)
     latest = query.order_by(training_runs.c.create_time_us.desc()).limit(ESTIMATED_FROM)
-    took = [
-        (row.finish_time_us - row.start_time_us) / 1e6
+    kind = _kind(new.recipe, new.evaluated)
+    alike = [
+        row
         for row in await connection.execute(latest)
-        if _kind(Recipe.FromString(row.recipe)) == _kind(recipe)
+        if _kind(Recipe.FromString(row.recipe), row.evaluated_version) == kind
     ]
+    nearest = [row for row in alike if _dataset(row.dataset_version) == _dataset(new.dataset_version)] or alike
+    took = [(row.finish_time_us - row.start_time_us) / 1e6 for row in nearest]
     return median(took) if took else UNKNOWN_SECONDS
 
 
-def _kind(recipe: Recipe) -> tuple[str, str, int]:
-    return recipe.preset, recipe.architecture, recipe.num_epochs
+def _dataset(dataset_version: str) -> str:
+    return dataset_version.partition("/versions/")[0]
+
+
+def _kind(recipe: Recipe, evaluated: object) -> tuple[bool, str, str, int]:
+    return evaluated is not None, recipe.preset, recipe.architecture, recipe.num_epochs
 
 
 async def get(connection: AsyncConnection, key: RunKey, *, locked: bool = False) -> RunRecord:
@@ -204,4 +211,5 @@ def record(row: Any, num_ahead: int = 0) -> RunRecord:
         checkpoint=checkpoint,
         continued=continued,
         num_ahead=num_ahead,
+        estimated_seconds=None if row.estimated_seconds == UNKNOWN_SECONDS else row.estimated_seconds,
     )

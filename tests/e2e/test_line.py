@@ -95,6 +95,27 @@ def test_a_version_says_how_it_did_and_what_it_is(stack: Stack, folder: Path) ->
         assert all(plot.png.startswith(b"\x89PNG") for plot in found.plots)
 
 
+def test_a_run_says_what_it_used_and_what_such_a_run_takes(stack: Stack, folder: Path) -> None:
+    """Seconds of its phases and the memory, in its version and as an event; the next run says what to expect."""
+    with Client(stack.addresses) as client:
+        client.push("costly", folder)
+        client.train("costly").result()
+        run = client.train("costly")
+        events = [message for message in run.watch() if isinstance(message, TrainingRunEvent)]
+        ended = run.training_run
+        used = client.evaluation(ended.model_version).evaluation.resources
+        (last,) = (event.resources_used for event in events if event.HasField("resources_used"))
+    phases = [one.phase for one in used.phases]
+    assert (phases[0], phases[-1]) == ("starting", "publishing")
+    assert {"features", "validating", "fitting"} <= set(phases)
+    took = (ended.finish_time.ToNanoseconds() - ended.start_time.ToNanoseconds()) / 1e9
+    assert 0 < used.seconds == pytest.approx(sum(one.seconds for one in used.phases))
+    assert used.seconds <= last.seconds <= took
+    assert 50e6 < used.peak_memory_bytes < 2e9
+    assert used.peak_accelerator_bytes == 0
+    assert 0.1 < ended.estimated_seconds < 60
+
+
 def test_the_recipe_chooses_the_head(stack: Stack, folder: Path, tmp_path: Path) -> None:
     """LDA is what was asked for; its model says so and at which temperature, and the last epoch's figures are already
     those of the head that is published.

@@ -25,8 +25,9 @@ from services.trainer.worker.memory import OutOfMemory, batch_that_fits, is_out_
 from services.trainer.worker.networks import Network
 from services.trainer.worker.optimisation import Optimiser
 from services.trainer.worker.publishing import NUM_GOLDEN
+from services.trainer.worker.resources import peak_memory_bytes
 from services.trainer.worker.training_state import Training, resume, save
-from services.trainer.worker.work import Diverged, Trained, Work, peak_memory_bytes
+from services.trainer.worker.work import Diverged, Trained, Work
 
 log = structlog.get_logger()
 

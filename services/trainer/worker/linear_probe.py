@@ -19,8 +19,9 @@ from services.trainer.worker.examples import Examples, targets
 from services.trainer.worker.features import Features, gather
 from services.trainer.worker.head_choice import best, kinds, try_all
 from services.trainer.worker.publishing import NUM_GOLDEN
+from services.trainer.worker.resources import peak_memory_bytes
 from services.trainer.worker.spans import Span
-from services.trainer.worker.work import Trained, Work, peak_memory_bytes
+from services.trainer.worker.work import Trained, Work
 
 
 def train(work: Work, examples: Examples) -> Trained:
@@ -36,6 +37,7 @@ def train(work: Work, examples: Examples) -> Trained:
     with threadpool_limits(1, "blas"):
         span = Span.of(train_rows)
         described, cross_validation = _choose(work, examples, span, train_labels)
+        work.progress("fitting")
         passes = _Passes(work, described.temperature or 1.0, (train_rows, val_rows), (train_labels, val_labels))
         head = _fit(work, described, span, train_labels, len(examples.labels), passes)
         known = neighbours.fit(train_rows, [example.group for example in examples.train])

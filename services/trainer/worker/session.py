@@ -6,7 +6,7 @@ from dataclasses import replace
 import structlog
 
 from handful.errors import HandfulError
-from handful.v1.trainer_pb2 import Failure
+from handful.v1.trainer_pb2 import Failure, TrainingRunEvent
 from handful.v1.worker_pb2 import FinishTrainingRunRequest
 from services.shared.objects import (
     ObjectCorrupt,
@@ -88,7 +88,9 @@ def _train(work: Work) -> str:
     work.progress("publishing")
     labels, answers = targets(examples.val), trained.val_probabilities
     evaluation = evaluate(examples.labels, labels, answers, work.history, trained.cross_validation)
+    evaluation.resources.CopyFrom(work.usage.so_far())
     digest = publish(work, trained, evaluation)
+    work.reporter.event(TrainingRunEvent(resources_used=work.usage.so_far()))
     work.reporter.check()
     return digest
 

@@ -1,6 +1,5 @@
 """A claimed run as the training code sees it: what to do, where the data lies, and how to tell what happened."""
 
-import resource
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from services.trainer.worker.children import Children
 from services.trainer.worker.examples import Examples
 from services.trainer.worker.pretrained import PretrainedWeights
 from services.trainer.worker.reporting import Reporter
+from services.trainer.worker.resources import Usage
 
 CHECK_SECONDS = 0.5
 
@@ -64,6 +64,7 @@ class Work:
     children: Children = field(default_factory=Children)
     history: list[EpochMetrics] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
 
     def __post_init__(self) -> None:
         self.history.extend(self.claim.history)
@@ -100,6 +101,7 @@ class Work:
 
     def progress(self, phase: str, completed: int = 0, total: int = 0, computed: int = 0, cached: int = 0) -> None:
         """How far the work at hand is; raises where the run shall not go on."""
+        self.usage.enter(phase)
         self.reporter.progress(
             Progress(phase=phase, completed=completed, total=total, features_computed=computed, features_cached=cached)
         )
@@ -159,8 +161,3 @@ def _settle(future: Future[Result], task: Callable[[], Result]) -> None:
         future.set_result(task())
     except BaseException as problem:  # noqa: BLE001 - it is raised where the result is awaited
         future.set_exception(problem)
-
-
-def peak_memory_bytes() -> int:
-    """The most memory this process had so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,63 @@
+"""What a run uses of the worker: seconds of each phase, and memory. It knows nothing of what the phases do."""
+
+import re
+import resource
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from handful.v1.bundle_pb2 import Resources
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+# What the kernel takes as "forget the peak": proc_pid_clear_refs(5).
+_FORGET_PEAK = "5"
+
+
+class Usage:
+    """Of one run, from now on."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._phase = ""
+        self._began = time.perf_counter()
+        with suppress(OSError):  # where it cannot be forgotten the peak is the process's
+            _CLEAR.write_text(_FORGET_PEAK)
+
+    def enter(self, phase: str) -> None:
+        """The run is in this phase now; it may come back to one it was in before."""
+        if phase != self._phase:
+            self._close()
+            self._phase = phase
+
+    def so_far(self) -> Resources:
+        """Of all phases, in the order in which they began."""
+        self._close()
+        phases = [Resources.Phase(phase=phase, seconds=seconds) for phase, seconds in self._seconds.items()]
+        return Resources(
+            phases=phases,
+            seconds=sum(self._seconds.values()),
+            peak_memory_bytes=peak_memory_bytes(),
+            peak_accelerator_bytes=_peak_accelerator_bytes(),
+        )
+
+    def _close(self) -> None:
+        now = time.perf_counter()
+        phase = self._phase or "starting"
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + now - self._began
+        self._began = now
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process had resident, since the run began where the system can tell."""
+    with suppress(OSError):
+        if found := re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text()):
+            return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _peak_accelerator_bytes() -> int:
+    # Who has not loaded torch has used no accelerator.
+    torch = sys.modules.get("torch")
+    return int(torch.cuda.max_memory_allocated()) if torch and torch.cuda.is_initialized() else 0
