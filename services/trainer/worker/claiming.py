@@ -28,6 +28,7 @@ from services.trainer.worker.parts import can_build, has_torch
 from services.trainer.worker.pretrained import Place, PretrainedWeights, opened
 from services.trainer.worker.settings import WorkerSettings
 from services.trainer.worker.shift import Shift
+from services.trainer.worker.tidying import Tidying
 from services.trainer.worker.work import Work, begin
 
 log = structlog.get_logger()
@@ -46,6 +47,7 @@ def work(settings: WorkerSettings) -> None:
     if settings.parent_pipe:
         parent.when_gone(shift.end)
     weights, preparing = opened(settings), Children()
+    tidying = Tidying(store, settings.worker_features_kept)
     prepared = (store, weights, settings.default_architecture, preparing)
     threading.Thread(target=backbones.prepare, args=prepared, daemon=True).start()
     threading.Thread(target=_session, daemon=True).start()
@@ -62,7 +64,7 @@ def work(settings: WorkerSettings) -> None:
                 structlog.contextvars.bind_contextvars(request_id=claim.request_id)
                 at_hand.append(begin(stub, claim, store, weights, settings.threads, settings.cache))
                 _session().run(at_hand[0])
-                at_hand.clear()
+                tidying.after_run(at_hand.pop().project)
                 shift.worked()
                 structlog.contextvars.unbind_contextvars("request_id")
     preparing.end()

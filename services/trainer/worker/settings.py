@@ -22,6 +22,9 @@ class WorkerSettings:
     worker_cache_bytes: int = setting(
         1_000_000_000, purpose="bytes of features kept beside a store that is a bucket; 0: none", minimum=0
     )
+    worker_features_kept: int = setting(
+        200_000, purpose="features of a project that stay in the store, the newest; 0: all", minimum=0
+    )
     default_architecture: str = setting(DEFAULT_ARCHITECTURE, purpose="architecture that is prepared at the start")
     weights: str = setting("", purpose="folder or s3://bucket/prefix of pretrained weights; default: in the store")
     weights_download: bool = setting(default=True, purpose="whether weights are downloaded from their official source")
