@@ -24,7 +24,7 @@ from services.shared.settings import BadSettings, CannotStart, read
 
 PROGRAM_SECONDS = 30.0
 FREE_BYTES = 2 * 1024**3
-OK, WARN, BROKEN = "ok", "warn", "broken"
+OK, WARN, MISSING, BROKEN = "ok", "warn", "missing", "broken"
 _TORCH = "import torch; print(torch.__version__, torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
 
 Finding = tuple[str, str]
@@ -95,7 +95,9 @@ def weights() -> Iterator[Finding]:
 def device() -> Iterator[Finding]:
     gpus = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") if shutil.which("nvidia-smi") else None
     if find_spec("torch") is None:
-        yield WARN, "torch is not installed: `fast` on EfficientNet-Lites trains here; for all else, `make setup`"
+        unused = f" The GPU that is here ({gpus}) is for torch alone." if gpus else ""
+        trained = f"preset fast on {', '.join(_without_torch()) or 'no architecture'}"
+        yield MISSING, f"torch is not installed: {trained} is trained all the same; for all else: `make setup`.{unused}"
         return
     found = _output(sys.executable, "-c", _TORCH)
     if found is None:
@@ -108,6 +110,14 @@ def device() -> Iterator[Finding]:
         yield WARN, f"torch {version} cannot use the GPU that is here ({gpus}): see that its driver fits torch's CUDA"
     else:
         yield OK, f"torch {version} on {len(os.sched_getaffinity(0))} CPU cores, without a GPU: `fast` takes seconds"
+
+
+def _without_torch() -> list[str]:
+    """The architectures whose pretrained weights a package here carries, and whose graph is built without torch."""
+    from services.trainer.architectures import ARCHITECTURES
+    from services.trainer.worker.parts import can_build
+
+    return [row.id for row in ARCHITECTURES.values() if row.weights and row.weights.locate() and can_build(row)]
 
 
 CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {

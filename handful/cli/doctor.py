@@ -27,10 +27,11 @@ from handful.cli.stack import DEFAULT_WORKER_ADDRESS
 
 CONNECT_SECONDS = 2.0
 OK, WARN, MISSING, BROKEN = "ok", "warn", "missing", "broken"
-PARTS = ("dataset", "trainer", "worker", "inference")
+# A worker may be light: without torch it trains less, which `device` tells, and nothing is wrong.
+PARTS = ("dataset", "trainer", "worker", "worker-light", "inference")
 FOUND_BY_SERVICES = ("settings", "store", "database", "weights", "device")
 _COLOURS = {OK: "green", WARN: "yellow", MISSING: "yellow", BROKEN: "red"}
-_REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(\[(?P<extras>[^]]*)\])?[^;]*(;.*extra == .(?P<extra>[a-z]+).)?")
+_REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(\[(?P<extras>[^]]*)\])?[^;]*(;.*extra == .(?P<extra>[a-z-]+).)?")
 # What a health check answers where all is well: field 1 of HealthCheckResponse is SERVING. A client need not have the
 # package that would say so.
 _HEALTH, _SERVING = "/grpc.health.v1.Health/Check", b"\x08\x01"
@@ -96,11 +97,13 @@ def _installed() -> Iterator[Finding]:
             "parts", MISSING, "only the client is installed; for the services clone the repository and run `make setup`"
         )
         return
-    for part in PARTS:
-        missing = sorted(name for name in _required(part) if not _is_installed(name))
+    lacks = {part: sorted(name for name in _required(part) if not _is_installed(name)) for part in PARTS}
+    # One of the two is the worker here.
+    del lacks["worker" if "torch" in lacks["worker"] else "worker-light"]
+    for part, missing in lacks.items():
         if missing:
             yield Finding("parts", MISSING, f"{part}: {', '.join(missing)} not installed; run `make setup`")
-    complete = [part for part in PARTS if all(map(_is_installed, _required(part)))]
+    complete = [part for part, missing in lacks.items() if not missing]
     if complete:
         yield Finding("parts", OK, f"complete: {', '.join(complete)}")
 

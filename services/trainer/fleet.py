@@ -37,7 +37,8 @@ class Fleet:
             able = sorted({one for each in heard for one in (*each.pretrained, *each.fetchable)})
             raise FailedPrecondition(
                 "No worker has torch. Without it they train preset fast with the pretrained weights of "
-                f"{', '.join(able) or 'no architecture'}, and nothing else. Start a worker with torch for this run.",
+                f"{', '.join(able) or 'no architecture'}, and nothing else. Start a worker with torch for this run; "
+                "in a clone, `make setup` installs it.",
                 reason="NO_TORCH",
             )
         raise FailedPrecondition(

@@ -18,8 +18,12 @@ Manifest = dict[str, Any]
 KUBERNETES = Path(__file__).parents[2] / "deploy" / "k8s"
 CLOUDS = ("gke", "eks", "aks", "yandex", "bare-metal")
 OVERLAYS = ("dev", *CLOUDS)
-# No overlay has all components: these together do.
-EVERYTHING = ("priority", "gpu-shared", "keda", "kueue", "gateway", "external-secrets", "s3-silo", "postgres")
+# No overlay has all components: these together do, on GKE with GPUs, and on nodes of any cloud without.
+COMPONENTS = ("keda", "kueue", "gateway", "external-secrets", "s3-silo", "postgres")
+ASSEMBLED = {
+    "everything": ("overlays/gke/nodes", "components/priority", "components/gpu-shared"),
+    "light": ("components/worker-light", "components/priority"),
+}
 
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not on this machine")
 
@@ -35,11 +39,11 @@ class Pod:
 
 @functools.cache
 def overlay(name: str) -> tuple[Manifest, ...]:
-    """The manifests of an overlay, or of GKE's with all components where the name is `everything`."""
-    if name != "everything":
+    """The manifests of an overlay, or of the base with components that are assembled here."""
+    if name not in ASSEMBLED:
         return tuple(_render(KUBERNETES / "overlays" / name))
     with tempfile.TemporaryDirectory() as folder:
-        return tuple(_render(_assembled(Path(folder), EVERYTHING)))
+        return tuple(_render(_assembled(Path(folder), name)))
 
 
 def pods(manifests: Iterable[Manifest]) -> Iterator[Pod]:
@@ -72,14 +76,15 @@ def _render(folder: Path) -> list[Manifest]:
     return list(yaml.safe_load_all(rendered.stdout))
 
 
-def _assembled(folder: Path, components: Iterable[str]) -> Path:
+def _assembled(folder: Path, name: str) -> Path:
+    components = (*ASSEMBLED[name], *(f"components/{component}" for component in COMPONENTS))
     here = Path(os.path.relpath(KUBERNETES, folder.resolve()))
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "namespace": "handful",
         "resources": [str(here / "base")],
-        "components": [str(here / "overlays/gke/nodes"), *(str(here / "components" / name) for name in components)],
+        "components": [str(here / component) for component in components],
     }
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     return folder

@@ -10,7 +10,7 @@ import pytest
 
 from tests.deploy.cluster import Cluster, running_cluster
 from tests.deploy.custom_resources import SCHEMAS
-from tests.deploy.manifests import CLOUDS, OVERLAYS, Manifest, Pod, overlay, pods
+from tests.deploy.manifests import ASSEMBLED, CLOUDS, OVERLAYS, Manifest, Pod, overlay, pods
 from tests.deploy.nodes import TABLES, Node
 from tests.deploy.placement import fits
 
@@ -31,7 +31,7 @@ def namespace(cluster: Cluster) -> None:
 
 
 @pytest.mark.usefixtures("namespace")
-@pytest.mark.parametrize("name", [*OVERLAYS, "everything"])
+@pytest.mark.parametrize("name", [*OVERLAYS, *ASSEMBLED])
 def test_an_api_server_takes_an_overlay(cluster: Cluster, name: str) -> None:
     """Applying an overlay on the server changes nothing there but is accepted whole, without a warning."""
     known = [one for one in overlay(name) if (one["apiVersion"], one["kind"]) not in SCHEMAS]

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.deploy.flows import Peer, allowed
-from tests.deploy.manifests import OVERLAYS, Manifest, named, needs_kubectl, overlay, pods
+from tests.deploy.manifests import ASSEMBLED, OVERLAYS, Manifest, named, needs_kubectl, overlay, pods
 
 PORTS = (53, 80, 443, 5432, 6432, 7101, 7102, 7103, 7112, 7113, 9000)
 OUTSIDE = (
@@ -45,7 +45,7 @@ def expected(name: str, peers: list[Peer]) -> set[Flow]:
 
 
 @needs_kubectl
-@pytest.mark.parametrize("name", [*OVERLAYS, "everything"])
+@pytest.mark.parametrize("name", [*OVERLAYS, *ASSEMBLED])
 def test_only_the_flows_of_the_architecture_pass(name: str) -> None:
     """Of all connections between all pods and the world exactly the wanted ones can be made."""
     manifests = overlay(name)

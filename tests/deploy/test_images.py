@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from deploy.dockerfile import images, lock, stages
 from deploy.prove import copy_sources
+from tests.deploy.manifests import CLOUDS
 
 ROOT = Path(__file__).parents[2]
 IMAGES = images()
@@ -82,6 +84,26 @@ def test_an_image_has_all_sources_it_needs(name: str, tmp_path: Path) -> None:
     assert "HANDFUL_LOG_LEVEL" in ended.stderr.decode()
     owner = "trainer" if name.startswith("worker") else name
     assert {path.name for path in (tmp_path / "services").iterdir()} == {"__init__.py", "shared", owner}
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_an_overlay_knows_every_image(name: str) -> None:
+    """Wherever an overlay takes images from, all that are built have their names there, and no others."""
+    text = (ROOT / "deploy" / "k8s" / "overlays" / name / "kustomization.yaml").read_text()
+    named = {image["name"]: image["newName"].rpartition("/")[2] for image in yaml.safe_load(text)["images"]}
+    assert named == {f"handful/{target}": target for target in IMAGES}
+
+
+def test_compose_builds_targets_that_exist() -> None:
+    """What compose builds are targets, named as they are, and with compose.light.yaml it builds the light worker."""
+    built: dict[str, str] = {}
+    for file in ("compose.yaml", "compose.light.yaml"):
+        services = yaml.safe_load((ROOT / "deploy" / file).read_text())["services"]
+        ours = {name: service for name, service in services.items() if "build" in service}
+        assert all(one["image"] == f"handful/{one['build']['target']}:dev" for one in ours.values())
+        built |= {name: one["build"]["target"] for name, one in ours.items()}
+    assert built["worker"] == "worker-light"
+    assert set(built.values()) == IMAGES.keys() - {"worker"}
 
 
 def test_everything_from_elsewhere_is_pinned_by_digest() -> None:

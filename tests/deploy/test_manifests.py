@@ -10,12 +10,12 @@ import pytest
 
 from services.shared.server import Limits
 from tests.deploy.custom_resources import SCHEMAS
-from tests.deploy.manifests import CLOUDS, OVERLAYS, Manifest, named, needs_kubectl, of_kind, overlay, pods
+from tests.deploy.manifests import ASSEMBLED, CLOUDS, OVERLAYS, Manifest, named, needs_kubectl, of_kind, overlay, pods
 
 pytestmark = needs_kubectl
 
 VERSIONS = ("1.34", "1.35", "1.36", "1.37")
-ALL = (*OVERLAYS, "everything")
+ALL = (*OVERLAYS, *ASSEMBLED)
 # What people write; the schemas of Kubernetes take any text.
 QUANTITY = re.compile(r"\d+(\.\d+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
 
@@ -113,7 +113,7 @@ def test_volumes_and_secrets_are_there(name: str) -> None:
                 assert reference["name"] in made or reference["name"] not in generated
 
 
-@pytest.mark.parametrize("name", [*CLOUDS, "everything"])
+@pytest.mark.parametrize("name", [*CLOUDS, *ASSEMBLED])
 def test_a_job_is_the_warm_worker_over_again(name: str) -> None:
     """The pods of KEDA's Jobs are specified as the Deployment's, nodes, names with hashes and image included."""
     specs = {pod.workload: pod.spec for pod in pods(overlay(name))}

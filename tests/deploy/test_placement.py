@@ -1,4 +1,4 @@
-"""Where pods go: workers to nodes with a GPU, everything else to nodes without, in every cloud."""
+"""Where pods go: workers with torch to nodes with a GPU, everything else to nodes without, in every cloud."""
 
 from typing import Any
 
@@ -34,6 +34,17 @@ def test_nothing_else_runs_on_gpu_nodes(cloud: str) -> None:
     assert {pod.workload for pod in others} >= {"dataset", "trainer", "inference"}
     for pod in others:
         assert not any(places(cloud, pod.workload, pod.spec).values()), pod.workload
+
+
+@needs_kubectl
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_light_workers_need_no_gpu(cloud: str) -> None:
+    """With the component `worker-light` workers run on nodes without a GPU in every cloud, and take none with one."""
+    workers = [pod for pod in pods(overlay("light")) if pod.labels.get("role") == "worker"]
+    assert {pod.workload for pod in workers} == {"trainer-worker", "trainer-worker-job"}
+    for pod in workers:
+        assert not any(places(cloud, pod.workload, pod.spec).values())
+        assert [container["image"] for container in pod.spec["containers"]] == ["handful/worker-light"]
 
 
 @needs_kubectl

@@ -111,13 +111,13 @@ def test_a_filled_example_is_all_that_compose_needs() -> None:
         composition.environments({})
 
 
-@pytest.mark.parametrize("files", [["compose.yaml"], ["compose.yaml", "compose.gpu.yaml"]])
+@pytest.mark.parametrize("files", [[], ["compose.gpu.yaml"], ["compose.light.yaml"]])
 def test_compose_itself_understands_the_file(files: list[str], tmp_path: Path) -> None:
     """`docker compose config` takes the files with a filled example, and refuses the empty one by a password's name."""
     compose = ["docker", "compose"]
     if shutil.which("docker") is None or subprocess.run([*compose, "version"], check=False).returncode != 0:
         pytest.skip("docker compose is not on this machine")
-    arguments = [word for file in files for word in ("-f", str(DEPLOY / file))]
+    arguments = [word for file in ("compose.yaml", *files) for word in ("-f", str(DEPLOY / file))]
     example = (DEPLOY / ".env.example").read_text()
     (tmp_path / "empty").write_text(example)
     (tmp_path / "filled").write_text(

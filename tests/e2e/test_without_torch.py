@@ -1,6 +1,7 @@
 """A worker in an environment without torch: it trains what needs none, takes nothing else, and says why."""
 
 import asyncio
+import json
 import subprocess
 import sys
 import sysconfig
@@ -57,6 +58,20 @@ def test_there_is_no_torch(light: dict[str, str]) -> None:
     assert baseline.startswith("Preset baseline needs torch")
 
 
+def test_the_doctor_says_what_is_trained_without(light: dict[str, str], tmp_path: Path) -> None:
+    """There the doctor finds nothing broken: the worker is complete but light, and it says what that is good for."""
+    command = [PYTHON, "-c", "from handful.cli.main import main; main()", "doctor", "--json", "--seconds", "60"]
+    home = {"HANDFUL_HOME": str(tmp_path)}
+    ended = subprocess.run(command, env=light | home, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    said = {(one["check"], one["status"]): one["says"] for one in json.loads(ended.stdout)["findings"]}
+    assert said["parts", "ok"] == "complete: dataset, trainer, worker-light, inference"
+    assert ("parts", "missing") not in said
+    lites = "efficientnet_lite0, efficientnet_lite1, efficientnet_lite2"
+    assert f"torch is not installed: preset fast on {lites} is trained" in said["device", "missing"]
+    assert "for all else: `make setup`" in said["device", "missing"]
+
+
 @pytest.mark.parametrize("databases", ["sqlite"], indirect=True)
 async def test_it_trains_what_needs_no_torch(
     trainer_service: TrainerService,
@@ -95,3 +110,4 @@ async def test_it_trains_what_needs_no_torch(
         assert isinstance(error, FailedPrecondition)
         assert error.reason == "NO_TORCH"
         assert "preset fast with the pretrained weights of efficientnet_lite0" in error.message
+        assert "make setup" in error.message
