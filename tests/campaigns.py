@@ -229,11 +229,10 @@ def raise_zombies(
 
     def one(number: int) -> None:
         story = Story(client.train(dataset, num_epochs=epochs, **RECIPE))
-        haunted = number % 2 == 0
+        haunted, moment = number % 2 == 0, chance.randint(3, epochs // 2)
 
         def hear(event: TrainingRunEvent) -> None:
-            if event.HasField("epoch_completed") and event.epoch == 3 and event.attempt == 1:
-                time.sleep(chance.uniform(0, 2))
+            if event.HasField("epoch_completed") and event.epoch == moment and event.attempt == 1:
                 os.kill(worker_pid(story.starts[0]), signal.SIGSTOP)
             if event.HasField("epoch_completed") and event.attempt == 2 and haunted:
                 os.kill(worker_pid(story.starts[0]), signal.SIGCONT)
