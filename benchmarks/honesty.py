@@ -1,5 +1,5 @@
-"""Whether what an evaluation promises is kept: how often the interval out of fold holds the accuracy on all the others;
-and what cross-validation costs.
+"""Whether what an evaluation promises is kept: how often the interval out of fold holds the accuracy on all the others,
+whether wrong labels are found among the suspects, and what cross-validation costs.
 
 Draws n pictures per class, cross-validates as `fast` does, fits the head on all of them and counts how often its
 accuracy on the pictures that were not drawn lies in the interval. Features are computed once. Sets are drawn from one
@@ -8,6 +8,7 @@ pool and overlap; on a small rest the truth itself is uncertain, which counts ag
 usage: honesty.py [SETS] [FOLDER]   (sets per line, default 1000; default folder: ../shared/data/catsdogs)
 """
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from benchmarks.pools import Labels, alone, drawn
 from handful.bundle.heads import Floats, LinearHead
 from handful.v1.bundle_pb2 import CrossValidation, Recipe
 from services.trainer.recipes import resolve
+from services.trainer.worker import suspects
 from services.trainer.worker.cross_validation import Folds
 from services.trainer.worker.evaluation import cross_validated
 from services.trainer.worker.head_choice import best, fitter, try_all
@@ -28,6 +30,7 @@ from services.trainer.worker.spans import Span
 FAST = resolve(Recipe(preset="fast"), pools.ROW.id)
 PER_CLASS = 15
 LARGE = 50
+FLIPS, FLIPPED, WORST = 20, 0.1, 0.15
 
 
 def trained(rows: Floats, labels: Labels, seed: int) -> tuple[CrossValidation, LinearHead]:
@@ -58,6 +61,30 @@ def coverage(name: str, features: Floats, labels: Labels, sets: int) -> None:
     )
 
 
+def suspected(name: str, features: Floats, labels: Labels, n: int, sets: int) -> None:
+    """Prints how many of the labels that were set wrong are among those that are believed least."""
+    num_classes, shares, listed_shares, right = int(labels.max()) + 1, [], [], []
+    for seed in range(sets):
+        train, random = drawn(labels, n, seed), np.random.default_rng(seed)
+        wrong = random.permutation(len(train))[: round(FLIPPED * len(train))]
+        given = labels[train].copy()
+        given[wrong] = (given[wrong] + random.integers(1, num_classes, len(wrong))) % num_classes
+        folds = Folds.drawn(given, alone(given), num_classes, seed)
+        found = suspects.believed(Span.of(features[train]), given, num_classes, folds, lambda: None)
+        believed = found[np.arange(len(given)), given]
+        worst = np.argsort(believed, kind="stable")[: math.ceil(WORST * len(given))]
+        shares.append(np.isin(wrong, worst).mean())
+        doubted = believed < suspects.PROBABILITY
+        listed_shares.append(doubted[wrong].mean())
+        right.append(np.isin(np.flatnonzero(doubted), wrong).mean() if doubted.any() else 1.0)
+    print(
+        f"{name:20} {n} per class, {FLIPPED:.0%} of the labels wrong, {sets} sets: the worst {WORST:.0%} hold "
+        f"{np.mean(shares):.3f} of them (worst set {min(shares):.2f}); below {suspects.PROBABILITY} are "
+        f"{np.mean(listed_shares):.2f} of them, and {np.mean(right):.2f} of what is below is wrong",
+        flush=True,
+    )
+
+
 def seconds(name: str, features: Floats, labels: Labels) -> None:
     """Prints what cross-validation, the choice of the head and the head take, the second time."""
     train = drawn(labels, LARGE, 0)
@@ -75,6 +102,9 @@ def main(sets: int, folder: Path) -> None:
     with threadpool_limits(1, "blas"):
         seconds("cats and dogs", animals, kinds)
         seconds("ten digits", numbers, figures)
+        for n in (PER_CLASS, LARGE):
+            suspected("cats and dogs", animals, kinds, n, FLIPS)
+            suspected("ten digits", numbers, figures, n, FLIPS)
         coverage("cats and dogs", animals, kinds, sets)
         coverage("even and odd digits", numbers, figures % 2, sets)
         coverage("ten digits", numbers, figures, sets)

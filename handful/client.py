@@ -3,18 +3,16 @@
 Every method raises the errors of `handful.errors`.
 """
 
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
-
-import grpc
+from typing import Self
 
 from handful import names
+from handful.calls import call, new_request_id, pages
 from handful.channel import Addresses, connect, project_from_env
-from handful.errors import AlreadyExists, from_rpc_error
+from handful.errors import AlreadyExists
 from handful.exchange import Exported, OnBytes, fetch, send
 from handful.folders import LabelledFile, find
 from handful.recipe import recipe
@@ -26,11 +24,6 @@ from handful.v1.dataset_pb2_grpc import DatasetServiceStub
 from handful.v1.inference_pb2_grpc import InferenceServiceStub
 from handful.v1.model_pb2_grpc import ModelServiceStub
 from handful.v1.trainer_pb2_grpc import TrainerServiceStub
-
-UNARY_SECONDS = 30.0
-PAGE_SIZE = 200
-
-Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -76,22 +69,27 @@ class Client:
 
     def create_dataset(self, dataset: str) -> dataset_pb2.Dataset:
         """An empty dataset of images; the one that is there where the id is taken."""
-        request = dataset_pb2.CreateDatasetRequest(parent=self.parent, dataset_id=dataset, request_id=_request_id())
+        request = dataset_pb2.CreateDatasetRequest(parent=self.parent, dataset_id=dataset, request_id=new_request_id())
         try:
-            created: dataset_pb2.Dataset = _call(self._datasets.CreateDataset, request).dataset
+            created: dataset_pb2.Dataset = call(self._datasets.CreateDataset, request).dataset
         except AlreadyExists:
             return self.dataset(dataset)
         return created
 
     def dataset(self, dataset: str) -> dataset_pb2.Dataset:
         request = dataset_pb2.GetDatasetRequest(name=self._dataset_name(dataset))
-        found: dataset_pb2.Dataset = _call(self._datasets.GetDataset, request).dataset
+        found: dataset_pb2.Dataset = call(self._datasets.GetDataset, request).dataset
         return found
 
     def datasets(self) -> Iterator[dataset_pb2.Dataset]:
-        return _pages(
+        return pages(
             self._datasets.ListDatasets, dataset_pb2.ListDatasetsRequest(parent=self.parent), lambda page: page.datasets
         )
+
+    def examples(self, dataset: str) -> Iterator[dataset_pb2.Example]:
+        """Every example of a dataset, newest first."""
+        request = dataset_pb2.ListExamplesRequest(parent=self._dataset_name(dataset))
+        return pages(self._datasets.ListExamples, request, lambda page: page.examples)
 
     def upload(self, dataset: str, files: Iterable[LabelledFile]) -> Iterator[UploadExamplesResponse]:
         """Sends files; yields a verdict for each, in order, whose client_ref is the file's path.
@@ -118,8 +116,10 @@ class Client:
 
     def seal(self, dataset: str) -> dataset_pb2.DatasetVersion:
         """A version of what the dataset holds now; the same one again where nothing changed."""
-        request = dataset_pb2.CreateDatasetVersionRequest(parent=self._dataset_name(dataset), request_id=_request_id())
-        sealed: dataset_pb2.DatasetVersion = _call(self._datasets.CreateDatasetVersion, request).dataset_version
+        request = dataset_pb2.CreateDatasetVersionRequest(
+            parent=self._dataset_name(dataset), request_id=new_request_id()
+        )
+        sealed: dataset_pb2.DatasetVersion = call(self._datasets.CreateDatasetVersion, request).dataset_version
         return sealed
 
     # Runs
@@ -139,9 +139,9 @@ class Client:
             model_id=model,
             recipe=recipe(fields),
             promote=promote,
-            request_id=request_id or _request_id(),
+            request_id=request_id or new_request_id(),
         )
-        return Run(self._trainer, _call(self._trainer.CreateTrainingRun, request).training_run)
+        return Run(self._trainer, call(self._trainer.CreateTrainingRun, request).training_run)
 
     def validate(self, dataset: str, *, model: str = "", **fields: object) -> trainer_pb2.TrainingRun:
         """What `train` would queue, checked and with its recipe resolved; nothing is queued, and it has no name."""
@@ -152,7 +152,7 @@ class Client:
             recipe=recipe(fields),
             validate_only=True,
         )
-        checked: trainer_pb2.TrainingRun = _call(self._trainer.CreateTrainingRun, request).training_run
+        checked: trainer_pb2.TrainingRun = call(self._trainer.CreateTrainingRun, request).training_run
         return checked
 
     def continue_training(
@@ -177,57 +177,57 @@ class Client:
             dataset=self._dataset_name(dataset) if dataset else "",
             model_id=model,
             promote=promote,
-            request_id=_request_id(),
+            request_id=new_request_id(),
         )
-        return Run(self._trainer, _call(self._trainer.ContinueTrainingRun, request).training_run)
+        return Run(self._trainer, call(self._trainer.ContinueTrainingRun, request).training_run)
 
     def compare(self, runs: Iterable[str]) -> trainer_pb2.CompareTrainingRunsResponse:
         """Training runs side by side, by their full names."""
         request = trainer_pb2.CompareTrainingRunsRequest(parent=self.parent, training_runs=runs)
-        found: trainer_pb2.CompareTrainingRunsResponse = _call(self._trainer.CompareTrainingRuns, request)
+        found: trainer_pb2.CompareTrainingRunsResponse = call(self._trainer.CompareTrainingRuns, request)
         return found
 
     def run(self, run: str) -> Run:
         """A run by its id or full name."""
         request = trainer_pb2.GetTrainingRunRequest(name=self._run_name(run))
-        return Run(self._trainer, _call(self._trainer.GetTrainingRun, request).training_run)
+        return Run(self._trainer, call(self._trainer.GetTrainingRun, request).training_run)
 
     def runs(self) -> Iterator[trainer_pb2.TrainingRun]:
         """Newest first."""
         request = trainer_pb2.ListTrainingRunsRequest(parent=self.parent)
-        return _pages(self._trainer.ListTrainingRuns, request, lambda page: page.training_runs)
+        return pages(self._trainer.ListTrainingRuns, request, lambda page: page.training_runs)
 
     def architectures(self) -> Sequence[trainer_pb2.Architecture]:
         request = trainer_pb2.ListArchitecturesRequest()
-        return list(_call(self._trainer.ListArchitectures, request).architectures)
+        return list(call(self._trainer.ListArchitectures, request).architectures)
 
     def recipes(self) -> Sequence[trainer_pb2.RecipePreset]:
-        return list(_call(self._trainer.ListRecipes, trainer_pb2.ListRecipesRequest()).presets)
+        return list(call(self._trainer.ListRecipes, trainer_pb2.ListRecipesRequest()).presets)
 
     # Models
 
     def models(self) -> Iterator[model_pb2.Model]:
         """Newest first."""
         request = model_pb2.ListModelsRequest(parent=self.parent)
-        return _pages(self._models.ListModels, request, lambda page: page.models)
+        return pages(self._models.ListModels, request, lambda page: page.models)
 
     def model_versions(self, model: str) -> Iterator[model_pb2.ModelVersion]:
         """Newest first."""
         request = model_pb2.ListModelVersionsRequest(parent=self._model_name(model))
-        return _pages(self._models.ListModelVersions, request, lambda page: page.model_versions)
+        return pages(self._models.ListModelVersions, request, lambda page: page.model_versions)
 
     def set_alias(self, model: str, alias: str, version: int) -> model_pb2.Model:
         """Points an alias at a version; servers follow within 2 s."""
         request = model_pb2.SetModelAliasRequest(name=self._model_name(model), alias=alias, version=version)
-        changed: model_pb2.Model = _call(self._models.SetModelAlias, request).model
+        changed: model_pb2.Model = call(self._models.SetModelAlias, request).model
         return changed
 
     def evaluate(self, model_version: str, dataset: str) -> Run:
         """Queues a run that measures a version on a dataset's latest version, without what it was trained on."""
         request = model_pb2.EvaluateModelVersionRequest(
-            name=self._model_name(model_version), dataset=self._dataset_name(dataset), request_id=_request_id()
+            name=self._model_name(model_version), dataset=self._dataset_name(dataset), request_id=new_request_id()
         )
-        return Run(self._trainer, _call(self._models.EvaluateModelVersion, request).training_run)
+        return Run(self._trainer, call(self._models.EvaluateModelVersion, request).training_run)
 
     def evaluation(self, model_version: str, dataset_version: str = "") -> model_pb2.GetEvaluationResponse:
         """How a version did, with plots, on its validation examples or on a dataset version it was evaluated on.
@@ -235,7 +235,7 @@ class Client:
         The version by its full name, or `flowers@production`; the dataset version by its full name.
         """
         request = model_pb2.GetEvaluationRequest(name=self._model_name(model_version), dataset_version=dataset_version)
-        found: model_pb2.GetEvaluationResponse = _call(self._models.GetEvaluation, request)
+        found: model_pb2.GetEvaluationResponse = call(self._models.GetEvaluation, request)
         return found
 
     def export(
@@ -252,7 +252,7 @@ class Client:
     ) -> model_pb2.ModelVersion:
         """An exported zip as the next version of a model, which is created where it is new."""
         opened = model_pb2.ImportModelVersionRequest.Open(
-            parent=self.parent, model_id=model, promote=promote, request_id=_request_id()
+            parent=self.parent, model_id=model, promote=promote, request_id=new_request_id()
         )
         return send(self._models, opened, Path(file), on_bytes)
 
@@ -262,7 +262,7 @@ class Client:
         """What a picture shows, best first. `model` is `flowers`, `flowers@staging`, or a version's full name."""
         data = image if isinstance(image, bytes) else Path(image).read_bytes()
         request = inference_pb2.PredictRequest(model=self._model_name(model), image=data, top_k=top_k)
-        answer: inference_pb2.PredictResponse = _call(self._inference.Predict, request)
+        answer: inference_pb2.PredictResponse = call(self._inference.Predict, request)
         return answer
 
     def _dataset_name(self, dataset: str) -> str:
@@ -273,24 +273,3 @@ class Client:
 
     def _model_name(self, model: str) -> str:
         return model if model.startswith("projects/") else f"{self.parent}/models/{model}"
-
-
-def _call(method: Any, request: Any) -> Any:
-    try:
-        return method(request, timeout=UNARY_SECONDS)
-    except grpc.RpcError as problem:
-        raise from_rpc_error(problem) from None
-
-
-def _pages(method: Any, request: Any, rows: Callable[[Any], Iterable[Row]]) -> Iterator[Row]:
-    request.page_size = PAGE_SIZE
-    while True:
-        page = _call(method, request)
-        yield from rows(page)
-        if not page.next_page_token:
-            return
-        request.page_token = page.next_page_token
-
-
-def _request_id() -> str:
-    return str(uuid.uuid4())

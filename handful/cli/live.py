@@ -30,6 +30,7 @@ PHASES = {
     "graph": "preparing the network (once)",
     "features": "computing features",
     "validating": "cross-validating",
+    "colours": "looking at colours and sizes",
     "fitting": "training",
     "publishing": "publishing",
 }

@@ -1,15 +1,18 @@
 """A run followed to its end, and what came of it in words: a version, figures on other data, or why there is none."""
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from handful import Client, Run
-from handful.cli import live
-from handful.v1.bundle_pb2 import CrossValidation, Evaluation, Interval, Resources
+from handful.cli import findings, live
+from handful.v1.bundle_pb2 import Evaluation, LabelSuspect, Resources
 from handful.v1.trainer_pb2 import TrainingRun
 
 INTERRUPTED = 130
+SHOWN_SUSPECTS = 5
 # Phases that took less are not worth a word.
 SHOWN_SECONDS = 0.1
 
@@ -60,7 +63,9 @@ def _show_version(client: Client, ended: TrainingRun, console: Console) -> None:
     accuracy = f", {_right(evaluation, 'validation')}" if evaluation.metrics else ""
     console.print(f"[green]{ended.model_version}[/green]{accuracy}")
     if evaluation.HasField("cross_validation"):
-        console.print(_out_of_fold(evaluation.cross_validation))
+        for sentence in findings.sentences(evaluation.cross_validation):
+            console.print(sentence)
+        _show_suspects(client, ended, evaluation.cross_validation.label_suspects, console)
     if evaluation.HasField("resources"):
         console.print(_used(ended, evaluation.resources), highlight=False)
     console.print(next_step(client, ended.model_version))
@@ -75,15 +80,7 @@ def _right(evaluation: Evaluation, which: str) -> str:
 def _between(evaluation: Evaluation) -> str:
     if not evaluation.HasField("accuracy_interval"):
         return ""
-    return f" (of all such examples {_percents(evaluation.accuracy_interval)})"
-
-
-def _out_of_fold(found: CrossValidation) -> str:
-    """What to expect of the version on new examples, in a sentence."""
-    return (
-        f"Expect {_percents(found.accuracy_interval)} on new examples like these: {found.accuracy:.1%} of "
-        f"{found.num_examples} training examples were answered rightly by heads that had not seen them."
-    )
+    return f" (of all such examples {findings.percents(evaluation.accuracy_interval)})"
 
 
 def _used(ended: TrainingRun, used: Resources) -> str:
@@ -98,8 +95,16 @@ def _used(ended: TrainingRun, used: Resources) -> str:
     return f"It took {seconds:.1f} s{expected}: {phases}; {memory} at most."
 
 
-def _percents(interval: Interval) -> str:
-    return f"{interval.low:.0%} to {interval.high:.0%}"
+def _show_suspects(client: Client, ended: TrainingRun, suspects: Sequence[LabelSuspect], console: Console) -> None:
+    if not suspects:
+        return
+    dataset = ended.dataset_version.partition("/versions/")[0]
+    files = {one.content_sha256: one.filename for one in client.examples(dataset)}
+    console.print("Labels that may be wrong, for you to look at:")
+    for one in suspects[:SHOWN_SUSPECTS]:
+        console.print(escape(f"  {findings.suspect(one, files)}"))
+    if len(suspects) > SHOWN_SUSPECTS:
+        console.print(f"  and {len(suspects) - SHOWN_SUSPECTS} more")
 
 
 def next_step(client: Client, model_version: str) -> str:

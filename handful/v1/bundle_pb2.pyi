@@ -1367,6 +1367,8 @@ class CrossValidation(_message.Message):
     RECALL_WEIGHTED_FIELD_NUMBER: _builtins.int
     F1_WEIGHTED_FIELD_NUMBER: _builtins.int
     TOP5_ACCURACY_FIELD_NUMBER: _builtins.int
+    BASELINES_FIELD_NUMBER: _builtins.int
+    LABEL_SUSPECTS_FIELD_NUMBER: _builtins.int
     folds: _builtins.int
     """Folds: 5, or as many as the smallest class has groups."""
     repeats: _builtins.int
@@ -1403,6 +1405,14 @@ class CrossValidation(_message.Message):
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeadCandidate]:
         """The kinds of head that were tried, the published one among them; all figures above are the published kind's."""
 
+    @_builtins.property
+    def baselines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Baseline]:
+        """What knowing next to nothing is worth, on the same examples."""
+
+    @_builtins.property
+    def label_suspects(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelSuspect]:
+        """Training examples whose labels should be looked at, the least probable first: at most 15 of 100, and 50."""
+
     def __init__(
         self,
         *,
@@ -1421,14 +1431,115 @@ class CrossValidation(_message.Message):
         recall_weighted: _builtins.float = ...,
         f1_weighted: _builtins.float = ...,
         top5_accuracy: _builtins.float = ...,
+        baselines: _abc.Iterable[Global___Baseline] | None = ...,
+        label_suspects: _abc.Iterable[Global___LabelSuspect] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accuracy_interval", b"accuracy_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "accuracy_interval", b"accuracy_interval", "candidates", b"candidates", "ece", b"ece", "f1_macro", b"f1_macro", "f1_weighted", b"f1_weighted", "folds", b"folds", "log_loss", b"log_loss", "num_examples", b"num_examples", "precision_macro", b"precision_macro", "precision_weighted", b"precision_weighted", "recall_macro", b"recall_macro", "recall_weighted", b"recall_weighted", "repeats", b"repeats", "top5_accuracy", b"top5_accuracy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "accuracy_interval", b"accuracy_interval", "baselines", b"baselines", "candidates", b"candidates", "ece", b"ece", "f1_macro", b"f1_macro", "f1_weighted", b"f1_weighted", "folds", b"folds", "label_suspects", b"label_suspects", "log_loss", b"log_loss", "num_examples", b"num_examples", "precision_macro", b"precision_macro", "precision_weighted", b"precision_weighted", "recall_macro", b"recall_macro", "recall_weighted", b"recall_weighted", "repeats", b"repeats", "top5_accuracy", b"top5_accuracy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CrossValidation: _TypeAlias = CrossValidation  # noqa: Y015
+
+@_typing.final
+class Baseline(_message.Message):
+    """Baseline is what a model has to beat to be worth anything."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Baseline._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: Baseline._Kind.ValueType  # 0
+        """Never sent."""
+        KIND_MAJORITY_CLASS: Baseline._Kind.ValueType  # 1
+        """Which class is the most common."""
+        KIND_COLOUR_AND_SIZE: Baseline._Kind.ValueType  # 2
+        """Colours, sizes and bytes of the pictures, and nothing of what they show: where it is nearly as good as the model,
+        the classes differ in background, light or format.
+        """
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
+        """Kind says what it knows."""
+
+    KIND_UNSPECIFIED: Baseline.Kind.ValueType  # 0
+    """Never sent."""
+    KIND_MAJORITY_CLASS: Baseline.Kind.ValueType  # 1
+    """Which class is the most common."""
+    KIND_COLOUR_AND_SIZE: Baseline.Kind.ValueType  # 2
+    """Colours, sizes and bytes of the pictures, and nothing of what they show: where it is nearly as good as the model,
+    the classes differ in background, light or format.
+    """
+
+    KIND_FIELD_NUMBER: _builtins.int
+    ACCURACY_FIELD_NUMBER: _builtins.int
+    ACCURACY_INTERVAL_FIELD_NUMBER: _builtins.int
+    kind: Global___Baseline.Kind.ValueType
+    """What it knows."""
+    accuracy: _builtins.float
+    """Share of the examples that it answers rightly, out of fold, in [0, 1]."""
+    @_builtins.property
+    def accuracy_interval(self) -> Global___Interval:
+        """As CrossValidation.accuracy_interval."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___Baseline.Kind.ValueType = ...,
+        accuracy: _builtins.float = ...,
+        accuracy_interval: Global___Interval | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accuracy_interval", b"accuracy_interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "accuracy_interval", b"accuracy_interval", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Baseline: _TypeAlias = Baseline  # noqa: Y015
+
+@_typing.final
+class LabelSuspect(_message.Message):
+    """LabelSuspect is a training example whose label is less probable than 0.2 to heads that were fitted on others, with a
+    stronger penalty than the published head. Not all of them are wrong, and not all that are wrong are among them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_SHA256_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    PROBABILITY_FIELD_NUMBER: _builtins.int
+    SUGGESTED_LABEL_FIELD_NUMBER: _builtins.int
+    SUGGESTED_PROBABILITY_FIELD_NUMBER: _builtins.int
+    content_sha256: _builtins.str
+    """SHA-256 of the example's stored bytes, lower-case hex."""
+    label: _builtins.str
+    """The label that it has."""
+    probability: _builtins.float
+    """How probable that is, in [0, 1]."""
+    suggested_label: _builtins.str
+    """The most probable label."""
+    suggested_probability: _builtins.float
+    """How probable that is, in [0, 1]."""
+    def __init__(
+        self,
+        *,
+        content_sha256: _builtins.str = ...,
+        label: _builtins.str = ...,
+        probability: _builtins.float = ...,
+        suggested_label: _builtins.str = ...,
+        suggested_probability: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_sha256", b"content_sha256", "label", b"label", "probability", b"probability", "suggested_label", b"suggested_label", "suggested_probability", b"suggested_probability"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LabelSuspect: _TypeAlias = LabelSuspect  # noqa: Y015
 
 @_typing.final
 class HeadCandidate(_message.Message):

@@ -525,7 +525,7 @@ class Progress(_message.Message):
     FEATURES_CACHED_FIELD_NUMBER: _builtins.int
     phase: _builtins.str
     """What the worker does: `loading`, `weights` (downloads them), `graph`, `features`, `validating` (out of fold),
-    `fitting`, `publishing`.
+    `colours` (of the pictures, to compare with), `fitting`, `publishing`.
     """
     completed: _builtins.int
     """Units done."""

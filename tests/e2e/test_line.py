@@ -46,6 +46,7 @@ def train(client: Client, dataset: str) -> tuple[TrainingRun, FeaturesReady]:
     """A finished run and what its features cost."""
     run = client.train(dataset)
     events = [event for event in run.watch() if isinstance(event, TrainingRunEvent)]
+    assert [event.notice.reason for event in events if event.HasField("notice")] == ["COLOURS_TELL_CLASSES_APART"]
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
     ready = [event.features_ready for event in events if event.HasField("features_ready")]
     return run.training_run, ready[0]
@@ -64,6 +65,10 @@ def test_a_folder_becomes_a_model_that_predicts(stack: Stack, folder: Path, pict
         assert (figures["val/accuracy"], figures["cv/accuracy"]) == (1.0, 1.0)
         found = client.evaluation(run.model_version).evaluation.cross_validation
         assert (found.folds, found.repeats, found.num_examples, found.accuracy_interval.high) == (5, 5, 20, 1.0)
+        # It learnt no more than colours, and says so.
+        majority, colours = found.baselines
+        assert (majority.accuracy, colours.accuracy) == (0.5, 1.0)
+        assert not found.label_suspects
         answer = client.predict("colours", picture(999, RED))
         assert answer.model_version == run.model_version == "projects/default/models/colours/versions/1"
         assert answer.predictions[0].label == "red"

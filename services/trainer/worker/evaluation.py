@@ -109,14 +109,16 @@ def cross_validated(
 ) -> CrossValidation:
     """The figures of what a head answered out of fold."""
     found = scores(labels, out_of_fold.probabilities, "cv")
-    return CrossValidation(
+    measured = CrossValidation(
         folds=out_of_fold.folds,
         repeats=out_of_fold.repeats,
         num_examples=len(labels),
         accuracy_interval=corrected_wilson(found["cv/accuracy"], len(labels)),
         candidates=candidates,
-        **{field: found[name] for name, field in _FIELDS.items()},
     )
+    for name, field in _FIELDS.items():
+        setattr(measured, field, found[name])
+    return measured
 
 
 def _metrics(found: CrossValidation | None) -> dict[str, float]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -64,8 +64,7 @@ class Features:
             "numerics": NUMERICS,
             "view": PLAIN_VIEW,
         }
-        digest = hashlib.sha256(json.dumps(specification, sort_keys=True).encode()).hexdigest()
-        self._prefix = f"projects/{examples.project}/features/{digest}"
+        self._prefix = prefix(examples.project, specification)
 
     def of(self, wanted: Sequence[Example], step: Callable[[], None]) -> Floats:
         """float32[n, feature_width], in order; `step` is called after every example and may raise to stop."""
@@ -81,26 +80,37 @@ class Features:
         return np.stack(rows)
 
     def _row(self, example: Example) -> Floats:
-        key = f"{self._prefix}/{example.content_sha256}.safetensors"
-        row = self._cached(key)
-        found = row is not None
-        if row is None:
-            pixels = self._examples.pixels(self._store, example, self._preprocessing)
-            row = self._session.features(pixels[None])[0]
-            self._cache.put(key, _to_bytes(row))
+        row, found = cached(
+            self._cache, f"{self._prefix}/{example.content_sha256}.safetensors", lambda: self._compute(example)
+        )
         with self._lock:
             self.counts.cached += found
             self.counts.computed += not found
         return row
 
-    def _cached(self, key: str) -> Floats | None:
-        try:
-            return _from_bytes(self._cache.get(key))
-        except ObjectMissing:
-            return None
-        except ValueError:
-            log.warning("cached features are broken and are computed again", key=key)
-            return None
+    def _compute(self, example: Example) -> Floats:
+        pixels = self._examples.pixels(self._store, example, self._preprocessing)
+        row: Floats = self._session.features(pixels[None])[0]
+        return row
+
+
+def prefix(project: str, specification: Mapping[str, object]) -> str:
+    """Where what a specification describes is kept, an object for every example."""
+    digest = hashlib.sha256(json.dumps(specification, sort_keys=True).encode()).hexdigest()
+    return f"projects/{project}/features/{digest}"
+
+
+def cached(cache: ObjectStore, key: str, compute: Callable[[], Floats]) -> tuple[Floats, bool]:
+    """A row from the cache, or computed and put there; and whether it was found."""
+    try:
+        return _from_bytes(cache.get(key)), True
+    except ObjectMissing:
+        pass
+    except ValueError:
+        log.warning("cached features are broken and are computed again", key=key)
+    row = compute()
+    cache.put(key, _to_bytes(row))
+    return row, False
 
 
 def gather(work: Work, features: Features, wanted: Sequence[Example]) -> Floats:

@@ -8,19 +8,19 @@ from threadpoolctl import threadpool_limits
 
 from handful.bundle import neighbours
 from handful.bundle.heads import Floats, LinearHead, softmax
-from handful.v1.bundle_pb2 import HEAD_KIND_LDA, HEAD_KIND_LOGISTIC_REGRESSION, CrossValidation, Head
+from handful.v1.bundle_pb2 import HEAD_KIND_LDA, Head
 from services.trainer.architectures import ARCHITECTURES
 from services.trainer.presets import REGULARIZATION_C
 from services.trainer.worker import backbones, discriminant, logistic_regression
 from services.trainer.worker.calibration import tempered
-from services.trainer.worker.cross_validation import MIN_FOLDS, Folds, Labels
-from services.trainer.worker.evaluation import cross_validated, scores
+from services.trainer.worker.cross_validation import Labels
+from services.trainer.worker.evaluation import scores
 from services.trainer.worker.examples import Examples, targets
 from services.trainer.worker.features import Features, gather
-from services.trainer.worker.head_choice import best, kinds, try_all
 from services.trainer.worker.publishing import NUM_GOLDEN
 from services.trainer.worker.resources import peak_memory_bytes
 from services.trainer.worker.spans import Span
+from services.trainer.worker.validation import validate
 from services.trainer.worker.work import Trained, Work
 
 
@@ -36,7 +36,7 @@ def train(work: Work, examples: Examples) -> Trained:
     # One thread: the matrices are small, and the figures do not depend on how many cores there are.
     with threadpool_limits(1, "blas"):
         span = Span.of(train_rows)
-        described, cross_validation = _choose(work, examples, span, train_labels)
+        described, cross_validation = validate(work, examples, span, train_labels)
         work.progress("fitting")
         passes = _Passes(work, described.temperature or 1.0, (train_rows, val_rows), (train_labels, val_labels))
         head = _fit(work, described, span, train_labels, len(examples.labels), passes)
@@ -46,30 +46,6 @@ def train(work: Work, examples: Examples) -> Trained:
     golden_rows = (val_rows if examples.val else train_rows)[:NUM_GOLDEN]
     answers = head.probabilities(val_rows), pixels, head.probabilities(golden_rows)
     return Trained(examples, backbone, head, described, *answers, cross_validation, known)
-
-
-def _choose(work: Work, examples: Examples, span: Span, labels: Labels) -> tuple[Head, CrossValidation | None]:
-    """What the head shall be, and figures out of fold; none, with a notice, where a class cannot be divided."""
-    recipe, num_classes, groups = work.recipe, len(examples.labels), [one.group for one in examples.train]
-    described = Head(normalization=Head.NORMALIZATION_CENTER_L2, kind=HEAD_KIND_LOGISTIC_REGRESSION)
-    folds = Folds.drawn(labels, groups, num_classes, recipe.seed)
-    if folds.folds < MIN_FOLDS:
-        _say_why_not(work, examples.labels[folds.smallest_class], folds.folds)
-        return described, None
-    step = _Steps(work, folds.num_fits * len(kinds(recipe)))
-    candidates = try_all(recipe, span, labels, num_classes, folds, step)
-    chosen = best(candidates, labels, np.unique(groups, return_inverse=True)[1])
-    described.kind, described.temperature = chosen.kind, chosen.temperature
-    return described, cross_validated(labels, chosen.out_of_fold, [one.message(labels) for one in candidates])
-
-
-def _say_why_not(work: Work, label: str, groups: int) -> None:
-    needs = f"it needs {MIN_FOLDS} different training pictures of every class, and {label} has {groups}."
-    message = f"There is no cross-validation: {needs} So probabilities are not calibrated."
-    work.notice("NOT_CROSS_VALIDATED", message)
-    if work.recipe.head == HEAD_KIND_LDA:
-        message = "The head is LOGISTIC_REGRESSION: without a temperature LDA would be far too sure of itself."
-        work.notice("HEAD_FALLBACK", message)
 
 
 def _fit(work: Work, described: Head, span: Span, labels: Labels, num_classes: int, passes: "_Passes") -> LinearHead:
@@ -92,17 +68,6 @@ def _fit(work: Work, described: Head, span: Span, labels: Labels, num_classes: i
             )
         )
     return tempered(head, described.temperature or 1.0)
-
-
-class _Steps:
-    """Says how many fits are done."""
-
-    def __init__(self, work: Work, total: int) -> None:
-        self._work, self._done, self._total = work, 0, total
-
-    def __call__(self) -> None:
-        self._done += 1
-        self._work.progress("validating", self._done, self._total)
 
 
 class _Passes:

@@ -1,0 +1,36 @@
+"""What was found out beside a run's figures, in plain sentences: what to expect, what knowing next to nothing is worth,
+which labels to look at. It knows messages, no client.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from handful.v1.bundle_pb2 import Baseline, CrossValidation, Interval, LabelSuspect
+
+_KNOWS = {
+    Baseline.KIND_MAJORITY_CLASS: "Always answering the most common class",
+    Baseline.KIND_COLOUR_AND_SIZE: "knowing colours and sizes alone",
+}
+
+
+def sentences(found: CrossValidation) -> Iterator[str]:
+    """What to expect of a version on new examples, and against what to hold it."""
+    yield (
+        f"Expect {percents(found.accuracy_interval)} on new examples like these: {found.accuracy:.1%} of "
+        f"{found.num_examples} training examples were answered rightly by heads that had not seen them."
+    )
+    worth = [
+        f"{_KNOWS[one.kind]} would be right on {one.accuracy:.0%}" for one in found.baselines if one.kind in _KNOWS
+    ]
+    if worth:
+        yield f"{', '.join(worth)}."
+
+
+def suspect(one: LabelSuspect, files: Mapping[str, str]) -> str:
+    """A label to look at, by the name of its file where that is known."""
+    file = files.get(one.content_sha256, one.content_sha256[:12])
+    return f"{file} is called {one.label}; it looks like {one.suggested_label} ({one.suggested_probability:.0%})"
+
+
+def percents(interval: Interval) -> str:
+    """`89% to 98%`."""
+    return f"{interval.low:.0%} to {interval.high:.0%}"

@@ -1,0 +1,53 @@
+"""What knowing next to nothing is worth, and whether a model is worth more."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from handful.bundle.heads import Floats
+from handful.v1.bundle_pb2 import Baseline, Notice
+from services.trainer.intervals import corrected_wilson
+from services.trainer.worker.cross_validation import Labels, OutOfFold
+
+# Standard errors by which a model has to beat a baseline to be called better.
+CLEARLY = 2.0
+
+
+def majority(labels: Labels) -> Floats:
+    """float32[n]: whether the most common class is each one's."""
+    right: Floats = (labels == np.bincount(labels).argmax()).astype(np.float32)
+    return right
+
+
+def message(kind: "Baseline.Kind.ValueType", right: Floats) -> Baseline:
+    accuracy = float(right.mean())
+    return Baseline(kind=kind, accuracy=accuracy, accuracy_interval=corrected_wilson(accuracy, len(right)))
+
+
+def warning(
+    names: Sequence[str], labels: Labels, groups: npt.NDArray[np.int64], model: OutOfFold, coloured: Floats
+) -> Notice | None:
+    """A plain sentence where the model is not clearly better than knowing next to nothing."""
+    right, common = model.right(labels), majority(labels)
+    if not _clearly_better(right - common, groups):
+        always = names[int(np.bincount(labels).argmax())]
+        message = (
+            f"The model is hardly better than always answering {always}: right on {right.mean():.0%} of the training "
+            f"examples that it had not seen, against {common.mean():.0%}."
+        )
+        return Notice(reason="HARDLY_BETTER_THAN_MAJORITY", message=message)
+    if not _clearly_better(right - coloured, groups):
+        message = (
+            f"Colours and sizes alone tell the classes apart nearly as well as the model: {coloured.mean():.0%} "
+            f"against {right.mean():.0%}. It may have learnt backgrounds, light or formats: try it on pictures from "
+            "elsewhere."
+        )
+        return Notice(reason="COLOURS_TELL_CLASSES_APART", message=message)
+    return None
+
+
+def _clearly_better(differences: Floats, groups: npt.NDArray[np.int64]) -> bool:
+    of_group = np.bincount(groups, weights=differences)
+    # One more group may differ in what was not seen.
+    return float(of_group.sum()) > CLEARLY * float(np.sqrt((of_group**2).sum() + 1))

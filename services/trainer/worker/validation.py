@@ -1,0 +1,76 @@
+"""All that a run of `fast` learns out of fold: which head, at which temperature, how good it is, how much better than
+knowing next to nothing, and which labels to look at.
+"""
+
+from functools import partial
+
+import numpy as np
+
+from handful.bundle.heads import Floats
+from handful.v1.bundle_pb2 import (
+    HEAD_KIND_LDA,
+    HEAD_KIND_LOGISTIC_REGRESSION,
+    Baseline,
+    CrossValidation,
+    Head,
+)
+from services.trainer.worker import baselines, colours, suspects
+from services.trainer.worker.cross_validation import MIN_FOLDS, Folds, Labels
+from services.trainer.worker.evaluation import cross_validated
+from services.trainer.worker.examples import Examples
+from services.trainer.worker.head_choice import best, kinds, try_all
+from services.trainer.worker.spans import Span
+from services.trainer.worker.work import Work
+
+
+def validate(work: Work, examples: Examples, span: Span, labels: Labels) -> tuple[Head, CrossValidation | None]:
+    """What the head shall be, and figures out of fold; none, with a notice, where a class cannot be divided."""
+    names, groups = examples.labels, [one.group for one in examples.train]
+    folds = Folds.drawn(labels, groups, len(names), work.recipe.seed)
+    described = Head(normalization=Head.NORMALIZATION_CENTER_L2, kind=HEAD_KIND_LOGISTIC_REGRESSION)
+    if folds.folds < MIN_FOLDS:
+        _say_why_not(work, names[folds.smallest_class], folds.folds)
+        return described, None
+    # Each kind of head, the suspects, the colours.
+    step = _Steps(work, "validating", folds.num_fits * (len(kinds(work.recipe)) + 2))
+    candidates = try_all(work.recipe, span, labels, len(names), folds, step)
+    numbered = np.unique(groups, return_inverse=True)[1]
+    chosen = best(candidates, labels, numbered)
+    described.kind, described.temperature = chosen.kind, chosen.temperature
+    found = cross_validated(labels, chosen.out_of_fold, [one.message(labels) for one in candidates])
+    found.label_suspects.extend(suspects.listed(examples, suspects.believed(span, labels, len(names), folds, step)))
+    coloured = _coloured(work, examples, labels, folds, step)
+    found.baselines.append(baselines.message(Baseline.KIND_MAJORITY_CLASS, baselines.majority(labels)))
+    found.baselines.append(baselines.message(Baseline.KIND_COLOUR_AND_SIZE, coloured))
+    warning = baselines.warning(names, labels, numbered, chosen.out_of_fold, coloured)
+    if warning:
+        work.notice(warning.reason, warning.message)
+    return described, found
+
+
+def _coloured(work: Work, examples: Examples, labels: Labels, folds: Folds, step: "_Steps") -> Floats:
+    """float32[n]: in what share of the repeats colours and sizes alone answer each example rightly."""
+    measured = _Steps(work, "colours", len(examples.train))
+    rows = colours.of(work, examples, examples.train, measured)
+    fit = partial(colours.fit, num_classes=len(examples.labels))
+    return folds.out_of_fold(rows, labels, len(examples.labels), fit, step).right(labels)
+
+
+def _say_why_not(work: Work, label: str, groups: int) -> None:
+    needs = f"it needs {MIN_FOLDS} different training pictures of every class, and {label} has {groups}."
+    message = f"There is no cross-validation: {needs} So probabilities are not calibrated."
+    work.notice("NOT_CROSS_VALIDATED", message)
+    if work.recipe.head == HEAD_KIND_LDA:
+        message = "The head is LOGISTIC_REGRESSION: without a temperature LDA would be far too sure of itself."
+        work.notice("HEAD_FALLBACK", message)
+
+
+class _Steps:
+    """Says how many of all steps are done."""
+
+    def __init__(self, work: Work, phase: str, total: int) -> None:
+        self._work, self._phase, self._done, self._total = work, phase, 0, total
+
+    def __call__(self) -> None:
+        self._done += 1
+        self._work.progress(self._phase, self._done, self._total)
