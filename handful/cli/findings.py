@@ -4,8 +4,10 @@ which labels to look at. It knows messages, no client.
 
 from collections.abc import Iterator, Mapping
 
-from handful.v1.bundle_pb2 import Baseline, CrossValidation, Interval, LabelSuspect
+from handful.v1.bundle_pb2 import Baseline, CrossValidation, Interval, LabelSuspect, MoreExamples
 
+# A gain below this may as well be none.
+SAME = 0.02
 _KNOWS = {
     Baseline.KIND_MAJORITY_CLASS: "Always answering the most common class",
     Baseline.KIND_COLOUR_AND_SIZE: "knowing colours and sizes alone",
@@ -23,6 +25,18 @@ def sentences(found: CrossValidation) -> Iterator[str]:
     ]
     if worth:
         yield f"{', '.join(worth)}."
+    if found.HasField("more_examples"):
+        yield _more(found.more_examples)
+
+
+def _more(found: MoreExamples) -> str:
+    """What more examples would bring."""
+    between = f"{found.accuracy:.0%} ({percents(found.accuracy_interval)})"
+    if found.gain < SAME:
+        twice = f"Twice as many examples would do about the same: {between}."
+    else:
+        twice = f"Twice as many examples may give {found.gain * 100:.0f} points more: {between}."
+    return f"{twice} {found.label} needs them most: it is found least." if found.label else twice
 
 
 def suspect(one: LabelSuspect, files: Mapping[str, str]) -> str:

@@ -1347,7 +1347,7 @@ Global___Interval: _TypeAlias = Interval  # noqa: Y015
 class CrossValidation(_message.Message):
     """CrossValidation is what heads answered to training examples that they were not fitted on: the examples are dealt into
     folds, evenly by class and never dividing a group, and each fold is answered by a head fitted on the others, all of it
-    repeated with other folds and the probabilities averaged. The recipe's seed draws the folds.
+    repeated with other folds. The recipe's seed draws the folds.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1369,6 +1369,7 @@ class CrossValidation(_message.Message):
     TOP5_ACCURACY_FIELD_NUMBER: _builtins.int
     BASELINES_FIELD_NUMBER: _builtins.int
     LABEL_SUSPECTS_FIELD_NUMBER: _builtins.int
+    MORE_EXAMPLES_FIELD_NUMBER: _builtins.int
     folds: _builtins.int
     """Folds: 5, or as many as the smallest class has groups."""
     repeats: _builtins.int
@@ -1376,8 +1377,8 @@ class CrossValidation(_message.Message):
     num_examples: _builtins.int
     """Examples, all of the training split."""
     accuracy: _builtins.float
-    """Share of the examples that were answered rightly, in [0, 1]. Folds fit on less, so it lies a little below what the
-    published head does.
+    """Share of the examples that were answered rightly, in [0, 1]; as all figures here a mean over the repeats. Folds fit on
+    less, so it lies a little below what the published head does.
     """
     log_loss: _builtins.float
     """Mean cross-entropy in nats."""
@@ -1399,7 +1400,9 @@ class CrossValidation(_message.Message):
     """Share of the examples whose class is among the five most probable, in [0, 1]."""
     @_builtins.property
     def accuracy_interval(self) -> Global___Interval:
-        """Where the accuracy of the published head lies: the Wilson interval with p' = 1 - .85 (1 - p) and n' = .85 n."""
+        """Where the accuracy of the published head lies: the Wilson interval with p' = 1 - (1 - .15 k) (1 - p) and n' = .85 n,
+        where k = (p - m) / (1 - m), at least 0, and m is the share of the most common class.
+        """
 
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeadCandidate]:
@@ -1412,6 +1415,10 @@ class CrossValidation(_message.Message):
     @_builtins.property
     def label_suspects(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelSuspect]:
         """Training examples whose labels should be looked at, the least probable first: at most 15 of 100, and 50."""
+
+    @_builtins.property
+    def more_examples(self) -> Global___MoreExamples:
+        """What more examples would bring. Not set where the smallest class has fewer than 8 examples: it cannot be told then."""
 
     def __init__(
         self,
@@ -1433,14 +1440,89 @@ class CrossValidation(_message.Message):
         top5_accuracy: _builtins.float = ...,
         baselines: _abc.Iterable[Global___Baseline] | None = ...,
         label_suspects: _abc.Iterable[Global___LabelSuspect] | None = ...,
+        more_examples: Global___MoreExamples | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accuracy_interval", b"accuracy_interval"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accuracy_interval", b"accuracy_interval", "more_examples", b"more_examples"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "accuracy_interval", b"accuracy_interval", "baselines", b"baselines", "candidates", b"candidates", "ece", b"ece", "f1_macro", b"f1_macro", "f1_weighted", b"f1_weighted", "folds", b"folds", "label_suspects", b"label_suspects", "log_loss", b"log_loss", "num_examples", b"num_examples", "precision_macro", b"precision_macro", "precision_weighted", b"precision_weighted", "recall_macro", b"recall_macro", "recall_weighted", b"recall_weighted", "repeats", b"repeats", "top5_accuracy", b"top5_accuracy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "accuracy_interval", b"accuracy_interval", "baselines", b"baselines", "candidates", b"candidates", "ece", b"ece", "f1_macro", b"f1_macro", "f1_weighted", b"f1_weighted", "folds", b"folds", "label_suspects", b"label_suspects", "log_loss", b"log_loss", "more_examples", b"more_examples", "num_examples", b"num_examples", "precision_macro", b"precision_macro", "precision_weighted", b"precision_weighted", "recall_macro", b"recall_macro", "recall_weighted", b"recall_weighted", "repeats", b"repeats", "top5_accuracy", b"top5_accuracy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CrossValidation: _TypeAlias = CrossValidation  # noqa: Y015
+
+@_typing.final
+class MoreExamples(_message.Message):
+    """MoreExamples says what twice as many training examples are likely to bring. It is drawn on from the accuracies of heads
+    that were fitted on a quarter, a half, three quarters and all of the examples, as a power law, and may be wrong.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Point(_message.Message):
+        """Point is one size of training set."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NUM_EXAMPLES_FIELD_NUMBER: _builtins.int
+        ACCURACY_FIELD_NUMBER: _builtins.int
+        num_examples: _builtins.int
+        """How many examples heads were fitted on."""
+        accuracy: _builtins.float
+        """Their accuracy out of fold, in [0, 1]."""
+        def __init__(
+            self,
+            *,
+            num_examples: _builtins.int = ...,
+            accuracy: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "num_examples", b"num_examples"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NUM_EXAMPLES_FIELD_NUMBER: _builtins.int
+    ACCURACY_FIELD_NUMBER: _builtins.int
+    ACCURACY_INTERVAL_FIELD_NUMBER: _builtins.int
+    GAIN_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    CURVE_FIELD_NUMBER: _builtins.int
+    num_examples: _builtins.int
+    """Twice as many as there are."""
+    accuracy: _builtins.float
+    """The accuracy to expect then, in [0, 1]."""
+    gain: _builtins.float
+    """How much that is above what is to be expected now; below 0.02 it is about the same."""
+    label: _builtins.str
+    """The class that is found clearly less often than the others, of which more examples help most on the average; empty
+    where none clearly is.
+    """
+    @_builtins.property
+    def accuracy_interval(self) -> Global___Interval:
+        """Between what it is likely to lie then."""
+
+    @_builtins.property
+    def curve(self) -> _containers.RepeatedCompositeFieldContainer[Global___MoreExamples.Point]:
+        """What was measured, from the smallest size on."""
+
+    def __init__(
+        self,
+        *,
+        num_examples: _builtins.int = ...,
+        accuracy: _builtins.float = ...,
+        accuracy_interval: Global___Interval | None = ...,
+        gain: _builtins.float = ...,
+        label: _builtins.str = ...,
+        curve: _abc.Iterable[Global___MoreExamples.Point] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accuracy_interval", b"accuracy_interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "accuracy_interval", b"accuracy_interval", "curve", b"curve", "gain", b"gain", "label", b"label", "num_examples", b"num_examples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoreExamples: _TypeAlias = MoreExamples  # noqa: Y015
 
 @_typing.final
 class Baseline(_message.Message):

@@ -6,8 +6,9 @@ from handful.v1.bundle_pb2 import Interval
 
 # Of the normal distribution, for 95 %.
 Z = 1.96
-# How much of its examples an out-of-fold share is worth; measured, see docs/why.md.
-WORTH = 0.85
+# How much of its examples an out-of-fold share is worth, and how much of its errors are too many; both measured, see
+# docs/why.md.
+WORTH, EXCESS = 0.85, 0.15
 
 
 def wilson(share: float, num_examples: float) -> Interval:
@@ -20,10 +21,20 @@ def wilson(share: float, num_examples: float) -> Interval:
     return Interval(low=max(0.0, middle - half), high=min(1.0, middle + half))
 
 
-def corrected_wilson(share: float, num_examples: int) -> Interval:
-    """The 95 % interval of the accuracy of a head fitted on all examples, from its out-of-fold accuracy on them.
+def corrected(share: float, chance: float) -> float:
+    """The accuracy that a head fitted on all examples is likely to have, from that out of fold: folds fit on less data.
 
-    Folds fit on less data, so that the out-of-fold accuracy lies below the truth, and its examples are not independent:
-    p' = 1 - .85 (1 - p), n' = .85 n. Measured, see docs/why.md.
+    p' = 1 - (1 - .15 k) (1 - p), where k = (p - chance) / (1 - chance) is how much was learnt: who knows nothing learns
+    nothing from more data. `chance` is the share of the most common class.
     """
-    return wilson(1 - WORTH * (1 - share), WORTH * num_examples)
+    learnt = max(0.0, (share - chance) / (1 - chance)) if chance < 1 else 0.0
+    return 1 - (1 - EXCESS * learnt) * (1 - share)
+
+
+def corrected_wilson(share: float, num_examples: int, chance: float, widened: float = 1.0) -> Interval:
+    """The 95 % interval of the accuracy of a head fitted on all examples, from that out of fold on them: that of Wilson
+    around `corrected`, as if there were .85 of the examples, which are not independent. `widened` by a factor.
+    """
+    plain = wilson(corrected(share, chance), WORTH * num_examples)
+    middle, half = (plain.low + plain.high) / 2, widened * (plain.high - plain.low) / 2
+    return Interval(low=max(0.0, middle - half), high=min(1.0, middle + half))

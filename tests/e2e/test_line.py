@@ -69,6 +69,7 @@ def test_a_folder_becomes_a_model_that_predicts(stack: Stack, folder: Path, pict
         majority, colours = found.baselines
         assert (majority.accuracy, colours.accuracy) == (0.5, 1.0)
         assert not found.label_suspects
+        assert (found.more_examples.num_examples, found.more_examples.gain) == (40, 0.0)
         answer = client.predict("colours", picture(999, RED))
         assert answer.model_version == run.model_version == "projects/default/models/colours/versions/1"
         assert answer.predictions[0].label == "red"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from handful.bundle.heads import Floats, LinearHead
-from handful.v1.bundle_pb2 import Head
+from handful.v1.bundle_pb2 import Head, Interval
 from services.trainer.intervals import corrected_wilson, wilson
 from services.trainer.worker.cross_validation import FOLDS, REPEATS, Folds, Labels
 from services.trainer.worker.evaluation import cross_validated, scores
@@ -28,6 +28,11 @@ def gaussian(labels: Labels, distance: float, seed: int, width: int = 60) -> Flo
 
 def fitted(rows: Floats, labels: Labels) -> LinearHead:
     return fit(rows, labels, 2, 1.0, 200, lambda _: None)
+
+
+def ends(interval: Interval) -> tuple[float, float]:
+    """To the twelfth digit."""
+    return round(interval.low, 12), round(interval.high, 12)
 
 
 def ignore() -> None:
@@ -154,8 +159,14 @@ def test_wilson_is_the_score_interval() -> None:
 
 
 def test_the_corrected_interval_lies_a_little_higher_and_is_wider() -> None:
-    """An out-of-fold share counts as 85 % of its examples with 85 % of its errors."""
-    plain, corrected = wilson(0.9, 40), corrected_wilson(0.9, 40)
-    assert corrected == wilson(1 - 0.85 * 0.1, 34)
+    """An out-of-fold share counts as 85 % of its examples, with fewer errors the more was learnt; who knows nothing
+    learns nothing from more data.
+    """
+    plain, corrected = wilson(0.9, 40), corrected_wilson(0.9, 40, 0.5)
+    assert ends(corrected) == ends(wilson(1 - (1 - 0.15 * 0.8) * 0.1, 34))
     assert corrected.high > plain.high
     assert corrected.high - corrected.low > plain.high - plain.low - 0.01
+    for share, chance in ((0.5, 0.5), (0.3, 0.5), (1.0, 1.0)):
+        assert ends(corrected_wilson(share, 40, chance)) == ends(wilson(share, 34))
+    twice = corrected_wilson(0.5, 40, 0.5, 2.0)
+    assert twice.high - twice.low == pytest.approx(2 * (wilson(0.5, 34).high - wilson(0.5, 34).low))

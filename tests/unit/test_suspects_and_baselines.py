@@ -59,9 +59,9 @@ def test_the_list_is_short(num: int, listed: int) -> None:
 def test_the_majority_is_what_the_most_common_class_gives() -> None:
     """Always answering the most common class is right as often as it is there."""
     labels = np.array([0] * 10 + [1] * 25 + [2] * 5)
-    found = baselines.message(Baseline.KIND_MAJORITY_CLASS, baselines.majority(labels))
+    found = baselines.message(Baseline.KIND_MAJORITY_CLASS, labels, baselines.majority(labels))
     assert found.accuracy == pytest.approx(25 / 40)
-    assert found.accuracy_interval == corrected_wilson(25 / 40, 40)
+    assert found.accuracy_interval == corrected_wilson(25 / 40, 40, 25 / 40)
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,9 @@ def majority(labels: Labels) -> Floats:
     return right
 
 
-def message(kind: "Baseline.Kind.ValueType", right: Floats) -> Baseline:
-    accuracy = float(right.mean())
-    return Baseline(kind=kind, accuracy=accuracy, accuracy_interval=corrected_wilson(accuracy, len(right)))
+def message(kind: "Baseline.Kind.ValueType", labels: Labels, right: Floats) -> Baseline:
+    accuracy, chance = float(right.mean()), float(majority(labels).mean())
+    return Baseline(kind=kind, accuracy=accuracy, accuracy_interval=corrected_wilson(accuracy, len(right), chance))
 
 
 def warning(

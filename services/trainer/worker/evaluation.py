@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from handful.bundle.heads import Floats
+from handful.bundle.heads import Floats, softmax
 from handful.v1.bundle_pb2 import (
     ClassEvaluation,
     ConfusionRow,
@@ -104,16 +104,23 @@ def evaluate(
     )
 
 
+def repeated_scores(labels: Labels, out_of_fold: OutOfFold) -> dict[str, float]:
+    """`cv/*`, means over the repeats: averaged answers would be those of several heads, and one is published."""
+    each = [scores(labels, softmax(logits), "cv") for logits in out_of_fold.logits]
+    return {name: float(np.mean([one[name] for one in each])) for name in each[0]}
+
+
 def cross_validated(
     labels: Labels, out_of_fold: OutOfFold, candidates: Sequence[HeadCandidate] = ()
 ) -> CrossValidation:
     """The figures of what a head answered out of fold."""
-    found = scores(labels, out_of_fold.probabilities, "cv")
+    found = repeated_scores(labels, out_of_fold)
+    chance = float(np.bincount(labels).max() / len(labels))
     measured = CrossValidation(
         folds=out_of_fold.folds,
         repeats=out_of_fold.repeats,
         num_examples=len(labels),
-        accuracy_interval=corrected_wilson(found["cv/accuracy"], len(labels)),
+        accuracy_interval=corrected_wilson(found["cv/accuracy"], len(labels), chance),
         candidates=candidates,
     )
     for name, field in _FIELDS.items():

@@ -16,7 +16,7 @@ from handful.v1.bundle_pb2 import (
 )
 from services.trainer.worker import calibration, discriminant, logistic_regression
 from services.trainer.worker.cross_validation import Fit, Folds, Labels, OutOfFold, Step
-from services.trainer.worker.evaluation import scores
+from services.trainer.worker.evaluation import repeated_scores
 from services.trainer.worker.spans import Span
 
 
@@ -33,7 +33,7 @@ class Candidate:
         return HeadCandidate(
             kind=self.kind,
             accuracy=float(self.out_of_fold.right(labels).mean()),
-            log_loss=scores(labels, self.out_of_fold.probabilities, "cv")["cv/loss"],
+            log_loss=repeated_scores(labels, self.out_of_fold)["cv/loss"],
             temperature=self.temperature,
         )
 

@@ -14,11 +14,11 @@ from handful.v1.bundle_pb2 import (
     CrossValidation,
     Head,
 )
-from services.trainer.worker import baselines, colours, suspects
+from services.trainer.worker import baselines, colours, learning_curve, suspects
 from services.trainer.worker.cross_validation import MIN_FOLDS, Folds, Labels
 from services.trainer.worker.evaluation import cross_validated
 from services.trainer.worker.examples import Examples
-from services.trainer.worker.head_choice import best, kinds, try_all
+from services.trainer.worker.head_choice import best, fitter, kinds, try_all
 from services.trainer.worker.spans import Span
 from services.trainer.worker.work import Work
 
@@ -31,17 +31,23 @@ def validate(work: Work, examples: Examples, span: Span, labels: Labels) -> tupl
     if folds.folds < MIN_FOLDS:
         _say_why_not(work, names[folds.smallest_class], folds.folds)
         return described, None
-    # Each kind of head, the suspects, the colours.
-    step = _Steps(work, "validating", folds.num_fits * (len(kinds(work.recipe)) + 2))
+    drawn = int(np.bincount(labels).min()) >= learning_curve.FEWEST
+    # Each kind of head, the suspects, the colours, the curve.
+    rounds = len(kinds(work.recipe)) + 2 + len(learning_curve.SHARES) * drawn
+    step = _Steps(work, "validating", folds.num_fits * rounds)
     candidates = try_all(work.recipe, span, labels, len(names), folds, step)
     numbered = np.unique(groups, return_inverse=True)[1]
     chosen = best(candidates, labels, numbered)
     described.kind, described.temperature = chosen.kind, chosen.temperature
     found = cross_validated(labels, chosen.out_of_fold, [one.message(labels) for one in candidates])
     found.label_suspects.extend(suspects.listed(examples, suspects.believed(span, labels, len(names), folds, step)))
+    if drawn:
+        fit = fitter(chosen.kind, work.recipe, span, len(names))
+        curve = learning_curve.draw(span, labels, folds, fit, chosen.out_of_fold, work.recipe.seed, step)
+        found.more_examples.CopyFrom(learning_curve.more(curve, names, labels, chosen.out_of_fold))
     coloured = _coloured(work, examples, labels, folds, step)
-    found.baselines.append(baselines.message(Baseline.KIND_MAJORITY_CLASS, baselines.majority(labels)))
-    found.baselines.append(baselines.message(Baseline.KIND_COLOUR_AND_SIZE, coloured))
+    found.baselines.append(baselines.message(Baseline.KIND_MAJORITY_CLASS, labels, baselines.majority(labels)))
+    found.baselines.append(baselines.message(Baseline.KIND_COLOUR_AND_SIZE, labels, coloured))
     warning = baselines.warning(names, labels, numbered, chosen.out_of_fold, coloured)
     if warning:
         work.notice(warning.reason, warning.message)

@@ -1,0 +1,88 @@
+"""How many more: a curve of what was measured, drawn on to twice as many, with a band; a class where one is clear."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from handful.bundle.heads import Floats, LinearHead
+from handful.v1.bundle_pb2 import Interval
+from services.trainer.intervals import corrected, wilson
+from services.trainer.worker import learning_curve, logistic_regression
+from services.trainer.worker.cross_validation import Folds, Labels, OutOfFold
+from services.trainer.worker.learning_curve import Curve
+from services.trainer.worker.spans import Span
+
+NAMES = ("cat", "dog", "emu")
+
+
+def answers(labels: Labels, wrong: dict[int, int]) -> OutOfFold:
+    """Right about all but so many of each class."""
+    given = labels.copy()
+    for label, count in wrong.items():
+        given[np.flatnonzero(labels == label)[:count]] = (label + 1) % 3
+    return OutOfFold(5, np.eye(3, dtype=np.float32)[given][None])
+
+
+@pytest.mark.parametrize("slope", [0.1, 0.3, 0.8])
+def test_the_slope_is_that_of_the_power_law(slope: float) -> None:
+    """Of errors that fall as a power of the examples the power is found, drawn half way to the usual one."""
+    sizes = [20, 40, 60, 80]
+    found = Curve(sizes, [1 - 0.9 * size**-slope for size in sizes]).slope()
+    assert found == pytest.approx((slope + 0.3) / 2)
+
+
+def test_no_slope_is_below_nothing() -> None:
+    """Where more examples made it worse, twice as many are expected to change nothing."""
+    assert Curve([20, 40, 60, 80], [0.99, 0.9, 0.8, 0.7]).slope() == 0.0
+    assert np.isfinite(Curve([20, 40, 60, 80], [1.0] * 4).slope())
+
+
+def test_more_is_no_worse_and_has_a_band() -> None:
+    """Twice as many examples are expected to do better where they did so far; the band is wider than the interval."""
+    labels = np.arange(90) % 3
+    whole = answers(labels, {0: 6, 1: 6, 2: 6})
+    found = learning_curve.more(Curve([18, 36, 54, 72], [0.55, 0.68, 0.76, 0.8]), NAMES, labels, whole)
+    assert found.num_examples == 180
+    assert found.gain == pytest.approx(found.accuracy - corrected(0.8, 1 / 3))
+    assert 0.03 < found.gain < 0.1
+    plain = wilson(found.accuracy, 0.85 * 90)
+    assert found.accuracy_interval.low < plain.low < found.accuracy < plain.high < found.accuracy_interval.high
+    assert [point.num_examples for point in found.curve] == [18, 36, 54, 72]
+    assert found.label == ""
+    none = learning_curve.more(Curve([18, 36, 54, 72], [1.0] * 4), NAMES, labels, answers(labels, {}))
+    assert (none.gain, none.accuracy_interval.high) == (0.0, 1.0)
+    assert none.accuracy_interval != Interval()
+
+
+def test_the_hardest_class_is_named_where_it_is_clear() -> None:
+    """A class that is found clearly less often than the others is named, one that may be so by chance is not."""
+    labels, curve = np.arange(90) % 3, Curve([18, 36, 54, 72], [0.55, 0.68, 0.76, 0.8])
+    assert learning_curve.more(curve, NAMES, labels, answers(labels, {1: 12, 2: 2})).label == "dog"
+    assert learning_curve.more(curve, NAMES, labels, answers(labels, {1: 4, 2: 2})).label == ""
+
+
+def test_the_curve_is_measured_on_parts_of_the_other_folds() -> None:
+    """Heads get a share of every class of the folds that they do not answer, down to one example; more of them do
+    better, and the same seed draws the same curve.
+    """
+    labels = np.repeat([0, 1, 2], (30, 30, 8))
+    centres = np.random.default_rng(1).normal(0, 0.25, (3, 100))
+    rows = (centres[labels] + np.random.default_rng(2).normal(0, 1, (68, 100))).astype(np.float32)
+    folds = Folds.drawn(labels, [f"{place:03}" for place in range(68)], 3, 0)
+    span, sizes, steps = Span.of(rows), [], []
+    fit = partial(logistic_regression.fit_rows, span, num_classes=3, c=1.0, max_passes=200)
+
+    def counting(some: Floats, of: Labels) -> LinearHead:
+        assert len(np.unique(of)) == 3
+        sizes.append(len(of))
+        return fit(some, of)
+
+    whole = folds.out_of_fold(span.rows, labels, 3, fit, lambda: None)
+    first, again = (
+        learning_curve.draw(span, labels, folds, counting, whole, 7, lambda: steps.append(1)) for _ in range(2)
+    )
+    assert first == again
+    assert len(steps) == 2 * 3 * folds.num_fits
+    assert first.accuracies[0] < first.accuracies[-1] == pytest.approx(whole.right(labels).mean())
+    assert sizes[0] == pytest.approx(first.num_examples[0], abs=2)
