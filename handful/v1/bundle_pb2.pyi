@@ -1010,6 +1010,7 @@ class ModelManifest(_message.Message):
     EXAMPLES_FIELD_NUMBER: _builtins.int
     NEIGHBOURS_FIELD_NUMBER: _builtins.int
     EARLIER_DATASET_MANIFEST_SHA256S_FIELD_NUMBER: _builtins.int
+    LICENSE_FIELD_NUMBER: _builtins.int
     format: _builtins.str
     """Always `handful.model/1`."""
     modality: Global___Modality.ValueType
@@ -1018,6 +1019,10 @@ class ModelManifest(_message.Message):
     """SHA-256 of the dataset manifest it was trained on, lower-case hex."""
     numerics: _builtins.str
     """Which code computed the features: runtime, version and precision."""
+    license: _builtins.str
+    """Licence that the model has to be given under because of the code that made it, as an SPDX id: `AGPL-3.0-only` where
+    Ultralytics trained it, or built its body. Empty: none that is known.
+    """
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The classes, in the order of the logits."""
@@ -1077,10 +1082,11 @@ class ModelManifest(_message.Message):
         examples: _abc.Iterable[Global___ClassExamples] | None = ...,
         neighbours: Global___Neighbours | None = ...,
         earlier_dataset_manifest_sha256s: _abc.Iterable[_builtins.str] | None = ...,
+        license: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "head", b"head", "neighbours", b"neighbours", "parity", b"parity", "recipe", b"recipe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "dataset_manifest_sha256", b"dataset_manifest_sha256", "earlier_dataset_manifest_sha256s", b"earlier_dataset_manifest_sha256s", "examples", b"examples", "files", b"files", "format", b"format", "head", b"head", "labels", b"labels", "modality", b"modality", "neighbours", b"neighbours", "notices", b"notices", "numerics", b"numerics", "parity", b"parity", "recipe", b"recipe"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "dataset_manifest_sha256", b"dataset_manifest_sha256", "earlier_dataset_manifest_sha256s", b"earlier_dataset_manifest_sha256s", "examples", b"examples", "files", b"files", "format", b"format", "head", b"head", "labels", b"labels", "license", b"license", "modality", b"modality", "neighbours", b"neighbours", "notices", b"notices", "numerics", b"numerics", "parity", b"parity", "recipe", b"recipe"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

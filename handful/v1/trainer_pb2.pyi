@@ -223,6 +223,8 @@ class Failure(_message.Message):
         """The run needs torch, and the worker that took it has none."""
         REASON_WEIGHTS_MISMATCH: Failure._Reason.ValueType  # 12
         """Weights or a checkpoint are not those of the run's network."""
+        REASON_NO_YOLO: Failure._Reason.ValueType  # 13
+        """The run needs Ultralytics, the extra `yolo`, and the worker that took it has none."""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """Reason says why, for programs."""
@@ -253,6 +255,8 @@ class Failure(_message.Message):
     """The run needs torch, and the worker that took it has none."""
     REASON_WEIGHTS_MISMATCH: Failure.Reason.ValueType  # 12
     """Weights or a checkpoint are not those of the run's network."""
+    REASON_NO_YOLO: Failure.Reason.ValueType  # 13
+    """The run needs Ultralytics, the extra `yolo`, and the worker that took it has none."""
 
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
@@ -1237,6 +1241,9 @@ class Architecture(_message.Message):
     PREPROCESSING_FIELD_NUMBER: _builtins.int
     TRAINING_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     NUM_BLOCKS_FIELD_NUMBER: _builtins.int
+    CODE_LICENSE_FIELD_NUMBER: _builtins.int
+    EXTRA_FIELD_NUMBER: _builtins.int
+    LACKS_EXTRA_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id, for Recipe.architecture."""
     description: _builtins.str
@@ -1274,6 +1281,14 @@ class Architecture(_message.Message):
     """
     num_blocks: _builtins.int
     """How many blocks its body has; Recipe.frozen_blocks counts them from the input on."""
+    code_license: _builtins.str
+    """Licence of the code that builds and trains it, as an SPDX id, where what is made with it has to be given under the
+    same: `AGPL-3.0-only` for the networks of Ultralytics. Empty for all others.
+    """
+    extra: _builtins.str
+    """Extra of Handful that a worker needs for it, such as `yolo`; empty: none."""
+    lacks_extra: _builtins.bool
+    """Workers were heard of lately, and none has that extra: a run would be refused with NO_YOLO."""
     @_builtins.property
     def preprocessing(self) -> _bundle_pb2.ImagePreprocessing:
         """How a picture comes to it, unless a recipe says otherwise."""
@@ -1298,10 +1313,13 @@ class Architecture(_message.Message):
         preprocessing: _bundle_pb2.ImagePreprocessing | None = ...,
         training_memory_bytes: _builtins.int = ...,
         num_blocks: _builtins.int = ...,
+        code_license: _builtins.str = ...,
+        extra: _builtins.str = ...,
+        lacks_extra: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["preprocessing", b"preprocessing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "feature_width", b"feature_width", "gflops", b"gflops", "id", b"id", "input_size", b"input_size", "is_default", b"is_default", "modality", b"modality", "num_blocks", b"num_blocks", "num_parameters", b"num_parameters", "preprocessing", b"preprocessing", "training_memory_bytes", b"training_memory_bytes", "weights_license", b"weights_license", "weights_license_note", b"weights_license_note", "weights_max_bytes", b"weights_max_bytes", "weights_sha256", b"weights_sha256", "weights_source", b"weights_source", "weights_state", b"weights_state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_license", b"code_license", "description", b"description", "extra", b"extra", "feature_width", b"feature_width", "gflops", b"gflops", "id", b"id", "input_size", b"input_size", "is_default", b"is_default", "lacks_extra", b"lacks_extra", "modality", b"modality", "num_blocks", b"num_blocks", "num_parameters", b"num_parameters", "preprocessing", b"preprocessing", "training_memory_bytes", b"training_memory_bytes", "weights_license", b"weights_license", "weights_license_note", b"weights_license_note", "weights_max_bytes", b"weights_max_bytes", "weights_sha256", b"weights_sha256", "weights_source", b"weights_source", "weights_state", b"weights_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

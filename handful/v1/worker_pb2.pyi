@@ -56,6 +56,7 @@ class Capabilities(_message.Message):
     FETCHABLE_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     LACKS_TORCH_FIELD_NUMBER: _builtins.int
+    HAS_YOLO_FIELD_NUMBER: _builtins.int
     device: _builtins.str
     """What it can train on by gradient: `cpu` or `cuda`."""
     memory_bytes: _builtins.int
@@ -64,6 +65,8 @@ class Capabilities(_message.Message):
     """What the worker is there for."""
     lacks_torch: _builtins.bool
     """It has no torch: it trains preset `fast` with the pretrained weights of the architectures above, and nothing else."""
+    has_yolo: _builtins.bool
+    """It has Ultralytics, the extra `yolo`: it trains YOLO, which no other does."""
     @_builtins.property
     def pretrained(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Architectures whose pretrained weights the worker has and can use."""
@@ -81,10 +84,11 @@ class Capabilities(_message.Message):
         fetchable: _abc.Iterable[_builtins.str] | None = ...,
         kind: Global___Capabilities.Kind.ValueType = ...,
         lacks_torch: _builtins.bool = ...,
+        has_yolo: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "fetchable", b"fetchable", "kind", b"kind", "lacks_torch", b"lacks_torch", "memory_bytes", b"memory_bytes", "pretrained", b"pretrained"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "fetchable", b"fetchable", "has_yolo", b"has_yolo", "kind", b"kind", "lacks_torch", b"lacks_torch", "memory_bytes", b"memory_bytes", "pretrained", b"pretrained"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,7 +9,7 @@ reported at once, a secret without its value.
 import dataclasses
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -76,6 +76,11 @@ def home() -> Path:
 def child_environment(**overrides: str) -> dict[str, str]:
     """This process's environment for a child, with some variables set."""
     return {**os.environ, **overrides}
+
+
+def passed_on(names: Iterable[str]) -> dict[str, str]:
+    """Those of this process's variables that have one of the names, for a child that gets no others."""
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def _value(field: "dataclasses.Field[Any]", kind: type, source: Mapping[str, str]) -> Any:

@@ -21,6 +21,9 @@ def _read(name: str) -> Any:
     return json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
 
 
+# The library that is an extra of its own, since its terms are.
+ULTRALYTICS = "ultralytics"
+_CODE_LICENSES = {ULTRALYTICS: "AGPL-3.0-only"}
 _LOCK: dict[str, dict[str, Any]] = _read("weights.lock.json")
 
 
@@ -59,7 +62,7 @@ class PinnedWeights:
 
 @dataclass(frozen=True)
 class TorchNetwork:
-    """Where PyTorch code gets the network from: a library, `timm` or `torchvision`, its name there, and what else it is
+    """Where PyTorch code gets the network from: a library, `timm`, `torchvision` or `ultralytics`, its name there, and what else it is
     built with. An exported model's `model.py` builds it by these and loads the body's state dict into it.
     """
 
@@ -84,12 +87,19 @@ class ArchitectureRow:
     training_memory_bytes: int
     # Blocks of the body, as `worker/networks.py` counts them.
     num_blocks: int
+    # SPDX id of the code that builds it, where that asks more of what is made with it than ours does; else empty.
+    code_license: str
     preprocessing: bundle_pb2.ImagePreprocessing
     # The graph computes (pixel / 255 - mean) / std, per channel.
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     # None where no pretrained weights are offered.
     weights: PinnedWeights | None
+
+    @property
+    def extra(self) -> str:
+        """The extra that a worker needs for it; empty for what all have."""
+        return "yolo" if self.network.library == ULTRALYTICS else ""
 
 
 def _rows() -> Iterator[ArchitectureRow]:
@@ -105,6 +115,7 @@ def _rows() -> Iterator[ArchitectureRow]:
             feature_width=row["feature_width"],
             training_memory_bytes=row["training_memory_bytes"],
             num_blocks=row["num_blocks"],
+            code_license=_CODE_LICENSES.get(row["library"], ""),
             preprocessing=json_format.ParseDict(pinned["preprocessing"], bundle_pb2.ImagePreprocessing()),
             mean=tuple(pinned["mean"]),
             std=tuple(pinned["std"]),
@@ -141,7 +152,11 @@ def backbone_id(architecture: str, preprocessing: bundle_pb2.ImagePreprocessing,
 
 
 def message(
-    row: ArchitectureRow, default: str, state: "trainer_pb2.Architecture.WeightsState.ValueType"
+    row: ArchitectureRow,
+    default: str,
+    state: "trainer_pb2.Architecture.WeightsState.ValueType",
+    *,
+    lacks_extra: bool = False,
 ) -> trainer_pb2.Architecture:
     shown = trainer_pb2.Architecture(
         id=row.id,
@@ -154,6 +169,9 @@ def message(
         feature_width=row.feature_width,
         training_memory_bytes=row.training_memory_bytes,
         num_blocks=row.num_blocks,
+        code_license=row.code_license,
+        extra=row.extra,
+        lacks_extra=lacks_extra,
         weights_state=state,
         is_default=row.id == default,
     )

@@ -6,7 +6,7 @@ from handful.v1.trainer_pb2 import Architecture
 from handful.v1.worker_pb2 import Capabilities
 from services.shared.database import Database
 from services.trainer import workers
-from services.trainer.architectures import ARCHITECTURES
+from services.trainer.architectures import ARCHITECTURES, ULTRALYTICS
 from services.trainer.presets import FAST
 
 WeightsState = Architecture.WeightsState
@@ -14,12 +14,20 @@ WeightsState = Architecture.WeightsState
 
 def suits(recipe: Recipe, capabilities: Capabilities) -> bool:
     """Whether a worker can do what a recipe asks for."""
+    if needs_yolo(recipe) and not capabilities.has_yolo:
+        return False
     had = {*capabilities.pretrained, *capabilities.fetchable}
     if capabilities.lacks_torch:
         gradient = recipe.preset != FAST or recipe.weights == WEIGHTS_RANDOM
         # A recipe without a preset trains nothing: it measures.
         return not recipe.preset or (not gradient and recipe.architecture in had)
     return recipe.weights != WEIGHTS_PRETRAINED or recipe.architecture in had
+
+
+def needs_yolo(recipe: Recipe) -> bool:
+    """Whether a recipe needs Ultralytics; one without a preset, which measures, does not."""
+    row = ARCHITECTURES.get(recipe.architecture)
+    return bool(recipe.preset) and row is not None and row.network.library == ULTRALYTICS
 
 
 class Fleet:
@@ -33,6 +41,13 @@ class Fleet:
         heard = await self._heard()
         if not heard or any(suits(recipe, capabilities) for capabilities in heard):
             return
+        if needs_yolo(recipe) and not any(capabilities.has_yolo for capabilities in heard):
+            raise FailedPrecondition(
+                f"No worker has Ultralytics, which {recipe.architecture} needs. It is the extra `yolo` and AGPL-3.0 "
+                "software: install it beside a worker (`pip install ultralytics`, or `make yolo` in a clone) and start that again, or take another "
+                "architecture.",
+                reason="NO_YOLO",
+            )
         if all(capabilities.lacks_torch for capabilities in heard):
             able = sorted({one for each in heard for one in (*each.pretrained, *each.fetchable)})
             raise FailedPrecondition(
@@ -58,6 +73,11 @@ class Fleet:
         states |= {one: Architecture.WEIGHTS_STATE_FETCHABLE for each in heard for one in each.fetchable}
         states |= {one: Architecture.WEIGHTS_STATE_PRESENT for each in heard for one in each.pretrained}
         return states | never
+
+    async def lacks_yolo(self) -> bool:
+        """Whether workers were heard of, and none has Ultralytics."""
+        heard = await self._heard()
+        return bool(heard) and not any(capabilities.has_yolo for capabilities in heard)
 
     async def _heard(self) -> list[Capabilities]:
         async with self._database.read() as connection:

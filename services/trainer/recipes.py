@@ -11,7 +11,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from handful.errors import InvalidArgument
 from handful.v1 import bundle_pb2, trainer_pb2
 from handful.v1.bundle_pb2 import Recipe
-from services.trainer.architectures import ARCHITECTURES, NOT_OFFERED
+from services.trainer.architectures import ARCHITECTURES, NOT_OFFERED, ULTRALYTICS
 from services.trainer.presets import BASELINE, FAST, FINE_TUNE, PRESETS, Field, Preset
 
 
@@ -41,6 +41,8 @@ def resolve(asked: Recipe, default_architecture: str) -> Recipe:
     row = ARCHITECTURES.get(recipe.architecture)
     if row is not None and row.weights is None and recipe.weights == bundle_pb2.WEIGHTS_PRETRAINED:
         problems.append(("recipe.weights", NOT_OFFERED.format(row.id)))
+    if row is not None and row.network.library == ULTRALYTICS:
+        problems += _yolo_problems(asked, recipe)
     if preset.name == FINE_TUNE and not problems:
         problems += _conflicts(asked, recipe)
     if problems:
@@ -107,6 +109,27 @@ def _conflicts(asked: Recipe, recipe: Recipe) -> list[tuple[str, str]]:
             if "initial_head" in _given(asked):
                 problems.append(("recipe.initial_head", "must be RANDOM where weights are RANDOM"))
             recipe.initial_head = bundle_pb2.INITIAL_HEAD_RANDOM
+    return problems
+
+
+def _yolo_problems(asked: Recipe, recipe: Recipe) -> list[tuple[str, str]]:
+    """What Ultralytics' trainer cannot do, of a recipe for a YOLO whose fields are right one by one. Where nobody asked
+    for it, it is left out.
+    """
+    if recipe.preset == FINE_TUNE:
+        own = f"{recipe.architecture} is trained by Ultralytics' own trainer"
+        return [("recipe.architecture", f"{own}: take preset baseline, or fast for a head on its features")]
+    if recipe.preset != BASELINE:
+        return []
+    given, problems = _given(asked), []
+    if recipe.frozen_mode == bundle_pb2.FROZEN_MODE_TRAIN:
+        problems.append(("recipe.frozen_mode", "must be EVAL: Ultralytics keeps what is frozen in eval mode"))
+    if "rotation_degrees" in given and recipe.rotation_degrees:
+        problems.append(("recipe.rotation_degrees", "must be 0: Ultralytics does not rotate pictures to classify"))
+    if "contrast" in given and recipe.contrast != recipe.brightness:
+        equal = f"must equal brightness, which is {_number(recipe.brightness)}"
+        problems.append(("recipe.contrast", f"{equal}: Ultralytics has one strength for both"))
+    recipe.rotation_degrees, recipe.contrast = 0, recipe.brightness
     return problems
 
 

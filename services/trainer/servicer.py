@@ -163,10 +163,14 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def ListArchitectures(
         self, request: trainer_pb2.ListArchitecturesRequest, context: Context
     ) -> trainer_pb2.ListArchitecturesResponse:
-        states = await self._fleet.weights_states()
-        rows = architectures.ARCHITECTURES.values()
+        states, lacks_yolo = await self._fleet.weights_states(), await self._fleet.lacks_yolo()
         return trainer_pb2.ListArchitecturesResponse(
-            architectures=[architectures.message(row, self._default_architecture, states[row.id]) for row in rows]
+            architectures=[
+                architectures.message(
+                    row, self._default_architecture, states[row.id], lacks_extra=bool(row.extra) and lacks_yolo
+                )
+                for row in architectures.ARCHITECTURES.values()
+            ]
         )
 
     async def ListRecipes(

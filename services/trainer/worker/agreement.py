@@ -5,7 +5,11 @@ import numpy as np
 from handful.bundle.heads import Floats
 from handful.bundle.predictor import Pixels
 from services.trainer.architectures import ArchitectureRow
-from services.trainer.worker.work import GraphDisagrees
+
+
+class GraphDisagrees(Exception):
+    """A graph does not compute what its network computes."""
+
 
 # Two float32 runtimes differ by rounding: by 1e-6 of the largest feature with good weights, by 4e-4 with a body whose
 # statistics are odd, as after few steps from random numbers. A wrong graph differs by as much as there is.

@@ -14,13 +14,13 @@ import structlog
 from handful.bundle import predictor
 from handful.v1.bundle_pb2 import WEIGHTS_PRETRAINED, Backbone, ImagePreprocessing, Recipe
 from services.shared.objects import ObjectStore, StoreUnavailable
-from services.trainer.architectures import ARCHITECTURES, ArchitectureRow, backbone_id
+from services.trainer.architectures import ARCHITECTURES, ULTRALYTICS, ArchitectureRow, backbone_id
 from services.trainer.worker import agreement
+from services.trainer.worker.agreement import GraphDisagrees
 from services.trainer.worker.children import ChildLost, Children
-from services.trainer.worker.parts import NoTorch, need_torch
+from services.trainer.worker.parts import NoTorch, NoYolo, need_torch, need_yolo
 from services.trainer.worker.pretrained import Place, PretrainedWeights, WeightsUnavailable, offered
 from services.trainer.worker.pretrained.torch_files import Arrays
-from services.trainer.worker.work import GraphDisagrees
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +48,8 @@ def find(
             stored = _first_stored(store, backbone) or _copied(store, row, backbone)
             if stored is not None:
                 return stored
+        if row.network.library == ULTRALYTICS:
+            return _build_apart(store, weights, recipe, preprocessing, project, children)
         return children.run(_build, store, weights, recipe, preprocessing, project)
 
 
@@ -86,12 +88,32 @@ def _build(
     return _store(store, "backbones", backbone, efficientnet_lite.graph(state, row), state)
 
 
+def _build_apart(
+    store: ObjectStore,
+    weights: PretrainedWeights,
+    recipe: Recipe,
+    preprocessing: ImagePreprocessing,
+    project: str,
+    children: Children,
+) -> tuple[Backbone, bytes]:
+    """A backbone that Ultralytics builds, in its own process."""
+    from services.trainer.worker.yolo import bodies
+
+    row = ARCHITECTURES[recipe.architecture]
+    need_yolo(row)
+    pretrained = recipe.weights == WEIGHTS_PRETRAINED
+    tensors = weights.tensors(row) if pretrained else None
+    graph, state = bodies.export(children, row, tensors, recipe.seed)
+    whose, origin = (None, "pretrained") if pretrained else (project, "random")
+    return store_graph(store, graph, state, row, preprocessing, project=whose, origin=origin)
+
+
 def prepare(store: ObjectStore, weights: PretrainedWeights, architecture: str, children: Children) -> None:
     """Has the default backbone ready before the first run asks for it; a run that finds it missing builds it itself."""
     recipe = Recipe(architecture=architecture, weights=WEIGHTS_PRETRAINED)
     try:
         find(store, weights, recipe, ARCHITECTURES[architecture].preprocessing, project="", children=children)
-    except (WeightsUnavailable, NoTorch, GraphDisagrees, StoreUnavailable, ChildLost, MemoryError) as problem:
+    except (WeightsUnavailable, NoTorch, NoYolo, GraphDisagrees, StoreUnavailable, ChildLost, MemoryError) as problem:
         log.warning("backbone not prepared", architecture=architecture, problem=str(problem))
 
 
@@ -120,13 +142,28 @@ def store_body(
 ) -> tuple[Backbone, bytes]:
     """The backbone of a network, its graph stored: shared, or below a project where the project trained it."""
     from services.trainer.worker import efficientnet_lite, graphs
-    from services.trainer.worker.weights import tensors_sha256
 
     state = {name: tensor.detach().cpu().numpy() for name, tensor in body.state_dict().items()}
-    weights = offered(row).sha256 if origin == "pretrained" else tensors_sha256(state)
     drawn = row.network.name in efficientnet_lite.BLOCKS
     graph = efficientnet_lite.graph(state, row) if drawn else graphs.export(body, row)
     graphs.check(graph, body, row)
+    return store_graph(store, graph, state, row, preprocessing, project=project, origin=origin)
+
+
+def store_graph(
+    store: ObjectStore,
+    graph: bytes,
+    state: Arrays,
+    row: ArchitectureRow,
+    preprocessing: ImagePreprocessing,
+    *,
+    project: str | None,
+    origin: str,
+) -> tuple[Backbone, bytes]:
+    """The backbone of a graph that was checked, and of the state dict of its body, stored as `store_body` does."""
+    from services.trainer.worker.weights import tensors_sha256
+
+    weights = offered(row).sha256 if origin == "pretrained" else tensors_sha256(state)
     folder = f"projects/{project}/backbones" if project else "backbones"
     return _store(store, folder, _describe(row, preprocessing, weights, origin), graph, state)
 

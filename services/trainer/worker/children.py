@@ -1,4 +1,4 @@
-"""Functions in processes of their own, which give their memory back, and which end with the work they are part of.
+"""Functions and programs in processes of their own, which give their memory back, and end with the work they are part of.
 
 A child leads a process group, so that what it starts goes with it. It is killed outright: it holds nothing that would
 have to be put in order, and one that is stuck would not listen.
@@ -6,18 +6,26 @@ have to be put in order, and one that is stuck would not listen.
 
 import multiprocessing
 import os
+import select
+import shutil
 import signal
+import subprocess
+import tempfile
 import threading
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import IO, Any, TypeVar
 
 Result = TypeVar("Result")
+Process = SpawnProcess | subprocess.Popen[bytes]
 
 GONE_SECONDS = 5.0
+STEP_SECONDS = 0.5
+_CHUNK_BYTES = 65536
 _SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -35,7 +43,8 @@ class Children:
     def __init__(self) -> None:
         # Reentrant: a signal handler may end them while they are being ended.
         self._lock = threading.RLock()
-        self._alive: set[SpawnProcess] = set()
+        self._alive: set[Process] = set()
+        self._folders: set[Path] = set()
         self._ended = False
 
     def run(self, task: Callable[..., Result], *arguments: object) -> Result:
@@ -54,13 +63,55 @@ class Children:
             finally:
                 self._bury(process)
         if answer is None:
-            raise self._lost(process)
+            raise self._lost(process.exitcode)
         succeeded, value = answer
         if not succeeded:
             problem, told = value
             raise problem from InChild(told)
         result: Result = value
         return result
+
+    def lines(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        errors: IO[bytes],
+        step: Callable[[], None],
+    ) -> Iterator[str]:
+        """What a program prints, line by line, until it ends; `step` is called twice a second at least, and may raise.
+        The program has this environment alone, runs in the folder, and has to end when its standard input does. Errors
+        as those of `run`, where its exit code is not 0.
+        """
+        process = self._start_program(command, environment, folder, errors)
+        assert process.stdout is not None  # noqa: S101 - it is a pipe
+        rest, output = b"", process.stdout.fileno()
+        try:
+            while True:
+                step()
+                if not select.select([output], [], [], STEP_SECONDS)[0]:
+                    continue
+                chunk = os.read(output, _CHUNK_BYTES)
+                if not chunk:
+                    break
+                *whole, rest = (rest + chunk).split(b"\n")
+                for line in whole:
+                    yield line.decode()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GONE_SECONDS)
+            code = process.poll()
+        finally:
+            self._bury(process)
+        if code != 0:
+            raise self._lost(code)
+
+    @contextmanager
+    def folder(self) -> Iterator[Path]:
+        """A folder for a child to work in; it is gone when the work ends, whichever way."""
+        with tempfile.TemporaryDirectory(prefix="handful-", ignore_cleanup_errors=True) as made:
+            with self._lock:
+                self._folders.add(Path(made))
+            yield Path(made)
 
     def end(self) -> None:
         """Kills those there are, with all that they started, and lets none start any more."""
@@ -70,7 +121,9 @@ class Children:
         for process in alive:
             _kill(process)
         for process in alive:
-            wait([process.sentinel], GONE_SECONDS)
+            _await(process)
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _start(self, answer: Connection, task: Callable[..., Any], arguments: tuple[object, ...]) -> SpawnProcess:
         process = _SPAWN.Process(target=_run, args=(answer, task, arguments), daemon=True)
@@ -81,20 +134,49 @@ class Children:
             self._alive.add(process)
         return process
 
-    def _bury(self, process: SpawnProcess) -> None:
+    def _start_program(
+        self, command: Sequence[str], environment: Mapping[str, str], folder: Path, errors: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._ended:
+                raise ChildLost("the work is over")
+            process = subprocess.Popen(  # noqa: S603 - a program of ours
+                command,
+                env=environment,
+                cwd=folder,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+            )
+            self._alive.add(process)
+        return process
+
+    def _bury(self, process: Process) -> None:
         _kill(process)
-        process.join()
+        if isinstance(process, SpawnProcess):
+            process.join()
+        else:
+            process.communicate()
         with self._lock:
             self._alive.discard(process)
 
-    def _lost(self, process: SpawnProcess) -> Exception:
+    def _lost(self, code: int | None) -> Exception:
         if self._ended:
             return ChildLost("the work is over")
-        lost = f"the child process ended with exit code {process.exitcode}"
-        return MemoryError(lost) if process.exitcode == -signal.SIGKILL else ChildLost(lost)
+        lost = f"the child process ended with exit code {code}"
+        return MemoryError(lost) if code == -signal.SIGKILL else ChildLost(lost)
 
 
-def _kill(process: SpawnProcess) -> None:
+def _await(process: Process) -> None:
+    if isinstance(process, SpawnProcess):
+        wait([process.sentinel], GONE_SECONDS)
+    else:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GONE_SECONDS)
+
+
+def _kill(process: Process) -> None:
     # One that has just been started has no group of its own yet.
     if process.pid is not None:
         with suppress(ProcessLookupError):

@@ -24,7 +24,7 @@ from services.shared.objects.retrying import RetryingStore
 from services.trainer.architectures import ARCHITECTURES
 from services.trainer.worker import backbones, health
 from services.trainer.worker.children import Children
-from services.trainer.worker.parts import can_build, has_torch
+from services.trainer.worker.parts import can_build, has_torch, has_yolo
 from services.trainer.worker.pretrained import Place, PretrainedWeights, opened
 from services.trainer.worker.settings import WorkerSettings
 from services.trainer.worker.shift import Shift
@@ -118,4 +118,5 @@ def _capabilities(kind: str, weights: PretrainedWeights) -> Capabilities:
         fetchable=[id_ for id_, place in places.items() if place == Place.SOURCE],
         kind=KINDS[kind],
         lacks_torch=not torch,
+        has_yolo=has_yolo(),
     )

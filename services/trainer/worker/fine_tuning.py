@@ -17,7 +17,7 @@ from handful.v1 import bundle_pb2
 from handful.v1.bundle_pb2 import Backbone, Head, ImagePreprocessing, Recipe
 from services.trainer.architectures import ARCHITECTURES
 from services.trainer.presets import FINE_TUNE
-from services.trainer.worker import augmentations, backbones, initial_head, mixing, networks
+from services.trainer.worker import augmentations, backbones, initial_head, mixing, networks, topping_up
 from services.trainer.worker.early_stopping import EarlyStopping
 from services.trainer.worker.evaluation import scores
 from services.trainer.worker.examples import Example, Examples, targets
@@ -174,7 +174,7 @@ def _load(work: Work, examples: Examples, preprocessing: ImagePreprocessing) -> 
         _pixels(work, examples, examples.train, preprocessing),
         _pixels(work, examples, examples.val, preprocessing),
         torch.from_numpy(targets(examples.train)),
-        _top_up(work, examples),
+        torch.from_numpy(topping_up.positions(work, examples)),
     )
 
 
@@ -188,20 +188,6 @@ def _pixels(
         pixels[position] = examples.pixels(work.store, example, preprocessing)
         work.progress("loading", position + 1, len(wanted))
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
-
-
-def _top_up(work: Work, examples: Examples) -> torch.Tensor:
-    """The positions of an epoch: every training example once, small classes repeated up to `target_size`."""
-    labels = targets(examples.train)
-    positions = []
-    for index, label in enumerate(examples.labels):
-        members = np.flatnonzero(labels == index)
-        target = work.recipe.target_size
-        if 0 < len(members) < target:
-            work.notice("TOPPED_UP", f"{label}: {len(members)} training examples repeated to {target}.")
-            members = np.resize(members, target)
-        positions.append(members)
-    return torch.from_numpy(np.concatenate(positions))
 
 
 def _class_weights(recipe: Recipe, data: Data, num_classes: int, device: torch.device) -> torch.Tensor | None:

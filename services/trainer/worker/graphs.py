@@ -9,7 +9,7 @@ import torch
 from handful.bundle.predictor import Backbone
 from services.trainer.architectures import ArchitectureRow
 from services.trainer.worker import agreement
-from services.trainer.worker.work import GraphDisagrees
+from services.trainer.worker.agreement import GraphDisagrees
 
 OPSET = 18
 

@@ -1,12 +1,18 @@
-"""Which parts a worker's environment has: torch may be missing, and `fast` on EfficientNet-Lites goes without."""
+"""Which parts a worker's environment has: torch may be missing, and `fast` on EfficientNet-Lites goes without; so may
+Ultralytics, the extra `yolo`, which only YOLO needs.
+"""
 
 from importlib.util import find_spec
 
-from services.trainer.architectures import ArchitectureRow
+from services.trainer.architectures import ULTRALYTICS, ArchitectureRow
 
 
 class NoTorch(Exception):
     """Something needs torch and it is not installed; the message says what to do."""
+
+
+class NoYolo(Exception):
+    """Something needs Ultralytics and it is not installed; the message says what to do."""
 
 
 def has_torch() -> bool:
@@ -22,8 +28,23 @@ def need_torch(what: str) -> None:
         )
 
 
+def has_yolo() -> bool:
+    return has_torch() and find_spec(ULTRALYTICS) is not None
+
+
+def need_yolo(row: ArchitectureRow) -> None:
+    """NoYolo where it is not installed."""
+    if not has_yolo():
+        raise NoYolo(
+            f"{row.id} needs Ultralytics, which the worker that took the run has not. Install the extra `yolo`, which is "
+            f"{row.code_license} software, beside a worker, or take another architecture."
+        )
+
+
 def can_build(row: ArchitectureRow) -> bool:
     """Whether the graph of the architecture's pretrained weights can be built here."""
+    if row.network.library == ULTRALYTICS:
+        return has_yolo()
     if has_torch():
         return True
     from services.trainer.worker.efficientnet_lite import BLOCKS

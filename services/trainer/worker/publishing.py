@@ -13,6 +13,7 @@ from handful.bundle.heads import LinearHead
 from handful.bundle.predictor import NUMERICS, Backbone, Predictor, to_pixels
 from handful.v1.bundle_pb2 import BundleFile, ClassExamples, Evaluation, ModelManifest, Neighbours, Parity
 from services.shared.objects import get_first
+from services.trainer.architectures import ARCHITECTURES
 from services.trainer.worker import plots
 from services.trainer.worker.examples import Examples, targets
 from services.trainer.worker.work import Trained, Work
@@ -34,6 +35,13 @@ def publish(work: Work, trained: Trained, evaluation: Evaluation) -> str:
         "evaluation.json": manifest.to_bytes(evaluation),
         "golden.safetensors": _golden(work, trained),
     }
+    license_ = ARCHITECTURES[trained.backbone.architecture].code_license
+    if license_:
+        message = (
+            f"The network was built by Ultralytics' code, whose licence is {license_}; Ultralytics says that models made with "
+            "it are under the same. Read it before you give the model to others, or have them use it over a network."
+        )
+        work.notice("COPYLEFT", message)
     if trained.neighbours is None:
         message = "Predictions of this model name a class whatever a picture shows; they never say `unknown`."
         work.notice("UNKNOWN_NOT_TOLD", message)
@@ -103,6 +111,7 @@ def _describe(work: Work, trained: Trained, files: dict[str, bytes], parity: Par
         parity=parity,
         examples=_counts(trained.examples),
         neighbours=_neighbours(trained),
+        license=ARCHITECTURES[trained.backbone.architecture].code_license,
     )
 
 

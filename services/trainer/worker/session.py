@@ -6,6 +6,7 @@ from dataclasses import replace
 import structlog
 
 from handful.errors import HandfulError
+from handful.v1.bundle_pb2 import Recipe
 from handful.v1.trainer_pb2 import Failure, TrainingRunEvent
 from handful.v1.worker_pb2 import FinishTrainingRunRequest
 from services.shared.objects import (
@@ -15,18 +16,20 @@ from services.shared.objects import (
     StoreRefused,
     StoreUnavailable,
 )
+from services.trainer.architectures import ARCHITECTURES, ULTRALYTICS
 from services.trainer.presets import BASELINE, FAST, FINE_TUNE
 from services.trainer.worker import checkpoints, linear_probe, measuring
+from services.trainer.worker.agreement import GraphDisagrees
 from services.trainer.worker.evaluation import evaluate
 from services.trainer.worker.examples import Examples, targets
 from services.trainer.worker.memory import OutOfMemory, is_out_of_memory
-from services.trainer.worker.parts import NoTorch, need_torch
+from services.trainer.worker.parts import NoTorch, NoYolo, need_torch, need_yolo
 from services.trainer.worker.pretrained import WeightsUnavailable
 from services.trainer.worker.publishing import ParityFailed, publish
 from services.trainer.worker.reporting import LeaseLost, RunCancelled
 from services.trainer.worker.starting_point import settle
 from services.trainer.worker.unseen import unseen
-from services.trainer.worker.work import Diverged, GraphDisagrees, NoExamples, Trained, WeightsMismatch, Work
+from services.trainer.worker.work import Diverged, NoExamples, Trained, WeightsMismatch, Work
 
 log = structlog.get_logger()
 
@@ -84,7 +87,7 @@ def _train(work: Work) -> str:
     examples = Examples.load(work.store, work.project, work.claim.dataset_manifest_sha256)
     examples = replace(examples, val=unseen(work, examples.val, work.claim.earlier_dataset_manifest_sha256s))
     settle(work)
-    trained = trainer(work.recipe.preset)(work, examples)
+    trained = trainer(work.recipe)(work, examples)
     work.progress("publishing")
     labels, answers = targets(examples.val), trained.val_probabilities
     evaluation = evaluate(examples.labels, labels, answers, work.history, trained.cross_validation)
@@ -95,10 +98,16 @@ def _train(work: Work) -> str:
     return digest
 
 
-def trainer(preset: str) -> Callable[[Work, Examples], Trained]:
-    """What trains by a preset; NoTorch."""
+def trainer(recipe: Recipe) -> Callable[[Work, Examples], Trained]:
+    """What trains by a recipe; NoTorch or NoYolo."""
+    preset, row = recipe.preset, ARCHITECTURES[recipe.architecture]
     if preset == FAST:
         return linear_probe.train
+    if row.network.library == ULTRALYTICS:
+        need_yolo(row)
+        from services.trainer.worker.yolo import training
+
+        return training.train
     if preset in (BASELINE, FINE_TUNE):
         need_torch(f"Preset {preset}")
         from services.trainer.worker import fine_tuning  # torch, where it is needed
@@ -127,6 +136,7 @@ _TOLD: dict[type[Exception], "Failure.Reason.ValueType"] = {
     OutOfMemory: Failure.REASON_OUT_OF_MEMORY,
     Diverged: Failure.REASON_DIVERGED,
     NoTorch: Failure.REASON_NO_TORCH,
+    NoYolo: Failure.REASON_NO_YOLO,
     NoExamples: Failure.REASON_NO_EXAMPLES,
     ParityFailed: Failure.REASON_PARITY,
 }

@@ -46,10 +46,6 @@ class NoExamples(Exception):
     """There is nothing to measure on; the message says why."""
 
 
-class GraphDisagrees(Exception):
-    """A graph does not compute what its network computes."""
-
-
 @dataclass
 class Work:
     """One attempt at one run."""

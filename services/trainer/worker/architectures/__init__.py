@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from services.trainer.architectures import TorchNetwork
-from services.trainer.worker.architectures import of_timm, of_torchvision
+from services.trainer.worker.architectures import of_timm, of_torchvision, of_ultralytics
 from services.trainer.worker.pretrained.torch_files import Arrays
 
 
@@ -27,6 +27,7 @@ class Body(Protocol):
 BUILDERS: dict[str, Callable[[TorchNetwork, Arrays | None], torch.nn.Module]] = {
     "timm": of_timm.build,
     "torchvision": of_torchvision.build,
+    "ultralytics": of_ultralytics.build,
 }
 
 

@@ -1,0 +1,57 @@
+"""`python -m services.trainer.worker.yolo.child`, in a folder with a `task.json`: what `quarantine.py` starts.
+
+What it prints is a line of JSON each; whatever its libraries print goes where errors go. It ends, folder and all, with
+the process that started it.
+"""
+
+import json
+import os
+import shutil
+import signal
+import traceback
+from pathlib import Path
+from typing import Any
+
+from services.shared import parent
+
+# Torch has no class of its own for a CPU's.
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+
+
+class Answers:
+    """What the process that started this one reads."""
+
+    def __init__(self) -> None:
+        self._file = os.fdopen(os.dup(1), "w", buffering=1)
+        os.dup2(2, 1)
+
+    def say(self, answer: dict[str, Any]) -> None:
+        self._file.write(json.dumps(answer) + "\n")
+
+
+def main() -> None:
+    parent.when_gone(_end)
+    answers = Answers()
+    from services.trainer.worker.yolo import tasks  # Ultralytics prints from the first import on
+
+    task = json.loads(Path("task.json").read_text())
+    try:
+        tasks.TASKS[task["do"]](task, answers.say)
+    except MemoryError:
+        traceback.print_exc()
+        answers.say({"out_of_memory": True})
+    except RuntimeError as problem:
+        if not any(words in str(problem) for words in _OUT_OF_MEMORY):
+            raise
+        traceback.print_exc()
+        answers.say({"out_of_memory": True})
+    os._exit(0)  # its files are written, and libraries take seconds to go
+
+
+def _end() -> None:
+    shutil.rmtree(Path.cwd(), ignore_errors=True)
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()
