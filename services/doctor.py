@@ -120,12 +120,26 @@ def _without_torch() -> list[str]:
     return [row.id for row in ARCHITECTURES.values() if row.weights and row.weights.locate() and can_build(row)]
 
 
+def yolo() -> Iterator[Finding]:
+    from services.trainer.worker.parts import NoYolo, has_yolo
+    from services.trainer.worker.yolo import bodies
+
+    if not has_yolo():
+        yield OK, "Ultralytics is not installed, so no YOLO trains here; it is the extra `yolo`, and AGPL-3.0 software"
+        return
+    try:
+        yield OK, f"ultralytics {bodies.version()}, which is AGPL-3.0 software, as what it trains is said to be"
+    except NoYolo as problem:
+        yield WARN, str(problem)
+
+
 CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
     "settings": settings,
     "store": store,
     "database": databases,
     "weights": weights,
     "device": device,
+    "yolo": yolo,
 }
 
 
@@ -140,7 +154,7 @@ def main(seconds: float) -> None:
         thread.join(max(0.0, ends - time.monotonic()))
         if thread.is_alive():
             # Torch alone may take that long where a machine is busy.
-            _say(name, WARN if name == "device" else BROKEN, f"no answer within {seconds:.0f} s")
+            _say(name, WARN if name in {"device", "yolo"} else BROKEN, f"no answer within {seconds:.0f} s")
     os._exit(0)  # whatever still waits for an answer
 
 

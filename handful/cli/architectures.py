@@ -37,11 +37,16 @@ def show(given: argparse.Namespace) -> int:
             f"{one.gflops:g}",
             str(one.feature_width),
             f"{one.training_memory_bytes / 1e9:.1f} GB",
-            _WEIGHTS.get(one.weights_state, str(one.weights_state)),
+            _weights(one),
             escape(one.description),
         )
     commands.console.print(table)
     return 0
+
+
+def _weights(one: Architecture) -> str:
+    shown = _WEIGHTS.get(one.weights_state, str(one.weights_state))
+    return f"[yellow]no worker has the extra {escape(one.extra)}[/yellow]" if one.lacks_extra else shown
 
 
 def _as_dict(one: Architecture) -> dict[str, Any]:
@@ -55,6 +60,9 @@ def _as_dict(one: Architecture) -> dict[str, Any]:
         "input_size": one.input_size,
         "feature_width": one.feature_width,
         "training_memory_bytes": one.training_memory_bytes,
+        "code_license": one.code_license,
+        "extra": one.extra,
+        "lacks_extra": one.lacks_extra,
         "weights": Architecture.WeightsState.Name(one.weights_state).removeprefix("WEIGHTS_STATE_").lower(),
         "weights_source": one.weights_source,
         "weights_license": one.weights_license,

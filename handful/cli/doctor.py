@@ -29,7 +29,7 @@ CONNECT_SECONDS = 2.0
 OK, WARN, MISSING, BROKEN = "ok", "warn", "missing", "broken"
 # A worker may be light: without torch it trains less, which `device` tells, and nothing is wrong.
 PARTS = ("dataset", "trainer", "worker", "worker-light", "inference")
-FOUND_BY_SERVICES = ("settings", "store", "database", "weights", "device")
+FOUND_BY_SERVICES = ("settings", "store", "database", "weights", "device", "yolo")
 _COLOURS = {OK: "green", WARN: "yellow", MISSING: "yellow", BROKEN: "red"}
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(\[(?P<extras>[^]]*)\])?[^;]*(;.*extra == .(?P<extra>[a-z-]+).)?")
 # What a health check answers where all is well: field 1 of HealthCheckResponse is SERVING. A client need not have the

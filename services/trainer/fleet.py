@@ -44,8 +44,7 @@ class Fleet:
         if needs_yolo(recipe) and not any(capabilities.has_yolo for capabilities in heard):
             raise FailedPrecondition(
                 f"No worker has Ultralytics, which {recipe.architecture} needs. It is the extra `yolo` and AGPL-3.0 "
-                "software: install it beside a worker (`pip install ultralytics`, or `make yolo` in a clone) and start that again, or take another "
-                "architecture.",
+                "software: install that beside a worker and start it again, or take another architecture.",
                 reason="NO_YOLO",
             )
         if all(capabilities.lacks_torch for capabilities in heard):

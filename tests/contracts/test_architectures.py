@@ -30,13 +30,12 @@ from services.shared.objects.filesystem import FilesystemStore
 from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE, ArchitectureRow, find, message
 from services.trainer.exports import contents
 from services.trainer.worker import backbones, graphs
-from services.trainer.worker.agreement import MAX_RELATIVE_DIFFERENCE
+from services.trainer.worker.agreement import MAX_RELATIVE_DIFFERENCE, GraphDisagrees
 from services.trainer.worker.architectures import BUILDERS
 from services.trainer.worker.children import Children
 from services.trainer.worker.logistic_regression import fit
 from services.trainer.worker.pretrained import PretrainedWeights, WeightsUnavailable, key, offered
 from services.trainer.worker.weights import tensors_sha256, to_kept
-from services.trainer.worker.work import GraphDisagrees
 from tests.measuring import measure
 
 # A graph takes a quarter of a minute, or several on a machine that has other things to do.

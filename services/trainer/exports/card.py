@@ -56,6 +56,11 @@ _FILES = """\
 | `LICENSES/` | the terms of the code and of the weights |
 """
 _NEIGHBOURS = "| `neighbours.npz` | features of the training pictures: what is far from all of them is unknown |\n"
+_COPYLEFT = (
+    "The network was built and trained by {library}, which is under {license} (`LICENSES/{license}.txt`). Its makers "
+    "say that models made with it are under the same: whoever gets this one, or uses it over a network, is to get the "
+    "source of what it is part of, unless other terms were bought of them."
+)
 _LIMITS = """\
 ## Limits
 
@@ -90,6 +95,7 @@ def licenses(bundle: Bundle) -> dict[str, bytes]:
     """The files of `LICENSES/`."""
     weights = _weights(bundle.model, bundle.row)
     needed = {OURS, weights.license} if weights else {OURS}
+    needed |= {bundle.row.code_license} - {""}
     return {f"LICENSES/{name}.txt": (LICENSES / f"{name}.txt").read_bytes() for name in sorted(needed)}
 
 
@@ -129,6 +135,8 @@ def _making(model: ModelManifest, row: ArchitectureRow) -> str:
 
 def _terms(model: ModelManifest, row: ArchitectureRow) -> str:
     lines = [f"The code in this folder: {OURS}."]
+    if row.code_license:
+        lines.append(_COPYLEFT.format(library=row.network.library, license=row.code_license))
     weights = _weights(model, row)
     if weights:
         begun = f"The weights began as those of {weights.source}, SHA-256 `{weights.sha256}`: {weights.license}."

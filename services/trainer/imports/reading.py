@@ -114,7 +114,13 @@ def _problems(model: ModelManifest) -> Iterator[str]:
     if model.recipe.preset not in PRESETS or model.recipe.architecture != model.backbone.architecture:
         yield "its recipe is not known"
     yield from _backbone_problems(model.backbone)
+    yield from _terms_problems(model)
+
+
+def _terms_problems(model: ModelManifest) -> Iterator[str]:
     row = ARCHITECTURES.get(model.backbone.architecture)
+    if row is not None and model.license != row.code_license:
+        yield "the licence that it names is not the one that its network's code has"
     pretrained = model.backbone.weights_origin != "random" and model.recipe.weights != WEIGHTS_RANDOM
     if row is not None and row.weights is None and pretrained:
         yield "it began from pretrained weights that are not known here"

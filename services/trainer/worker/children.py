@@ -1,4 +1,4 @@
-"""Functions and programs in processes of their own, which give their memory back, and end with the work they are part of.
+"""Functions and programs in processes of their own, which give their memory back, and end with the work they belong to.
 
 A child leads a process group, so that what it starts goes with it. It is killed outright: it holds nothing that would
 have to be put in order, and one that is stuck would not listen.

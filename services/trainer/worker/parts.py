@@ -36,8 +36,8 @@ def need_yolo(row: ArchitectureRow) -> None:
     """NoYolo where it is not installed."""
     if not has_yolo():
         raise NoYolo(
-            f"{row.id} needs Ultralytics, which the worker that took the run has not. Install the extra `yolo`, which is "
-            f"{row.code_license} software, beside a worker, or take another architecture."
+            f"{row.id} needs Ultralytics, which the worker that took the run has not. Install the extra `yolo`, which "
+            f"is {row.code_license} software, beside a worker, or take another architecture."
         )
 
 

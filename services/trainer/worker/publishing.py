@@ -38,8 +38,8 @@ def publish(work: Work, trained: Trained, evaluation: Evaluation) -> str:
     license_ = ARCHITECTURES[trained.backbone.architecture].code_license
     if license_:
         message = (
-            f"The network was built by Ultralytics' code, whose licence is {license_}; Ultralytics says that models made with "
-            "it are under the same. Read it before you give the model to others, or have them use it over a network."
+            f"The network was built by Ultralytics' code, whose licence is {license_}; Ultralytics says that models made "
+            "with it are under the same. Read it before you give the model to others, or have them use it over a network."
         )
         work.notice("COPYLEFT", message)
     if trained.neighbours is None:

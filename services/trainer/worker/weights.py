@@ -7,6 +7,7 @@ Functions that take arrays take torch's tensors too, where they are on the CPU.
 import hashlib
 import io
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,15 @@ class NotWeights(Exception):
     """A file does not hold the weights that it should; the message says why, as the end of a sentence."""
 
 
-def official(data: bytes, sha256: str) -> Arrays:
-    """The tensors of the official weights file of that SHA-256, in its order; NotWeights."""
+def official(data: bytes, sha256: str, reading: Callable[[bytes], Arrays] = read) -> Arrays:
+    """The tensors of the official weights file of that SHA-256, in its order; NotWeights. `reading` gets them out of
+    its bytes, or raises NotTensors.
+    """
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise NotWeights(f"its SHA-256 is {found}, not {sha256}")
     try:
-        return read(data)
+        return reading(data)
     except NotTensors as problem:
         raise NotWeights(f"it holds something else than tensors: {problem}") from problem
 

@@ -1,11 +1,12 @@
 """The model in this folder as a PyTorch module, to read, to change or to train on.
 
-It needs numpy, Pillow, safetensors, torch, and timm or torchvision, whichever network.json names. The network is built
-by its name and filled from safetensors files: nothing is downloaded, and no pickle is opened.
+It needs numpy, Pillow, safetensors, torch, and timm, torchvision or ultralytics, whichever network.json names. The
+network is built by its name and filled from safetensors files: nothing is downloaded, and no pickle is opened.
 `python model.py some.jpg` prints the best classes.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ class Body(torch.nn.Module):
 
     def __init__(self, library: str, name: str, options: dict[str, Any]) -> None:
         super().__init__()
-        self.pooled: Any = _timm_pooled if library == "timm" else _torchvision_pooled
-        self.network: Any = _timm(name, options) if library == "timm" else _torchvision(name, options)
+        built, self.pooled = _LIBRARIES[library]
+        self.network: Any = built(name, options)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         pooled: torch.Tensor = self.pooled(self.network, images)
@@ -110,6 +111,31 @@ def _torchvision_pooled(network: Any, images: torch.Tensor) -> torch.Tensor:
     pooled = images.mean(dim=(2, 3), keepdim=True)
     last = getattr(network, "classifier", torch.nn.Identity())
     return last(pooled).flatten(1)  # type: ignore[no-any-return]
+
+
+def _ultralytics(name: str, options: dict[str, Any]) -> Any:
+    os.environ["YOLO_OFFLINE"] = "true"  # else it calls its makers
+    from ultralytics.nn.tasks import ClassificationModel
+
+    network = ClassificationModel(f"{name}.yaml", verbose=False, **options).model
+    network[-1].linear = torch.nn.Identity()
+    return network
+
+
+def _ultralytics_pooled(network: Any, images: torch.Tensor) -> torch.Tensor:
+    *layers, last = network
+    for layer in layers:
+        images = layer(images)
+    pooled: torch.Tensor = last.conv(images).mean(dim=(2, 3))
+    return pooled
+
+
+# How each library's network is built, and how its features are pooled.
+_LIBRARIES: dict[str, tuple[Any, Any]] = {
+    "timm": (_timm, _timm_pooled),
+    "torchvision": (_torchvision, _torchvision_pooled),
+    "ultralytics": (_ultralytics, _ultralytics_pooled),
+}
 
 
 def _labels(folder: Path) -> list[str]:

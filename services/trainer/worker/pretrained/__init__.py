@@ -13,9 +13,9 @@ import structlog
 from services.shared.objects import ObjectMissing, ObjectStore, StoreUnavailable, open_store
 from services.shared.objects.retrying import RetryingStore
 from services.shared.settings import CannotStart
-from services.trainer.architectures import ARCHITECTURES, NOT_OFFERED, ArchitectureRow, PinnedWeights
+from services.trainer.architectures import ARCHITECTURES, NOT_OFFERED, ULTRALYTICS, ArchitectureRow, PinnedWeights
 from services.trainer.worker.pretrained.downloads import NotDownloaded, check, download
-from services.trainer.worker.pretrained.torch_files import Arrays
+from services.trainer.worker.pretrained.torch_files import Arrays, read
 from services.trainer.worker.settings import WorkerSettings
 
 log = structlog.get_logger()
@@ -149,8 +149,10 @@ class PretrainedWeights:
 
     def _keep(self, row: ArchitectureRow, data: bytes) -> None:
         from services.trainer.worker.weights import official, to_kept
+        from services.trainer.worker.yolo import bodies
 
-        self._store.put(key(row), to_kept(official(data, offered(row).sha256), offered(row).sha256))
+        reading = bodies.read if row.network.library == ULTRALYTICS else read
+        self._store.put(key(row), to_kept(official(data, offered(row).sha256, reading), offered(row).sha256))
 
     def _kept(self, row: ArchitectureRow) -> Arrays | None:
         """The tensors that the weights store keeps; None where it has none, or none that can be used."""

@@ -24,6 +24,17 @@ def export(children: Children, row: ArchitectureRow, tensors: Arrays | None, see
         return exported(folder)
 
 
+def version() -> str:
+    """Of the Ultralytics that loads here. NoYolo where none does."""
+    children = Children()
+    try:
+        with children.folder() as folder:
+            (said,) = quarantine.answers(children, folder, {"do": "version"}, _THREADS, lambda: None)
+            return str(said["version"])
+    finally:
+        children.end()
+
+
 def lay_weights(folder: Path, tensors: Arrays | None) -> None:
     """Pretrained tensors, where there are some, as the process finds them."""
     if tensors is not None:

@@ -32,8 +32,12 @@ class Answers:
 def main() -> None:
     parent.when_gone(_end)
     answers = Answers()
-    from services.trainer.worker.yolo import tasks  # Ultralytics prints from the first import on
-
+    try:
+        from services.trainer.worker.yolo import tasks  # Ultralytics prints from the first import on
+    except ImportError:
+        traceback.print_exc()
+        answers.say({"unusable": True})
+        return
     task = json.loads(Path("task.json").read_text())
     try:
         tasks.TASKS[task["do"]](task, answers.say)

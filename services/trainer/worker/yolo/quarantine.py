@@ -16,10 +16,15 @@ import structlog
 
 from services.shared.settings import passed_on
 from services.trainer.worker.children import ChildLost, Children
+from services.trainer.worker.parts import NoYolo
 
 log = structlog.get_logger()
 
 LOG = "log.txt"
+_UNUSABLE = (
+    "Ultralytics is installed beside the worker and does not load; the worker's log says why. On Linux OpenCV, which it "
+    "needs, wants libGL and GLib (Debian: libgl1, libglib2.0-0)."
+)
 _SHOWN_BYTES = 4000
 # Which accelerator to use, and where its libraries are; nothing else comes over.
 _PASSED_ON = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
@@ -29,7 +34,8 @@ def answers(
     children: Children, folder: Path, task: Mapping[str, Any], threads: int, step: Callable[[], None]
 ) -> Iterator[dict[str, Any]]:
     """What the process says, until it ends; `step` is called twice a second at least, and may raise to stop.
-    MemoryError where its memory, or the accelerator's, did not suffice; ChildLost where it failed.
+    MemoryError where its memory, or the accelerator's, did not suffice; NoYolo where Ultralytics does not load;
+    ChildLost where it failed.
     """
     (folder / "task.json").write_text(json.dumps(task))
     (folder / "tmp").mkdir()
@@ -41,6 +47,9 @@ def answers(
                 answer = json.loads(line)
                 if answer.get("out_of_memory"):
                     raise MemoryError("Ultralytics ran out of memory")
+                if answer.get("unusable"):
+                    log.warning("Ultralytics does not load", log=_end(folder / LOG))
+                    raise NoYolo(_UNUSABLE)
                 yield answer
         except ChildLost as lost:
             log.warning("Ultralytics failed", problem=str(lost), log=_end(folder / LOG))

@@ -44,11 +44,16 @@ def body(task: Task, _: Say) -> None:
 
 
 def tensors(_: Task, __: Say) -> None:
-    """`tensors.safetensors` of the weights file `official.pt`, as float32, and `order.json`, their names in its order."""
+    """`tensors.safetensors` of the file `official.pt`, as float32, and `order.json`, their names in its order."""
     checkpoint, _file = torch_safe_load(Path("official.pt").absolute(), safe_only=True)
     state = (checkpoint.get("ema") or checkpoint["model"]).float().state_dict()
     _save("tensors", state)
     Path("order.json").write_text(json.dumps(list(state)))
+
+
+def version(_: Task, say: Say) -> None:
+    """Which Ultralytics this is."""
+    say({"version": ultralytics.__version__})
 
 
 def _pretrained(task: Task) -> dict[str, Any] | None:
@@ -66,4 +71,4 @@ def _save(name: str, state: dict[str, torch.Tensor]) -> None:
     save_file({key: np.ascontiguousarray(one.cpu().numpy()) for key, one in state.items()}, f"{name}.safetensors")
 
 
-TASKS: dict[str, Callable[[Task, Say], None]] = {"train": train, "body": body, "tensors": tensors}
+TASKS: dict[str, Callable[[Task, Say], None]] = {"train": train, "body": body, "tensors": tensors, "version": version}

@@ -1,5 +1,5 @@
 """Ultralytics' classification trainer as a recipe has it: its loop, its views, its moving average of the weights. What
-it would write, measure or fetch besides is left out: the figures are ours, from the probabilities of the moving average.
+it would write, measure or fetch besides is left out: the figures are ours, from what the moving average answers.
 """
 
 import resource
@@ -93,12 +93,12 @@ class _Run:
         self._say({"epoch": epoch, "metrics": metrics})
 
     @torch.no_grad()
-    def _probabilities(self, network: torch.nn.Module, device: torch.device) -> Any:
+    def _probabilities(self, network: Any, device: torch.device) -> Any:
         """float32[n, classes]; pictures come as they do when the model serves."""
-        body, linear, rows = UltralyticsBody(network.model), network.model[-1].linear, []  # type: ignore[arg-type, index, union-attr]
+        body, linear, rows = UltralyticsBody(network.model), network.model[-1].linear, []
         for first in range(0, len(self._measured), MEASURED_AT_ONCE):
             pixels = torch.from_numpy(self._measured[first : first + MEASURED_AT_ONCE].copy()).to(device)
-            logits = linear(body(pixels.permute(0, 3, 1, 2).float() / 255)[0])  # type: ignore[operator]
+            logits = linear(body(pixels.permute(0, 3, 1, 2).float() / 255)[0])
             rows.append(logits.softmax(dim=1).cpu().numpy())
         return np.concatenate(rows)
 
