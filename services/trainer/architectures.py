@@ -63,7 +63,7 @@ class PinnedWeights:
 @dataclass(frozen=True)
 class TorchNetwork:
     """Where PyTorch code gets the network from: a library, `timm`, `torchvision` or `ultralytics`, its name there, and
-    what else it is built with. An exported model's `model.py` builds it by these and loads the body's state dict into it.
+    what else it is built with. An exported model's `model.py` builds it by these and loads the body's state dict.
     """
 
     library: str

@@ -126,7 +126,7 @@ def _yolo_problems(asked: Recipe, recipe: Recipe) -> list[tuple[str, str]]:
         problems.append(("recipe.frozen_mode", "must be EVAL: Ultralytics keeps what is frozen in eval mode"))
     if "rotation_degrees" in given and recipe.rotation_degrees:
         problems.append(("recipe.rotation_degrees", "must be 0: Ultralytics does not rotate pictures to classify"))
-    if "contrast" in given and recipe.contrast != recipe.brightness:
+    if "contrast" in given and recipe.HasField("brightness") and recipe.contrast != recipe.brightness:
         equal = f"must equal brightness, which is {_number(recipe.brightness)}"
         problems.append(("recipe.contrast", f"{equal}: Ultralytics has one strength for both"))
     recipe.rotation_degrees, recipe.contrast = 0, recipe.brightness

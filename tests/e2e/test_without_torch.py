@@ -21,14 +21,14 @@ from tests.servers import DatasetService, TrainerService
 
 ROOT = Path(__file__).parents[2]
 PYTHON = str(Path(sys.base_prefix) / "bin" / "python3")
-HEAVY = ("torch", "timm", "functorch", "triton", "nvidia", "onnxscript")
+HEAVY = ("torch", "timm", "functorch", "triton", "nvidia", "onnxscript", "ultralytics")
 REFUSED = """
 from handful.v1.bundle_pb2 import WEIGHTS_RANDOM, Recipe
 from services.trainer.worker import backbones, session
 from services.trainer.worker.parts import NoTorch
 for way in (
     lambda: backbones.build_body(Recipe(architecture="efficientnet_lite0", weights=WEIGHTS_RANDOM), None),
-    lambda: session.trainer("baseline"),
+    lambda: session.trainer(Recipe(preset="baseline", architecture="efficientnet_lite0")),
 ):
     try:
         way()

@@ -22,6 +22,10 @@ from services.trainer.worker.work import Trained, Work
 NUM_GOLDEN = 4
 # Far above what rounding does, far below what anyone would notice; the manifest has the difference that was found.
 MAX_DIFFERENCE = 1e-3
+_COPYLEFT = (
+    "The network was built by Ultralytics' code, whose licence is {}; Ultralytics says that models made with it are "
+    "under the same. Read it before you give the model to others, or have them use it over a network."
+)
 
 
 class ParityFailed(Exception):
@@ -35,13 +39,8 @@ def publish(work: Work, trained: Trained, evaluation: Evaluation) -> str:
         "evaluation.json": manifest.to_bytes(evaluation),
         "golden.safetensors": _golden(work, trained),
     }
-    license_ = ARCHITECTURES[trained.backbone.architecture].code_license
-    if license_:
-        message = (
-            f"The network was built by Ultralytics' code, whose licence is {license_}; Ultralytics says that models made "
-            "with it are under the same. Read it before you give the model to others, or have them use it over a network."
-        )
-        work.notice("COPYLEFT", message)
+    if _license(trained):
+        work.notice("COPYLEFT", _COPYLEFT.format(_license(trained)))
     if trained.neighbours is None:
         message = "Predictions of this model name a class whatever a picture shows; they never say `unknown`."
         work.notice("UNKNOWN_NOT_TOLD", message)
@@ -111,8 +110,12 @@ def _describe(work: Work, trained: Trained, files: dict[str, bytes], parity: Par
         parity=parity,
         examples=_counts(trained.examples),
         neighbours=_neighbours(trained),
-        license=ARCHITECTURES[trained.backbone.architecture].code_license,
+        license=_license(trained),
     )
+
+
+def _license(trained: Trained) -> str:
+    return ARCHITECTURES[trained.backbone.architecture].code_license
 
 
 def _neighbours(trained: Trained) -> Neighbours | None:

@@ -29,7 +29,8 @@ class Answers:
         self._file.write(json.dumps(answer) + "\n")
 
 
-def main() -> None:
+def main() -> int:
+    """Does the task; the exit code."""
     parent.when_gone(_end)
     answers = Answers()
     try:
@@ -37,19 +38,17 @@ def main() -> None:
     except ImportError:
         traceback.print_exc()
         answers.say({"unusable": True})
-        return
+        return 0
     task = json.loads(Path("task.json").read_text())
     try:
         tasks.TASKS[task["do"]](task, answers.say)
-    except MemoryError:
+    except Exception as problem:  # noqa: BLE001 - its text is for our log
         traceback.print_exc()
+        full = isinstance(problem, MemoryError) or any(words in str(problem) for words in _OUT_OF_MEMORY)
+        if not full:
+            return 1
         answers.say({"out_of_memory": True})
-    except RuntimeError as problem:
-        if not any(words in str(problem) for words in _OUT_OF_MEMORY):
-            raise
-        traceback.print_exc()
-        answers.say({"out_of_memory": True})
-    os._exit(0)  # its files are written, and libraries take seconds to go
+    return 0
 
 
 def _end() -> None:
@@ -58,4 +57,4 @@ def _end() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    os._exit(main())  # its files are written, and libraries take seconds to go

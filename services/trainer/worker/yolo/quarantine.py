@@ -22,8 +22,8 @@ log = structlog.get_logger()
 
 LOG = "log.txt"
 _UNUSABLE = (
-    "Ultralytics is installed beside the worker and does not load; the worker's log says why. On Linux OpenCV, which it "
-    "needs, wants libGL and GLib (Debian: libgl1, libglib2.0-0)."
+    "Ultralytics is installed beside the worker and does not load; the worker's log says why. On Linux OpenCV, which "
+    "it needs, wants libGL and GLib (Debian: libgl1, libglib2.0-0)."
 )
 _SHOWN_BYTES = 4000
 # Which accelerator to use, and where its libraries are; nothing else comes over.

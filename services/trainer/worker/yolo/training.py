@@ -3,6 +3,7 @@ are ours. There are no checkpoints: a run that lost its worker begins again.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,12 @@ def train(work: Work, examples: Examples) -> Trained:
         work.progress("graph")
         head = load_file(folder / "head.safetensors")
         backbone = _backbone(work, row, folder, exports=task["export"])
-    mean = np.zeros(row.feature_width, np.float32)
+    plain, mean = Head.NORMALIZATION_NONE, np.zeros(row.feature_width, np.float32)
     return Trained(
         examples,
         backbone,
-        LinearHead(Head.NORMALIZATION_NONE, head["weight"], head["bias"], mean),
+        LinearHead(plain, head["weight"], head["bias"], mean),
+        Head(normalization=plain),
         probabilities[: len(examples.val)],
         pixels[:NUM_GOLDEN],
         probabilities[:NUM_GOLDEN],
@@ -143,10 +145,8 @@ def _said(work: Work, folder: Path, task: dict[str, Any]) -> Iterator[tuple[int,
 def _backbone(work: Work, row: ArchitectureRow, folder: Path, *, exports: bool) -> Backbone:
     plain = row.preprocessing
     if not exports:
-        found = lambda: backbones.find(  # noqa: E731
-            work.store, work.weights, work.recipe, plain, work.project, work.children
-        )
-        return work.wait("graph", found)[0]
+        find = partial(backbones.find, work.store, work.weights, work.recipe, plain, work.project, work.children)
+        return work.wait("graph", find)[0]
     graph, state = bodies.exported(folder)
     origin = "random" if work.recipe.freeze == FREEZE_BODY else "trained"
     return backbones.store_graph(work.store, graph, state, row, plain, project=work.project, origin=origin)[0]
