@@ -1300,7 +1300,9 @@ class Resources(_message.Message):
     seconds: _builtins.float
     """Seconds in all of them, of the last attempt."""
     peak_memory_bytes: _builtins.int
-    """The most bytes of memory that the worker's process had resident. What child processes had is not in it."""
+    """The most bytes of memory that the worker's process had resident, or that in which Ultralytics trained. What other
+    child processes had is not in it.
+    """
     peak_accelerator_bytes: _builtins.int
     """The most bytes that were allocated on the accelerator; 0 without one."""
     @_builtins.property

@@ -17,6 +17,7 @@ from services.shared.identifiers import new_id
 from services.shared.interceptors import request_id
 from services.shared.objects import ObjectStore
 from services.trainer import events, recipes, runs
+from services.trainer.architectures import ARCHITECTURES, ULTRALYTICS
 from services.trainer.datasets import Datasets, some
 from services.trainer.presets import FAST, PRESETS
 from services.trainer.records import TERMINAL, Continued, NewRun, RunKey, RunRecord
@@ -91,6 +92,8 @@ def _checkpoint(run: RunRecord) -> Checkpoint:
         problem = "measures a model and trains none; name a training run"
     elif run.recipe.preset == FAST:
         problem = "preset fast has no checkpoints and takes seconds: train again, with CreateTrainingRun"
+    elif ARCHITECTURES[run.recipe.architecture].network.library == ULTRALYTICS:
+        problem = "Ultralytics' trainer keeps no checkpoints here: train again, with CreateTrainingRun"
     elif run.state not in TERMINAL:
         raise FailedPrecondition(f"{run.key.name} is not over. Wait for its end, or cancel it.", reason="ILLEGAL_STATE")
     elif run.checkpoint is None:

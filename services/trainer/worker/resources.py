@@ -21,6 +21,7 @@ class Usage:
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
         self._phase = ""
+        self._apart = (0, 0)
         self._began = time.perf_counter()
         with suppress(OSError):  # where it cannot be forgotten the peak is the process's
             _CLEAR.write_text(_FORGET_PEAK)
@@ -31,6 +32,10 @@ class Usage:
             self._close()
             self._phase = phase
 
+    def apart(self, memory_bytes: int, accelerator_bytes: int) -> None:
+        """A process that the run has for itself had at most this much resident so far."""
+        self._apart = (max(self._apart[0], memory_bytes), max(self._apart[1], accelerator_bytes))
+
     def so_far(self) -> Resources:
         """Of all phases, in the order in which they began."""
         self._close()
@@ -38,8 +43,8 @@ class Usage:
         return Resources(
             phases=phases,
             seconds=sum(self._seconds.values()),
-            peak_memory_bytes=peak_memory_bytes(),
-            peak_accelerator_bytes=_peak_accelerator_bytes(),
+            peak_memory_bytes=max(peak_memory_bytes(), self._apart[0]),
+            peak_accelerator_bytes=max(_peak_accelerator_bytes(), self._apart[1]),
         )
 
     def _close(self) -> None:

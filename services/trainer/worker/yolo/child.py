@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from services.shared import parent
-
-# Torch has no class of its own for a CPU's.
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+from services.trainer.worker.memory import is_out_of_memory
 
 
 class Answers:
@@ -44,8 +42,7 @@ def main() -> int:
         tasks.TASKS[task["do"]](task, answers.say)
     except Exception as problem:  # noqa: BLE001 - its text is for our log
         traceback.print_exc()
-        full = isinstance(problem, MemoryError) or any(words in str(problem) for words in _OUT_OF_MEMORY)
-        if not full:
+        if not is_out_of_memory(problem):
             return 1
         answers.say({"out_of_memory": True})
     return 0

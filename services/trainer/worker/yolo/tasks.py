@@ -33,6 +33,7 @@ def train(task: Task, say: Say) -> None:
     linear = of_ultralytics.take_linear(trained)
     _save("head", {"weight": linear.weight.detach(), "bias": linear.bias.detach()})
     if task["export"]:
+        say({"phase": "graph"})
         _save_body(of_ultralytics.UltralyticsBody(trained.model), row)
 
 

@@ -2,7 +2,6 @@
 it would write, measure or fetch besides is left out: the figures are ours, from what the moving average answers.
 """
 
-import resource
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import torch
 from ultralytics.models.yolo.classify import ClassificationTrainer
 
 from services.trainer.worker.architectures.of_ultralytics import UltralyticsBody
+from services.trainer.worker.resources import peak_memory_bytes
 
 MEASURED_AT_ONCE = 16
 CLASS_FOLDER = "{:06d}"
@@ -88,9 +88,8 @@ class _Run:
             "train/loss": float(trainer.tloss["loss"]),
             "learning_rate": float(trainer.optimizer.param_groups[0]["lr"]),
             "seconds": time.perf_counter() - self._started,
-            "peak_memory_bytes": _peak_memory_bytes(trainer.device),
         }
-        self._say({"epoch": epoch, "metrics": metrics})
+        self._say({"epoch": epoch, "metrics": metrics, **_peaks(trainer.device)})
 
     @torch.no_grad()
     def _probabilities(self, network: Any, device: torch.device) -> Any:
@@ -164,7 +163,6 @@ def _keep_frozen(trainer: Trainer) -> None:
             tensor.copy_(current[name])
 
 
-def _peak_memory_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _peaks(device: torch.device) -> dict[str, int]:
+    accelerator = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+    return {"memory_bytes": peak_memory_bytes(), "accelerator_bytes": accelerator}

@@ -18,6 +18,7 @@ from services.trainer.architectures import ARCHITECTURES, ArchitectureRow
 from services.trainer.worker import backbones, topping_up
 from services.trainer.worker.evaluation import scores
 from services.trainer.worker.examples import Example, Examples, targets
+from services.trainer.worker.memory import OutOfMemory
 from services.trainer.worker.publishing import NUM_GOLDEN
 from services.trainer.worker.work import Trained, Work
 from services.trainer.worker.yolo import bodies, quarantine
@@ -135,11 +136,25 @@ def _said(work: Work, folder: Path, task: dict[str, Any]) -> Iterator[tuple[int,
     """The epochs as they end, with progress on the way."""
     num_pictures = task["num_pictures"]
     total = num_pictures * task["num_epochs"]
-    for answer in quarantine.answers(work.children, folder, task, work.threads, work.reporter.check):
+    for answer in _answers(work, folder, task):
         if "metrics" in answer:
-            yield answer["epoch"], answer["metrics"]
+            memory, accelerator = answer["memory_bytes"], answer["accelerator_bytes"]
+            work.usage.apart(memory, accelerator)
+            yield answer["epoch"], {**answer["metrics"], "peak_memory_bytes": accelerator or memory}
+        elif "phase" in answer:
+            work.progress(answer["phase"])
         else:
             work.progress("fitting", (answer["epoch"] - 1) * num_pictures + answer["seen"], total)
+
+
+def _answers(work: Work, folder: Path, task: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    try:
+        yield from quarantine.answers(work.children, folder, task, work.threads, work.reporter.check)
+    except MemoryError as problem:
+        size = task["batch_size"]
+        smaller = f"Try batch_size={size // 2}." if size > 1 else "Try a smaller architecture."
+        message = f"The memory of the worker does not suffice for batches of {size}. {smaller}"
+        raise OutOfMemory(message) from problem
 
 
 def _backbone(work: Work, row: ArchitectureRow, folder: Path, *, exports: bool) -> Backbone:
