@@ -51,7 +51,7 @@ def test_a_fresh_installation_is_well(tmp_path: Path) -> None:
     code, found = examine(tmp_path / "home", **nowhere())
     assert code == 0
     assert found.keys() == {
-        *("python", "parts", "settings", "store", "database", "weights", "device"),
+        *("python", "parts", "settings", "store", "database", "weights", "device", "yolo"),
         *("dataset", "trainer", "inference", "worker"),
     }
     assert found["parts"] == [("ok", "complete: dataset, trainer, worker, inference")]

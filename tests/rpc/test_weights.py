@@ -66,6 +66,28 @@ async def test_the_catalogue_says_which_weights_can_be_had(trainer_service: Trai
     assert states["vgg16"] == never  # whatever a worker of another version says
 
 
+async def test_yolo_is_for_workers_that_have_it(trainer_service: TrainerService, version: str) -> None:
+    """A YOLO is refused where workers were heard of and none has Ultralytics, which the catalogue says; it is left to a
+    worker that has it.
+    """
+    yolo = Recipe(architecture="yolo11n_cls", weights=WEIGHTS_RANDOM)
+    waiting = await create(trainer_service, version, recipe=yolo)
+    other = await create(trainer_service, version, recipe=Recipe(weights=WEIGHTS_RANDOM))
+    answer = await trainer_service.workers.ClaimTrainingRun(asking("plain"))
+    assert answer.claim.training_run == other.name
+    for recipe in (yolo, Recipe(architecture="yolo11n_cls", preset="baseline")):
+        error = await refusal(create(trainer_service, version, recipe=recipe))
+        assert (error.reason, "AGPL-3.0" in error.message) == ("NO_YOLO", True)
+    listed = (await trainer_service.trainer.ListArchitectures(trainer_pb2.ListArchitecturesRequest())).architectures
+    assert {one.id for one in listed if one.lacks_extra} == {one.id for one in listed if one.extra == "yolo"}
+    assert {one.code_license for one in listed if one.extra} == {"AGPL-3.0-only"}
+    able = asking("able")
+    able.capabilities.has_yolo = True
+    assert (await trainer_service.workers.ClaimTrainingRun(able)).claim.training_run == waiting.name
+    listed = (await trainer_service.trainer.ListArchitectures(trainer_pb2.ListArchitecturesRequest())).architectures
+    assert not any(one.lacks_extra for one in listed)
+
+
 async def test_weights_that_are_not_offered_are_refused_at_once(trainer_service: TrainerService, version: str) -> None:
     """PRETRAINED, the default, is refused by the field's name, with what to do, before any worker is asked."""
     error = await refusal(create(trainer_service, version, recipe=Recipe(architecture="vgg16")))

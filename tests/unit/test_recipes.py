@@ -183,6 +183,31 @@ def test_what_was_not_asked_for_follows(fields: dict[str, object], expected: dic
     assert resolve(resolved) == resolved
 
 
+@pytest.mark.parametrize(
+    ("fields", "field", "words"),
+    [
+        ({"preset": "fine_tune"}, "architecture", "Ultralytics' own trainer: take preset baseline, or fast"),
+        ({"rotation_degrees": 5}, "rotation_degrees", "must be 0"),
+        ({"frozen_mode": "TRAIN"}, "frozen_mode", "must be EVAL"),
+        ({"brightness": 0.4, "contrast": 0.2}, "contrast", "must equal brightness, which is 0.4"),
+        ({"contrast": 0.3}, "contrast", "must equal brightness, which is 0.2"),
+    ],
+    ids=str,
+)
+def test_what_ultralytics_cannot_do_is_refused(fields: dict[str, object], field: str, words: str) -> None:
+    """A YOLO is trained by Ultralytics' trainer: what that has not is refused by the field's name."""
+    problems = refused(recipe({"preset": "baseline", "architecture": "yolo11s_cls", **fields}))
+    assert list(problems) == [f"recipe.{field}"]
+    assert words in problems[f"recipe.{field}"]
+
+
+def test_what_ultralytics_has_not_is_left_out() -> None:
+    """Where nobody asked, a YOLO's pictures are not rotated, and their contrast changes as their brightness does."""
+    resolved = resolve(recipe({"architecture": "yolo11n_cls", "freeze": "NONE", "brightness": 0.4}))
+    assert (resolved.preset, resolved.rotation_degrees, resolved.contrast) == ("baseline", 0, 0.4)
+    assert resolve(resolved) == resolved
+
+
 def test_a_listed_field_says_what_it_hangs_on() -> None:
     """A form can be drawn from the list alone."""
     listed = {field.name: field for field in recipes.message(PRESETS["fine_tune"], DEFAULT_ARCHITECTURE).fields}

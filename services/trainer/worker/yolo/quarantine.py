@@ -26,8 +26,8 @@ _UNUSABLE = (
     "it needs, wants libGL and GLib (Debian: libgl1, libglib2.0-0)."
 )
 _SHOWN_BYTES = 4000
-# Which accelerator to use, and where its libraries are; nothing else comes over.
-_PASSED_ON = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
+# Which accelerator to use, where its libraries are, and whose processes these are; nothing else comes over.
+_PASSED_ON = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "HANDFUL_HOME")
 
 
 def answers(
