@@ -162,10 +162,12 @@ async def test_the_architectures_are_listed_in_full(trainer_service: TrainerServ
     listed = await trainer_service.trainer.ListArchitectures(trainer_pb2.ListArchitecturesRequest())
     for one in listed.architectures:
         filled = {descriptor.name for descriptor, _ in one.ListFields()}
-        filled |= {"is_default", "weights_license_note", "weights_state"}
+        filled |= {"is_default", "weights_license_note", "weights_state", "lacks_extra"}
         offered = one.weights_state != Architecture.WEIGHTS_STATE_NOT_OFFERED
         if not offered:
             filled |= {"weights_source", "weights_license", "weights_sha256", "weights_max_bytes"}
+        assert bool(one.extra) == bool(one.code_license)
+        filled |= {"extra", "code_license"}
         assert filled == set(one.DESCRIPTOR.fields_by_name)
         assert bool(SHA256.fullmatch(one.weights_sha256)) == bool(one.weights_source) == offered
         assert one.training_memory_bytes > 16 * one.num_parameters
