@@ -3,10 +3,10 @@
 usage: resume.py [--kills N] [--seeds N] [--at-once N]
 
 For `baseline` and `fine_tune`, and each of 3 seeds, a run is trained twice undisturbed, and then 5 times so that its
-worker is killed (SIGKILL): soon after the checkpoint of epoch 1, of epoch 2, and so on; another goes on. Compared are the
-SHA-256 of the head and of the body that were published, and every figure of every epoch to the last digit; `fast`, which
-has no checkpoints, is trained twice. The first difference ends it with status 1. Pictures are made up: nothing here
-depends on what is learned.
+worker is killed (SIGKILL): soon after the checkpoint of epoch 1, of epoch 2, and so on; another goes on. Compared are
+the SHA-256 of the head and of the body that were published, and every figure of every epoch to the last digit; `fast`,
+which has no checkpoints, is trained twice. The first difference ends it with status 1. Pictures are made up: nothing
+here depends on what is learned.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from handful.bundle import manifest
 from handful.cli.stack import Stack
 from handful.history import History
 from handful.v1.bundle_pb2 import ModelManifest
-from handful.v1.trainer_pb2 import TrainingRunEvent
+from handful.v1.trainer_pb2 import Failure, TrainingRunEvent
 from tests.campaigns import worker_pid
 
 DATASET = "stripes"
@@ -58,8 +58,10 @@ class Outcome:
         return mine == theirs
 
 
-def train(home: Path, client: Client, kill_after: int = 0, late: float = 0.0, **fields: Any) -> Outcome:
-    """Trains once; if wanted, its first worker is killed after the checkpoint of an epoch."""
+def train(home: Path, client: Client, kill_after: int = 0, late: float = 0.0, **fields: Any) -> Outcome | None:
+    """Trains once; if wanted, its first worker is killed after the checkpoint of an epoch. None where the machine was so
+    busy that workers were taken for lost three times.
+    """
     events: list[TrainingRunEvent] = []
     run = client.train(DATASET, **fields)
     for event in run.watch():
@@ -71,6 +73,8 @@ def train(home: Path, client: Client, kill_after: int = 0, late: float = 0.0, **
             started = next(one for one in events if one.HasField("attempt_started"))
             with suppress(ProcessLookupError):
                 os.kill(worker_pid(started), signal.SIGKILL)
+    if run.training_run.failure.reason == Failure.REASON_WORKER_LOST:
+        return None
     version = run.result().model_version
     starts = [one for one in events if one.HasField("attempt_started")]
     digest = next(one.manifest_sha256 for one in client.model_versions(version.split("/")[3]) if one.name == version)
@@ -87,11 +91,19 @@ def train(home: Path, client: Client, kill_after: int = 0, late: float = 0.0, **
     return Outcome(head, model.backbone.weights_file_sha256, figures, resumed)
 
 
+def undisturbed(home: Path, client: Client, **fields: Any) -> Outcome:
+    """A run in one attempt; others do not count."""
+    while True:
+        outcome = train(home, client, **fields)
+        if outcome is not None and not outcome.resumed_after:
+            return outcome
+
+
 def killed(home: Path, client: Client, kill_after: int, chance: Random, **fields: Any) -> Outcome:
     """A run that was killed in time, and so was taken up; one that was done sooner does not count."""
     while True:
         outcome = train(home, client, kill_after, chance.uniform(0, LATE_SECONDS), **fields)
-        if outcome.resumed_after:
+        if outcome is not None and outcome.resumed_after:
             return outcome
 
 
@@ -104,17 +116,17 @@ def check(outcomes: Sequence[Outcome], what: str) -> Outcome:
 
 
 def compare(home: Path, client: Client, kills: int, seeds: int, at_once: int) -> Iterator[str]:
-    fast = [train(home, client, preset="fast") for _ in range(2)]
+    fast = [undisturbed(home, client, preset="fast") for _ in range(2)]
     check(fast, "fast")
     yield f"fast       twice: {len(fast[0].figures)} figures the same, head {fast[0].head_sha256[:12]}"
     for preset, fields in PRESETS.items():
         for seed in range(seeds):
             how = {"preset": preset, "num_epochs": kills + 1, "seed": seed, **fields}
             with ThreadPoolExecutor(at_once) as pool:
-                undisturbed = [pool.submit(train, home, client, **how) for _ in range(2)]
+                straight = [pool.submit(undisturbed, home, client, **how) for _ in range(2)]
                 chances = [(after, Random(f"{seed} {after}")) for after in range(1, kills + 1)]  # noqa: S311 - moments
                 taken_up = [pool.submit(killed, home, client, *chance, **how) for chance in chances]
-            outcomes = [one.result() for one in (*undisturbed, *taken_up)]
+            outcomes = [one.result() for one in (*straight, *taken_up)]
             first = check(outcomes, f"{preset}, seed {seed}")
             after = ", ".join(str(one.resumed_after) for one in outcomes[2:])
             yield (

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from handful.v1 import bundle_pb2, trainer_pb2
+from handful.v1 import bundle_pb2, model_pb2, trainer_pb2
 from services.shared.objects.filesystem import FilesystemStore
 from services.trainer.comparing import curve
 from services.trainer.intervals import wilson
@@ -65,8 +65,10 @@ async def test_runs_are_set_side_by_side(trainer_service: TrainerService, store:
     assert done.accuracy_interval == wilson(accuracy, done.num_val_examples)
 
 
-async def test_what_cannot_be_compared_is_refused(trainer_service: TrainerService, version: str) -> None:
-    """Nothing, too much, doubles, other projects' runs, and names that are none are refused by field."""
+async def test_what_cannot_be_compared_is_refused(
+    trainer_service: TrainerService, store: FilesystemStore, version: str
+) -> None:
+    """Nothing, too much, doubles, other projects' runs, evaluations, and names that are none are refused by field."""
     run = (await create(trainer_service, version)).name
     compare = trainer_service.trainer.CompareTrainingRuns
     fields = {
@@ -82,6 +84,11 @@ async def test_what_cannot_be_compared_is_refused(trainer_service: TrainerServic
     assert refused["twice"] == (("training_runs[1]", "is named twice"),)
     assert refused["foreign"] == (("training_runs[0]", "must be a run of projects/other"),)
     assert [field for field, _ in refused["odd"]] == ["training_runs[0]"]
+    evaluated = model_pb2.EvaluateModelVersionRequest(name=f"{PROJECT}/models/flowers/versions/1", dataset=version)
+    await (await claim(trainer_service)).succeed(bundle(store))
+    evaluation = (await trainer_service.models.EvaluateModelVersion(evaluated)).training_run.name
+    error = await refusal(compare(asked(run, evaluation)))
+    assert error.violations == (("training_runs[1]", "measures a model and trains none; compare training runs"),)
     assert await answer(compare(asked(f"{PROJECT}/trainingRuns/none"))) == "NOT_FOUND RESOURCE_NOT_FOUND"
     assert await answer(compare(asked(run, parent="nothing"))) == "INVALID_ARGUMENT INVALID_REQUEST"
 

@@ -9,6 +9,7 @@ from typing import cast
 
 import pytest
 
+from handful.recipe import recipe as from_words
 from handful.v1.bundle_pb2 import (
     FREEZE_BODY,
     FREEZE_NONE,
@@ -108,6 +109,23 @@ def test_auto_keeps_what_else_was_asked_for(tmp_path: Path) -> None:
     work, _ = settled(tmp_path, asked)
     asked.weights, asked.freeze = WEIGHTS_RANDOM, FREEZE_NONE
     assert work.recipe == resolve(asked, LITE0)
+
+
+@pytest.mark.parametrize("freeze", ["NONE", "BODY", "FIRST_BLOCKS"])
+def test_auto_without_weights_fine_tunes_everything(tmp_path: Path, freeze: str) -> None:
+    """What was to be left alone is trained too, from a random head; all else stays as it was asked for."""
+    asked: dict[str, object] = {
+        "preset": "fine_tune",
+        "architecture": B0,
+        "weights": "AUTO",
+        "freeze": freeze,
+        "optimizer": "SGD",
+    }
+    own = {"momentum": 0.5, "hue": 0.1, "num_epochs": 3}
+    work, _ = settled(tmp_path, from_words(asked | own))
+    expected = {**asked, **own, "weights": "RANDOM", "freeze": "NONE", "initial_head": "RANDOM"}
+    assert work.recipe == resolve(from_words(expected), LITE0)
+    assert [one.reason for one in work.notices] == ["WEIGHTS_FALLBACK"]
 
 
 def test_a_later_attempt_carries_the_notice(tmp_path: Path) -> None:

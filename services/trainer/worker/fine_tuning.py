@@ -102,19 +102,22 @@ def _epoch_in_memory(work: Work, training: Training, data: Data, epoch: int, num
             raise
         log.warning("out of memory", batch_size=work.recipe.batch_size, problem=str(problem))
     asked = min(work.recipe.batch_size, len(data.order))
-    fitting = batch_that_fits(asked, lambda size: _try_step(work, training.network, data, size))
-    tried = f"A step with batch_size={fitting} was tried and fits." if fitting else "Not even one example fits."
+    fitting = batch_that_fits(asked, lambda size: _try_steps(work, training, data, size))
+    tried = f"Steps with batch_size={fitting} were tried and fit." if fitting else "Not even one example fits."
     raise OutOfMemory(f"The memory of the worker does not suffice for batches of {asked}. {tried}")
 
 
-def _try_step(work: Work, network: Network, data: Data, batch_size: int) -> None:
-    """As much of a step as takes memory."""
-    work.progress("fitting")
-    batch = data.order[:batch_size]
+def _try_steps(work: Work, training: Training, data: Data, batch_size: int) -> None:
+    """Two steps, since what an optimiser keeps is made in the first. What they do to a run that failed is no matter."""
+    network, batch = training.network, data.order[:batch_size]
     view = augmentations.build(work.recipe, data.train.shape[-1])
-    images = network.images(augmentations.views(view, data.train[batch]))
-    loss = torch.nn.functional.cross_entropy(network.logits_to_train(images), data.labels[batch].to(network.device))
-    loss.backward()  # type: ignore[no-untyped-call]
+    for number in range(2):
+        work.progress("fitting")
+        images = network.images(augmentations.views(view, data.train[batch]))
+        with training.optimiser.computing():
+            logits = network.logits_to_train(images)
+            loss = torch.nn.functional.cross_entropy(logits, data.labels[batch].to(network.device))
+        training.optimiser.step(loss, number)
 
 
 def _epoch(work: Work, training: Training, data: Data, epoch: int, num_classes: int) -> dict[str, float]:
