@@ -59,8 +59,8 @@ class Outcome:
 
 
 def train(home: Path, client: Client, kill_after: int = 0, late: float = 0.0, **fields: Any) -> Outcome | None:
-    """Trains once; if wanted, its first worker is killed after the checkpoint of an epoch. None where the machine was so
-    busy that workers were taken for lost three times.
+    """Trains once; if wanted, its first worker is killed after the checkpoint of an epoch. None where the machine was
+    so busy that workers were taken for lost three times.
     """
     events: list[TrainingRunEvent] = []
     run = client.train(DATASET, **fields)
