@@ -37,7 +37,7 @@ from tests.campaigns import worker_pid
 
 DATASET = "stripes"
 PRESETS: dict[str, dict[str, Any]] = {
-    "baseline": {"batch_size": 3},
+    "baseline": {"batch_size": 3, "target_size": 0},
     # Everything that draws random numbers or has a past.
     "fine_tune": {"batch_size": 3, "mixup": 0.4, "cutmix": 1.0, "random_erasing": 0.5, "early_stopping_epochs": 9},
 }

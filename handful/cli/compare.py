@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from google.protobuf import json_format
@@ -14,10 +14,12 @@ from handful.cli.commands import console, plain_table
 from handful.cli.outcome import state
 from handful.errors import NotFound
 from handful.recipe import as_dict
-from handful.v1.trainer_pb2 import ComparedTrainingRun, CompareTrainingRunsResponse
+from handful.v1.trainer_pb2 import ComparedTrainingRun, CompareTrainingRunsResponse, TrainingRun
 
 # Of a model, where it is named instead of a run.
 LATEST_RUNS = 20
+# What fits beside a drawing.
+MAX_LABEL = 40
 COLUMNS = ("run", "model", "data", "state", "val/accuracy", "95 % interval", "of", "val/f1", "val/loss", "seconds")
 
 
@@ -50,7 +52,8 @@ def write(compared: CompareTrainingRunsResponse, file: Path | None, *, quiet: bo
     if file is None:
         return
     header = (*COLUMNS, "peak memory", "parameters", *compared.differing_fields)
-    file.write_text(page.html(header, rows(compared, sizes=True), compared.training_runs), encoding="utf-8")
+    drawn = page.html(header, rows(compared, sizes=True), compared.training_runs, _labels(compared))
+    file.write_text(drawn, encoding="utf-8")
     if not quiet:
         console.print(escape(f"The report is {file}"))
 
@@ -63,6 +66,33 @@ def rows(compared: CompareTrainingRunsResponse, *, sizes: bool = False) -> list[
     ]
 
 
+def _labels(compared: CompareTrainingRunsResponse) -> dict[str, str]:
+    """By the names of runs, short enough to stand in a drawing: what they differ in; of two alike, their ids."""
+    runs = [one.training_run for one in compared.training_runs]
+    told = {run.name: " ".join((_data(run), *_told_apart(run, runs, compared.differing_fields))) for run in runs}
+    said = list(told.values())
+    return {
+        name: label if said.count(label) == 1 and len(label) <= MAX_LABEL else name.rpartition("/")[2]
+        for name, label in told.items()
+    }
+
+
+def _told_apart(run: TrainingRun, runs: Sequence[TrainingRun], names: Iterable[str]) -> list[str]:
+    """Values of a run's recipe: the preset, and what is other in a run of the same preset."""
+    alike = [as_dict(one.recipe) for one in runs if one.recipe.preset == run.recipe.preset]
+    own = as_dict(run.recipe)
+    return [
+        str(own[name])
+        for name in names
+        if name in own and (name == "preset" or any(one.get(name) != own[name] for one in alike))
+    ]
+
+
+def _data(run: TrainingRun) -> str:
+    """`flowers/2` of a dataset version."""
+    return "/".join(run.dataset_version.split("/")[3::2])
+
+
 def _figures(one: ComparedTrainingRun) -> list[str]:
     run = one.training_run
     figures = {metric.name: f"{metric.value:.3f}" for metric in run.metrics}
@@ -70,7 +100,7 @@ def _figures(one: ComparedTrainingRun) -> list[str]:
     return [
         run.name.rpartition("/")[2],
         run.model.rpartition("/")[2],
-        "/".join(run.dataset_version.split("/")[3::2]),
+        _data(run),
         state(run),
         figures.get("val/accuracy", ""),
         f"{interval.low:.3f} to {interval.high:.3f}" if one.HasField("accuracy_interval") else "",

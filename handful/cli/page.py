@@ -1,6 +1,6 @@
 """A comparison as one HTML page that needs nothing else: a table, and drawings as inline SVG. It knows no client."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from handful.v1.bundle_pb2 import Metric
@@ -19,8 +19,10 @@ svg { width: 100%; height: auto; } svg text { font-size: 12px; fill: #444; }
 _FRAME = "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>Training runs compared</title>"
 
 
-def html(header: Sequence[str], rows: Iterable[Sequence[str]], runs: Sequence[ComparedTrainingRun]) -> str:
-    """The page."""
+def html(
+    header: Sequence[str], rows: Iterable[Sequence[str]], runs: Sequence[ComparedTrainingRun], labels: Mapping[str, str]
+) -> str:
+    """The page. `labels` are what runs are called in drawings, by their names."""
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in rows)
     titles = "".join(f"<th>{escape(title)}</th>" for title in header)
     return "\n".join(
@@ -30,14 +32,14 @@ def html(header: Sequence[str], rows: Iterable[Sequence[str]], runs: Sequence[Co
             f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>",
             "<h2>Accuracy on the validation examples</h2>",
             "<p>The bar is the 95 % interval (Wilson): runs whose bars overlap much may be equally good.</p>",
-            _accuracies(runs),
-            *(f"<h2>{name}</h2>\n{_curves(runs, name)}" for name in ("train/loss", "val/loss")),
+            _accuracies(runs, labels),
+            *(f"<h2>{name}</h2>\n{_curves(runs, labels, name)}" for name in ("train/loss", "val/loss")),
             "</body></html>\n",
         ]
     )
 
 
-def _accuracies(runs: Sequence[ComparedTrainingRun]) -> str:
+def _accuracies(runs: Sequence[ComparedTrainingRun], labels: Mapping[str, str]) -> str:
     measured = [run for run in runs if run.HasField("accuracy_interval")]
     bottom = TOP + ROW * len(measured)
     parts = [
@@ -50,7 +52,7 @@ def _accuracies(runs: Sequence[ComparedTrainingRun]) -> str:
         low, high = _across(run.accuracy_interval.low), _across(run.accuracy_interval.high)
         value = _of(run.training_run.metrics, "val/accuracy") or 0.0
         parts.append(
-            f"<text x='{LEFT - 10}' y='{y + 4:.1f}' text-anchor='end'>{escape(_label(run))}</text>"
+            f"<text x='{LEFT - 10}' y='{y + 4:.1f}' text-anchor='end'>{escape(labels[run.training_run.name])}</text>"
             f"<line x1='{low:.1f}' x2='{high:.1f}' y1='{y:.1f}' y2='{y:.1f}' stroke='{_color(runs, run)}' "
             f"stroke-width='7' stroke-opacity='.4'/>"
             f"<circle cx='{_across(value):.1f}' cy='{y:.1f}' r='5' fill='{_color(runs, run)}'/>"
@@ -59,7 +61,7 @@ def _accuracies(runs: Sequence[ComparedTrainingRun]) -> str:
     return _svg(bottom + BOTTOM, parts) if measured else "<p>No run has an accuracy.</p>"
 
 
-def _curves(runs: Sequence[ComparedTrainingRun], name: str) -> str:
+def _curves(runs: Sequence[ComparedTrainingRun], labels: Mapping[str, str], name: str) -> str:
     curves = [(run, points) for run in runs if (points := _points(run, name))]
     if not curves:
         return "<p>No run has one.</p>"
@@ -79,7 +81,7 @@ def _curves(runs: Sequence[ComparedTrainingRun], name: str) -> str:
             f"{_across((epoch - 1) / (last - 1)):.1f},{bottom - value / most * (bottom - TOP):.1f}"
             for epoch, value in points
         )
-        title = f"<title>{escape(_label(run))}</title>"
+        title = f"<title>{escape(labels[run.training_run.name])}</title>"
         parts.append(
             f"<circle cx='{path.split(',')[0]}' cy='{path.split()[0].split(',')[1]}' r='2.5' "
             f"fill='{_color(runs, run)}'/>"
@@ -99,10 +101,6 @@ def _of(metrics: Iterable[Metric], name: str) -> float | None:
 
 def _across(share: float) -> float:
     return LEFT + share * (WIDTH - LEFT - RIGHT)
-
-
-def _label(run: ComparedTrainingRun) -> str:
-    return run.training_run.name.rpartition("/")[2]
 
 
 def _color(runs: Sequence[ComparedTrainingRun], run: ComparedTrainingRun) -> str:

@@ -145,6 +145,8 @@ def continued(base: Recipe, asked: Recipe, num_epochs: int) -> Recipe:
     for name in (name for name in _FIXED if name in shown):
         setattr(wanted, name, getattr(base, name))
     wanted.num_epochs = num_epochs
+    if "warmup_epochs" not in given and wanted.warmup_epochs >= num_epochs:
+        wanted.warmup_epochs = num_epochs - 1
     try:
         recipe = recipes.resolve(wanted, base.architecture)
     except InvalidArgument as bad:

@@ -111,6 +111,7 @@ def test_runs_are_compared(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     assert re.search(r"regularization_c *\n.* 1\.000 +0\.510 to 1\.000 +4 .* 2\.0 *\n.* 0\.5 *\n", compared.stdout)
     page = report.read_text()
     assert page.count("<polyline") == 4  # train/loss and val/loss of both
+    assert page.count("<title>tulips/1 0.5</title>") == 2
     assert "http" not in page
     assert len(json.loads(cli("compare", "side-by-side", "--json").stdout)["training_runs"]) == 2
 

@@ -102,9 +102,10 @@ async def test_a_worker_without_memory_says_what_fits(
             run = await ended(trainer_service, version, **many, batch_size=256)
             assert (run.state, run.failure.reason) == (TrainingRun.STATE_FAILED, Failure.REASON_OUT_OF_MEMORY)
             said, fits = run.failure.message.rsplit("batch_size=", 1)
-            assert said == "The memory of the worker does not suffice for batches of 256. Steps with "
+            assert said == "The memory of the worker does not suffice for batches of 256. "
             batch_size = int(fits.split()[0])
-            assert 1 <= batch_size <= 64
+            assert fits == f"{batch_size} does: steps with {2 * batch_size} were tried."
+            assert 1 <= batch_size <= 32
             run = await ended(trainer_service, version, **many, batch_size=batch_size)
             assert run.state == TrainingRun.STATE_SUCCEEDED, run.failure
         finally:

@@ -103,7 +103,9 @@ def _epoch_in_memory(work: Work, training: Training, data: Data, epoch: int, num
         log.warning("out of memory", batch_size=work.recipe.batch_size, problem=str(problem))
     asked = min(work.recipe.batch_size, len(data.order))
     fitting = batch_that_fits(asked, lambda size: _try_steps(work, training, data, size))
-    tried = f"Steps with batch_size={fitting} were tried and fit." if fitting else "Not even one example fits."
+    tried = "Not even one example fits."
+    if fitting:  # half of it, since no two runs need quite the same
+        tried = f"batch_size={max(1, fitting // 2)} does: steps with {fitting} were tried."
     raise OutOfMemory(f"The memory of the worker does not suffice for batches of {asked}. {tried}")
 
 

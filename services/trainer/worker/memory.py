@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-# What torch's allocator on the CPU, the standard library of C++ and ONNX Runtime say, in exceptions of general types.
-_SAID = ("DefaultCPUAllocator: ", "std::bad_alloc", "Failed to allocate memory")
+# What torch on a CPU, the standard library of C++, ONNX Runtime and oneDNN say, in exceptions of general types.
+_SAID = ("DefaultCPUAllocator: ", "std::bad_alloc", "Failed to allocate memory", "could not create a primitive")
 
 
 class OutOfMemory(Exception):

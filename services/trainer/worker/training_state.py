@@ -15,10 +15,14 @@ import torch
 
 from services.trainer.worker import checkpoints
 from services.trainer.worker.early_stopping import EarlyStopping
+from services.trainer.worker.memory import is_out_of_memory
 from services.trainer.worker.networks import Network
 from services.trainer.worker.optimisation import Optimiser
 from services.trainer.worker.weights import load_checkpoint
 from services.trainer.worker.work import WeightsMismatch, Work
+
+# What torch raises where it is given something else than a checkpoint of the network.
+_NOT_TAKEN = (LookupError, AttributeError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError, EOFError)
 
 
 @dataclass
@@ -61,7 +65,9 @@ def resume(work: Work, training: Training, labels: Sequence[str]) -> int:
         _check(work, state, labels)
         _restore(work, training, state)
         return int(state["epoch"])
-    except (KeyError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError, EOFError) as problem:
+    except _NOT_TAKEN as problem:
+        if is_out_of_memory(problem):
+            raise
         raise WeightsMismatch(
             f"The checkpoint of epoch {checkpoint.epoch} does not fit the run's network, or is of a release that this "
             "one cannot read. Train anew."
