@@ -46,7 +46,7 @@ async def work(service: TrainerService, store: FilesystemStore) -> TrainingRun:
     with connect(service.worker_address) as channel:
         stub, weights = WorkerServiceStub(channel), PretrainedWeights(store)
         at_hand = begin(stub, hold.claim, RetryingStore(store, 0), weights, threads=1)
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(600):
             await asyncio.to_thread(session.run, at_hand)
     return await read(service, hold.run)
 
@@ -84,6 +84,7 @@ async def test_a_checkpoint_that_does_not_fit_is_named(
     assert run.failure.message.startswith("The checkpoint of epoch 1 does not fit the run's network")
 
 
+@pytest.mark.timeout(600)
 async def test_a_worker_without_memory_says_what_fits(
     trainer_service: TrainerService, store: FilesystemStore, version: str, tmp_path: Path
 ) -> None:
@@ -95,18 +96,18 @@ async def test_a_worker_without_memory_says_what_fits(
         HANDFUL_WORKER_THREADS="1",
     )
     command = [sys.executable, "-m", "services.trainer.worker"]
-    many = {"preset": "fine_tune", "num_epochs": 1, "target_size": 128}
+    quick = {"preset": "fine_tune", "num_epochs": 1}
     with subprocess.Popen(command, env=environment) as worker:  # noqa: ASYNC220 - it starts at once, and is killed
         try:
             resource.prlimit(worker.pid, resource.RLIMIT_DATA, (MEMORY, MEMORY))
-            run = await ended(trainer_service, version, **many, batch_size=256)
+            run = await ended(trainer_service, version, **quick, target_size=64, batch_size=128)
             assert (run.state, run.failure.reason) == (TrainingRun.STATE_FAILED, Failure.REASON_OUT_OF_MEMORY)
             said, fits = run.failure.message.rsplit("batch_size=", 1)
-            assert said == "The memory of the worker does not suffice for batches of 256. "
+            assert said == "The memory of the worker does not suffice for batches of 128. "
             batch_size = int(fits.split()[0])
             assert fits == f"{batch_size} does: steps with {2 * batch_size} were tried."
             assert 1 <= batch_size <= 32
-            run = await ended(trainer_service, version, **many, batch_size=batch_size)
+            run = await ended(trainer_service, version, **quick, target_size=batch_size, batch_size=batch_size)
             assert run.state == TrainingRun.STATE_SUCCEEDED, run.failure
         finally:
             worker.kill()
@@ -115,7 +116,7 @@ async def test_a_worker_without_memory_says_what_fits(
 async def ended(service: TrainerService, version: str, **fields: object) -> TrainingRun:
     """A run that its worker has ended."""
     name = (await create(service, version, recipe=recipe(fields))).name
-    async with asyncio.timeout(180):
+    async with asyncio.timeout(600):
         async for message in service.trainer.WatchTrainingRun(WatchTrainingRunRequest(name=name)):
             if message.HasField("finished"):
                 break
