@@ -50,6 +50,8 @@ def fetch(store: ObjectStore, project: str, manifest_sha256: str, path: Path) ->
 
 
 def _build(bundle: Bundle, path: Path) -> Export:
+    # Before a graph is opened that is too large for it: what memory that takes is refused in other words.
+    _bound(len(bundle.graph) + len(bundle.weights))
     try:
         files = contents.make(bundle)
         golden, answers = _tried(files)
@@ -65,14 +67,20 @@ def _build(bundle: Bundle, path: Path) -> Export:
             f"{agreement:.0%} of the best classes are the same. Nothing was exported.",
             reason="EXPORT_DISAGREES",
         )
-    num_bytes = sum(map(len, files.values()))
-    if num_bytes > archive.MAX_BYTES:
-        message = f"The export would have {num_bytes} bytes; at most {archive.MAX_BYTES} are made."
-        raise FailedPrecondition(message, reason="LIMITS_EXCEEDED")
+    _bound(sum(map(len, files.values())))
     archive.write(path, files)
     with path.open("rb") as written:
         digest = hashlib.file_digest(written, "sha256").hexdigest()
     return Export(digest, path.stat().st_size, len(answers), agreement, difference)
+
+
+def _bound(num_bytes: int) -> None:
+    if num_bytes > archive.MAX_BYTES:
+        raise FailedPrecondition(
+            f"The export would have {num_bytes / 1e9:.1f} GB, with its network as ONNX and for PyTorch; at most "
+            f"{archive.MAX_BYTES / 1e9:.1f} GB are made.",
+            reason="LIMITS_EXCEEDED",
+        )
 
 
 def _tried(files: Mapping[str, bytes]) -> tuple[Floats, Floats]:
