@@ -51,13 +51,15 @@ COLUMNS = (
 HEAD = """# Architectures
 
 Every architecture for pictures, trained, served and exported by `benchmarks/architectures.py` on two cores of a CPU,
-which wrote this page. `handful architectures` says of an installation what it has, and whether the weights are there.
+which wrote this page; the machine had other work beside, so seconds are at most these. `handful architectures` says
+of an installation what it has, and whether the weights are there.
 
 - *to prepare*: seconds until its graph is there, once per backbone: built, exported and checked.
 - *a picture*: seconds for the features of one, with two threads; training takes that for each picture, once.
 - *an answer*: milliseconds from the call to the answer of the inference service, which is warm.
 - *memory*: the most that the worker and the process that exports the graph had at once.
-- *difference*: the largest between probabilities that were served and those of the exported zip; at most 1e-3.
+- *difference*: the largest between probabilities that were served and those of the exported zip; at most 1e-3. Of
+  networks whose zip would have more than 1 GiB none is made; they are trained and served all the same.
 - *weights here*: those of the packages are at hand; with others' random ones everything above is the same.
 """
 
