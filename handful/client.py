@@ -91,6 +91,15 @@ class Client:
         request = dataset_pb2.ListExamplesRequest(parent=self._dataset_name(dataset))
         return pages(self._datasets.ListExamples, request, lambda page: page.examples)
 
+    def thumbnails(
+        self, dataset: str, content_sha256s: Iterable[str], side: int = 0
+    ) -> dict[str, dataset_pb2.Thumbnail]:
+        """Small pictures of a dataset's examples by their content, of those that it has; up to 100, 128 pixels wide."""
+        request = dataset_pb2.GetThumbnailsRequest(
+            parent=self._dataset_name(dataset), content_sha256s=content_sha256s, side=side
+        )
+        return {one.content_sha256: one for one in call(self._datasets.GetThumbnails, request).thumbnails}
+
     def upload(self, dataset: str, files: Iterable[LabelledFile]) -> Iterator[UploadExamplesResponse]:
         """Sends files; yields a verdict for each, in order, whose client_ref is the file's path.
 

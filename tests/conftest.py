@@ -121,7 +121,7 @@ async def dataset_service(
     databases: Databases, store: FilesystemStore, decoders: Decoders
 ) -> AsyncIterator[DatasetService]:
     catalog = await Catalog.open(databases.dataset)
-    servicer = DatasetServicer(catalog, store, Uploads(catalog, store, decoders))
+    servicer = DatasetServicer(catalog, store, Uploads(catalog, store, decoders), decoders)
     register = partial(dataset_pb2_grpc.add_DatasetServiceServicer_to_server, servicer)
     server = Server(Limits(drain_seconds=0))
     port = await server.start("127.0.0.1:0", {"handful.v1.DatasetService": register})

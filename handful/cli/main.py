@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 
-from handful.cli import architectures, commands, compare, continuing, demo, doctor, exchange, sweep, weights
+from handful.cli import architectures, commands, compare, continuing, demo, doctor, exchange, report, sweep, weights
 from handful.cli.stack import MissingParts
 from handful.errors import HandfulError, InvalidArgument, Unavailable
 
@@ -149,6 +149,9 @@ def _add_continuing(add: Add) -> None:
 
 
 def _add_comparing(add: Add) -> None:
+    told = add("report", "write what came of a run as one HTML page that needs nothing else", report.run)
+    told.add_argument("run", nargs="?", help="a run's id, or a model's for its latest run (default: the latest run)")
+    told.add_argument("--out", type=Path, metavar="FILE", help="where it goes (default: the run's id, .html)")
     compared = add("compare", "set runs side by side: recipes, accuracies with intervals, times", compare.run)
     compared.add_argument(
         "runs", nargs="+", metavar="RUN", help=f"a run's id, or a model's for its latest {compare.LATEST_RUNS} runs"

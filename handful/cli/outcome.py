@@ -60,7 +60,7 @@ def show_evaluation(client: Client, ended: TrainingRun, console: Console) -> Non
 
 def _show_version(client: Client, ended: TrainingRun, console: Console) -> None:
     evaluation = client.evaluation(ended.model_version).evaluation
-    accuracy = f", {_right(evaluation, 'validation')}" if evaluation.metrics else ""
+    accuracy = f", {_right(evaluation, 'validation')}" if evaluation.HasField("accuracy_interval") else ""
     console.print(f"[green]{ended.model_version}[/green]{accuracy}")
     if evaluation.HasField("cross_validation"):
         for sentence in findings.sentences(evaluation.cross_validation):

@@ -1,5 +1,6 @@
-"""A comparison as one HTML page that needs nothing else: a table, and drawings as inline SVG. It knows no client."""
+"""HTML pages that need nothing else; that of a comparison: a table, and drawings as inline SVG. It knows no client."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
@@ -11,51 +12,80 @@ WIDTH, HEIGHT = 860, 300
 LEFT, RIGHT, TOP, BOTTOM = 250, 60, 14, 30
 ROW = 24
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto; }
-td, th { padding: .25rem .6rem; text-align: left; border-bottom: 1px solid #ddd; white-space: nowrap; }
-svg { width: 100%; height: auto; } svg text { font-size: 12px; fill: #444; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+.lead { font-size: 1.05rem; margin: .4rem 0; max-width: 46rem; }
+.note { background: #fff6dd; border-left: 4px solid #e0a800; padding: .5rem .8rem; max-width: 46rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
+td, th { padding: .25rem .9rem .25rem 0; text-align: left; border-bottom: 1px solid #ddd; white-space: nowrap; }
+th { white-space: normal; vertical-align: bottom; }
+svg { width: 100%; max-width: 54rem; height: auto; } svg text { font-size: 12px; fill: #444; }
+figure { margin: 0 0 1rem; } figcaption { font-size: 12px; color: #444; overflow-wrap: anywhere; }
+.plots { display: flex; flex-wrap: wrap; gap: 1rem; align-items: end; } .plot { max-width: min(100%, 44rem); }
+.plots .plot { max-height: 16rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .8rem; }
+.cards img, .none { display: block; width: 100%; height: 8rem; object-fit: contain; background: #f2f2f2; }
+.none { line-height: 8rem; text-align: center; color: #888; font-size: 12px; }
 """
-_FRAME = "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>Training runs compared</title>"
+_BARS = (
+    "The bar is the 95 % interval (Wilson): runs whose bars overlap much may be equally good. Colours are the same in "
+    "all drawings."
+)
 
 
 def html(
     header: Sequence[str], rows: Iterable[Sequence[str]], runs: Sequence[ComparedTrainingRun], labels: Mapping[str, str]
 ) -> str:
     """The page. `labels` are what runs are called in drawings, by their names."""
+    parts = [
+        "<h1>Training runs compared</h1>",
+        table(header, rows),
+        "<h2>Accuracy on the validation examples</h2>",
+        f"<p>{_BARS}</p>",
+        _accuracies(runs, labels),
+        *(f"<h2>{name}</h2>\n{_curves(runs, labels, name)}" for name in ("train/loss", "val/loss")),
+    ]
+    return document("Training runs compared", parts)
+
+
+def document(title: str, parts: Iterable[str]) -> str:
+    """A page that needs nothing else, of parts that are HTML."""
+    head = f"<head><meta charset='utf-8'><title>{escape(title)}</title><style>{_STYLE}</style></head>"
+    return "\n".join([f"<!doctype html>\n<html lang='en'>{head}<body>", *parts, "</body></html>\n"])
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Of texts."""
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in rows)
     titles = "".join(f"<th>{escape(title)}</th>" for title in header)
-    return "\n".join(
-        [
-            f"{_FRAME}<style>{_STYLE}</style></head><body>",
-            "<h1>Training runs compared</h1>",
-            f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>",
-            "<h2>Accuracy on the validation examples</h2>",
-            "<p>The bar is the 95 % interval (Wilson): runs whose bars overlap much may be equally good.</p>",
-            _accuracies(runs, labels),
-            *(f"<h2>{name}</h2>\n{_curves(runs, labels, name)}" for name in ("train/loss", "val/loss")),
-            "</body></html>\n",
-        ]
-    )
+    head = f"<thead><tr>{titles}</tr></thead>" if any(header) else ""
+    return f"<div class='wide'><table>{head}<tbody>{body}</tbody></table></div>"
 
 
 def _accuracies(runs: Sequence[ComparedTrainingRun], labels: Mapping[str, str]) -> str:
     measured = [run for run in runs if run.HasField("accuracy_interval")]
     bottom = TOP + ROW * len(measured)
+    # From the tenth below all intervals on, or differences could not be seen.
+    least = min((9, *(math.floor(run.accuracy_interval.low * 10) for run in measured)))
+
+    def across(accuracy: float) -> float:
+        return _across((accuracy * 10 - least) / (10 - least))
+
     parts = [
-        f"<line x1='{_across(tick):.1f}' x2='{_across(tick):.1f}' y1='{TOP}' y2='{bottom}' stroke='#ddd'/>"
-        f"<text x='{_across(tick):.1f}' y='{bottom + 16}' text-anchor='middle'>{tick:g}</text>"
-        for tick in (0, 0.25, 0.5, 0.75, 1)
+        f"<line x1='{across(tick / 10):.1f}' x2='{across(tick / 10):.1f}' y1='{TOP}' y2='{bottom}' stroke='#ddd'/>"
+        f"<text x='{across(tick / 10):.1f}' y='{bottom + 16}' text-anchor='middle'>{tick / 10:g}</text>"
+        for tick in range(least, 11)
     ]
     for place, run in enumerate(measured):
         y = TOP + ROW * (place + 0.5)
-        low, high = _across(run.accuracy_interval.low), _across(run.accuracy_interval.high)
+        low, high = across(run.accuracy_interval.low), across(run.accuracy_interval.high)
         value = _of(run.training_run.metrics, "val/accuracy") or 0.0
         parts.append(
             f"<text x='{LEFT - 10}' y='{y + 4:.1f}' text-anchor='end'>{escape(labels[run.training_run.name])}</text>"
             f"<line x1='{low:.1f}' x2='{high:.1f}' y1='{y:.1f}' y2='{y:.1f}' stroke='{_color(runs, run)}' "
             f"stroke-width='7' stroke-opacity='.4'/>"
-            f"<circle cx='{_across(value):.1f}' cy='{y:.1f}' r='5' fill='{_color(runs, run)}'/>"
+            f"<circle cx='{across(value):.1f}' cy='{y:.1f}' r='5' fill='{_color(runs, run)}'/>"
             f"<text x='{WIDTH - RIGHT + 12}' y='{y + 4:.1f}'>{value:.3f}</text>"
         )
     return _svg(bottom + BOTTOM, parts) if measured else "<p>No run has an accuracy.</p>"

@@ -1196,6 +1196,7 @@ class Evaluation(_message.Message):
     ACCURACY_INTERVAL_FIELD_NUMBER: _builtins.int
     CROSS_VALIDATION_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
+    WRONG_ANSWERS_FIELD_NUMBER: _builtins.int
     model_manifest_sha256: _builtins.str
     """The model manifest: SHA-256, lower-case hex. Not in a bundle."""
     dataset_manifest_sha256: _builtins.str
@@ -1240,6 +1241,10 @@ class Evaluation(_message.Message):
     def resources(self) -> Global___Resources:
         """What the run used until it published. Only in a bundle."""
 
+    @_builtins.property
+    def wrong_answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WrongAnswer]:
+        """What was answered wrongly, the surest answers first: at most 50."""
+
     def __init__(
         self,
         *,
@@ -1254,14 +1259,49 @@ class Evaluation(_message.Message):
         accuracy_interval: Global___Interval | None = ...,
         cross_validation: Global___CrossValidation | None = ...,
         resources: Global___Resources | None = ...,
+        wrong_answers: _abc.Iterable[Global___WrongAnswer] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accuracy_interval", b"accuracy_interval", "cross_validation", b"cross_validation", "resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_interval", b"accuracy_interval", "classes", b"classes", "confusion_matrix", b"confusion_matrix", "cross_validation", b"cross_validation", "dataset_manifest_sha256", b"dataset_manifest_sha256", "history", b"history", "metrics", b"metrics", "model_manifest_sha256", b"model_manifest_sha256", "notices", b"notices", "plots", b"plots", "resources", b"resources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_interval", b"accuracy_interval", "classes", b"classes", "confusion_matrix", b"confusion_matrix", "cross_validation", b"cross_validation", "dataset_manifest_sha256", b"dataset_manifest_sha256", "history", b"history", "metrics", b"metrics", "model_manifest_sha256", b"model_manifest_sha256", "notices", b"notices", "plots", b"plots", "resources", b"resources", "wrong_answers", b"wrong_answers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Evaluation: _TypeAlias = Evaluation  # noqa: Y015
+
+@_typing.final
+class WrongAnswer(_message.Message):
+    """WrongAnswer is an example that was measured on and answered wrongly."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_SHA256_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    PROBABILITY_FIELD_NUMBER: _builtins.int
+    content_sha256: _builtins.str
+    """SHA-256 of the example's stored bytes, lower-case hex."""
+    label: _builtins.str
+    """Its label."""
+    answer: _builtins.str
+    """The answer."""
+    probability: _builtins.float
+    """How probable the answer was to the model, in [0, 1]."""
+    def __init__(
+        self,
+        *,
+        content_sha256: _builtins.str = ...,
+        label: _builtins.str = ...,
+        answer: _builtins.str = ...,
+        probability: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "content_sha256", b"content_sha256", "label", b"label", "probability", b"probability"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WrongAnswer: _TypeAlias = WrongAnswer  # noqa: Y015
 
 @_typing.final
 class Resources(_message.Message):

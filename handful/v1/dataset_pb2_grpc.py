@@ -64,6 +64,11 @@ class DatasetServiceStub:
                 request_serializer=handful_dot_v1_dot_dataset__pb2.ListExamplesRequest.SerializeToString,
                 response_deserializer=handful_dot_v1_dot_dataset__pb2.ListExamplesResponse.FromString,
                 _registered_method=True)
+        self.GetThumbnails = channel.unary_unary(
+                '/handful.v1.DatasetService/GetThumbnails',
+                request_serializer=handful_dot_v1_dot_dataset__pb2.GetThumbnailsRequest.SerializeToString,
+                response_deserializer=handful_dot_v1_dot_dataset__pb2.GetThumbnailsResponse.FromString,
+                _registered_method=True)
         self.CreateDatasetVersion = channel.unary_unary(
                 '/handful.v1.DatasetService/CreateDatasetVersion',
                 request_serializer=handful_dot_v1_dot_dataset__pb2.CreateDatasetVersionRequest.SerializeToString,
@@ -131,6 +136,13 @@ class DatasetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetThumbnails(self, request, context):
+        """Gives small pictures of examples, by their content, for people to look at.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateDatasetVersion(self, request, context):
         """Seals what the dataset holds now into an immutable version. Sealing the same content again gives the same version.
         """
@@ -186,6 +198,11 @@ def add_DatasetServiceServicer_to_server(servicer, server):
                     servicer.ListExamples,
                     request_deserializer=handful_dot_v1_dot_dataset__pb2.ListExamplesRequest.FromString,
                     response_serializer=handful_dot_v1_dot_dataset__pb2.ListExamplesResponse.SerializeToString,
+            ),
+            'GetThumbnails': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetThumbnails,
+                    request_deserializer=handful_dot_v1_dot_dataset__pb2.GetThumbnailsRequest.FromString,
+                    response_serializer=handful_dot_v1_dot_dataset__pb2.GetThumbnailsResponse.SerializeToString,
             ),
             'CreateDatasetVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateDatasetVersion,
@@ -348,6 +365,33 @@ class DatasetService:
             '/handful.v1.DatasetService/ListExamples',
             handful_dot_v1_dot_dataset__pb2.ListExamplesRequest.SerializeToString,
             handful_dot_v1_dot_dataset__pb2.ListExamplesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetThumbnails(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handful.v1.DatasetService/GetThumbnails',
+            handful_dot_v1_dot_dataset__pb2.GetThumbnailsRequest.SerializeToString,
+            handful_dot_v1_dot_dataset__pb2.GetThumbnailsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,8 @@ class DatasetServiceStub:
     """
     ListExamples: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.ListExamplesRequest, _dataset_pb2.ListExamplesResponse]
     """Lists the examples of a dataset."""
+    GetThumbnails: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.GetThumbnailsRequest, _dataset_pb2.GetThumbnailsResponse]
+    """Gives small pictures of examples, by their content, for people to look at."""
     CreateDatasetVersion: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.CreateDatasetVersionRequest, _dataset_pb2.CreateDatasetVersionResponse]
     """Seals what the dataset holds now into an immutable version. Sealing the same content again gives the same version."""
     GetDatasetVersion: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.GetDatasetVersionRequest, _dataset_pb2.GetDatasetVersionResponse]
@@ -83,6 +85,8 @@ class DatasetServiceAsyncStub(DatasetServiceStub):
     """
     ListExamples: _aio.UnaryUnaryMultiCallable[_dataset_pb2.ListExamplesRequest, _dataset_pb2.ListExamplesResponse]  # type: ignore[assignment]
     """Lists the examples of a dataset."""
+    GetThumbnails: _aio.UnaryUnaryMultiCallable[_dataset_pb2.GetThumbnailsRequest, _dataset_pb2.GetThumbnailsResponse]  # type: ignore[assignment]
+    """Gives small pictures of examples, by their content, for people to look at."""
     CreateDatasetVersion: _aio.UnaryUnaryMultiCallable[_dataset_pb2.CreateDatasetVersionRequest, _dataset_pb2.CreateDatasetVersionResponse]  # type: ignore[assignment]
     """Seals what the dataset holds now into an immutable version. Sealing the same content again gives the same version."""
     GetDatasetVersion: _aio.UnaryUnaryMultiCallable[_dataset_pb2.GetDatasetVersionRequest, _dataset_pb2.GetDatasetVersionResponse]  # type: ignore[assignment]
@@ -142,6 +146,14 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_dataset_pb2.ListExamplesResponse, _abc.Awaitable[_dataset_pb2.ListExamplesResponse]]:
         """Lists the examples of a dataset."""
+
+    @_abc_1.abstractmethod
+    def GetThumbnails(
+        self,
+        request: _dataset_pb2.GetThumbnailsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dataset_pb2.GetThumbnailsResponse, _abc.Awaitable[_dataset_pb2.GetThumbnailsResponse]]:
+        """Gives small pictures of examples, by their content, for people to look at."""
 
     @_abc_1.abstractmethod
     def CreateDatasetVersion(

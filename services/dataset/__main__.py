@@ -18,7 +18,7 @@ async def serve(settings: DatasetSettings) -> None:
     store = open_store(settings.store)
     catalog = await Catalog.open(settings.database)
     decoders = Decoders(settings.decoders)
-    servicer = DatasetServicer(catalog, store, Uploads(catalog, store, decoders))
+    servicer = DatasetServicer(catalog, store, Uploads(catalog, store, decoders), decoders)
     server = Server(Limits(reflection=settings.reflection))
     try:
         register = partial(dataset_pb2_grpc.add_DatasetServiceServicer_to_server, servicer)

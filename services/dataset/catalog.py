@@ -47,6 +47,12 @@ class CatalogReader:
         order = (examples.c.create_time_us, examples.c.example)
         return [_example(row) for row in await self._rows(newest_first(query, order, limit, before))]
 
+    async def examples_by_content(self, key: DatasetKey, contents: Sequence[str]) -> list[ExampleRecord]:
+        """One example of each content that there is, in the order asked for."""
+        query = sa.select(examples).filter_by(**_of(key)).where(examples.c.content_sha256.in_(contents))
+        found = {row.content_sha256: _example(row) for row in await self._rows(query)}
+        return [found[content] for content in dict.fromkeys(contents) if content in found]
+
     async def example_by_upload(self, key: DatasetKey, label: str, upload_sha256: str) -> ExampleRecord | None:
         """The example that these very bytes became before."""
         query = sa.select(examples).filter_by(**_of(key), label=label, upload_sha256=upload_sha256).limit(1)

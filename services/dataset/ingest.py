@@ -23,6 +23,7 @@ MEMORY_BYTES = 1024**3
 WALL_SECONDS = 15
 FILES_PER_PROCESS = 200
 JPEG_QUALITY = 95
+THUMBNAIL_QUALITY = 85
 _BROKEN = "The file could not be decoded within the limits of memory and time."
 
 
@@ -58,6 +59,16 @@ class Decoders:
             raise BadImage("CORRUPT_MEDIA", _BROKEN) from problem
         return picture
 
+    async def thumbnail(self, data: bytes, side: int) -> bytes:
+        """A JPEG of a stored picture, no longer than that on its longer side. BadImage where it takes too much."""
+        future = self._pool.schedule(_thumbnail, args=(data, side), timeout=WALL_SECONDS)
+        try:
+            small: bytes = await asyncio.wrap_future(future)
+        except (ProcessExpired, DecodingTimeout, MemoryError) as problem:
+            log.warning("decoding process lost", problem=type(problem).__name__, num_bytes=len(data))
+            raise BadImage("CORRUPT_MEDIA", _BROKEN) from problem
+        return small
+
     def close(self) -> None:
         self._pool.stop()  # type: ignore[no-untyped-call]
         self._pool.join()
@@ -85,6 +96,14 @@ def _normalize(data: bytes) -> StoredPicture:
         width=image.width,
         height=image.height,
     )
+
+
+def _thumbnail(data: bytes, side: int) -> bytes:
+    image = decode(data, side)
+    image.thumbnail((side, side))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=THUMBNAIL_QUALITY)
+    return buffer.getvalue()
 
 
 def _lossless(data: bytes) -> bool:

@@ -9,7 +9,9 @@ from handful import names
 from handful.bundle import manifest
 from handful.errors import InvalidArgument
 from handful.v1 import bundle_pb2, dataset_pb2, dataset_pb2_grpc
+from services.dataset import thumbnails
 from services.dataset.catalog import Catalog, CatalogWriter
+from services.dataset.ingest import Decoders
 from services.dataset.messages import dataset_message, example_message, version_message
 from services.dataset.records import DatasetKey
 from services.dataset.sealing import seal
@@ -21,10 +23,11 @@ Context = aio.ServicerContext[object, object]
 
 
 class DatasetServicer(dataset_pb2_grpc.DatasetServiceServicer):
-    def __init__(self, catalog: Catalog, store: ObjectStore, uploads: Uploads) -> None:
+    def __init__(self, catalog: Catalog, store: ObjectStore, uploads: Uploads, decoders: Decoders) -> None:
         self._catalog = catalog
         self._store = store
         self._uploads = uploads
+        self._decoders = decoders
 
     async def CreateDataset(
         self, request: dataset_pb2.CreateDatasetRequest, context: Context
@@ -75,6 +78,17 @@ class DatasetServicer(dataset_pb2_grpc.DatasetServiceServicer):
         return dataset_pb2.ListExamplesResponse(
             examples=[example_message(key, record) for record in records], next_page_token=token
         )
+
+    async def GetThumbnails(
+        self, request: dataset_pb2.GetThumbnailsRequest, context: Context
+    ) -> dataset_pb2.GetThumbnailsResponse:
+        key = DatasetKey(**names.match(names.DATASET, request.parent, "parent"))
+        side = thumbnails.check(request)
+        async with self._catalog.reading() as catalog:
+            await catalog.dataset(key)
+            found = await catalog.examples_by_content(key, request.content_sha256s)
+        made = await thumbnails.make(self._store, self._decoders, key.project, found, side)
+        return dataset_pb2.GetThumbnailsResponse(thumbnails=made)
 
     async def CreateDatasetVersion(
         self, request: dataset_pb2.CreateDatasetVersionRequest, context: Context

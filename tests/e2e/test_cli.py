@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -98,6 +99,28 @@ def test_a_run_is_gone_on_from(cli: Cli, pictures: Path) -> None:
     assert "further/versions/2" in more.stdout
     assert cli("train", "tulips", "--model", "seconds").returncode == 0
     assert "name: preset fast has no checkpoints" in cli("continue", "seconds", "--epochs", 1).stderr
+
+
+def test_a_run_is_reported(cli: Cli, pictures: Path, tmp_path: Path) -> None:
+    """A page with what to expect, each class, plots, and pictures of labels that may be wrong, and no link outside;
+    also where there is nothing to validate on.
+    """
+    folder = tmp_path / "mislabelled"
+    shutil.copytree(pictures, folder / "train", ignore=shutil.ignore_patterns("*.txt"))
+    (folder / "train" / "tulip" / "1.jpg").rename(folder / "train" / "grass" / "1.jpg")
+    cli("push", folder, "--dataset", "mislabelled")
+    trained = cli("train", "mislabelled")
+    assert trained.returncode == 0, trained.stderr
+    assert "1.jpg is called grass; it looks like tulip" in trained.stdout
+    told = cli("report", "mislabelled", "--out", tmp_path / "report.html")
+    assert told.returncode == 0, told.stderr
+    page = (tmp_path / "report.html").read_text()
+    assert "<b>1.jpg</b><br>is called grass, looks like tulip" in page
+    assert page.count("data:image/png;base64,") == 1  # there are no matrices of nothing
+    assert "data:image/jpeg;base64," in page
+    assert not re.search(r"(?:src|href)='(?!data:)|http|<script", page)
+    refused = cli("report", "no-such-run")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
 
 
 def test_runs_are_compared(cli: Cli, pictures: Path, tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 import asyncio
 import base64
 import hashlib
+import io
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from handful import errors
 from handful.bundle.manifest import dataset_manifest_key
@@ -285,3 +287,40 @@ async def test_bad_fields_are_named(
     assert (type(error), [one for one, _ in error.violations]) == (errors.InvalidArgument, [field])
     listed = await dataset_service.stub.ListDatasets(dataset_pb2.ListDatasetsRequest(parent="projects/default"))
     assert not listed.datasets
+
+
+async def test_examples_are_shown_small(dataset_service: DatasetService, flowers: str) -> None:
+    """Pictures that the dataset has come in the order asked for, as small JPEG files; what it has not is left out."""
+    listed = (await dataset_service.stub.ListExamples(dataset_pb2.ListExamplesRequest(parent=flowers))).examples
+    wanted = [listed[3].content_sha256, "0" * 64, listed[1].content_sha256, listed[3].content_sha256]
+    request = dataset_pb2.GetThumbnailsRequest(parent=flowers, content_sha256s=wanted, side=32)
+    found = (await dataset_service.stub.GetThumbnails(request)).thumbnails
+    assert [(one.content_sha256, one.filename) for one in found] == [
+        (listed[place].content_sha256, listed[place].filename) for place in (3, 1)
+    ]
+    for one in found:
+        with Image.open(io.BytesIO(one.jpeg)) as image:
+            assert (image.format, max(image.size)) == ("JPEG", 32)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "fields"),
+    [
+        ({}, ["content_sha256s"]),
+        ({"content_sha256s": ["0" * 64] * 101}, ["content_sha256s"]),
+        ({"content_sha256s": ["0" * 64, "../x"]}, ["content_sha256s[1]"]),
+        ({"content_sha256s": ["0" * 64], "side": 15}, ["side"]),
+        ({"content_sha256s": ["F" * 64], "side": 257}, ["content_sha256s[0]", "side"]),
+    ],
+    ids=str,
+)
+async def test_wrong_thumbnails_are_refused(
+    dataset_service: DatasetService, flowers: str, wrong: dict[str, Any], fields: list[str]
+) -> None:
+    """How many, which and how large: each is refused by its name, and so is a dataset that is not there."""
+    asked = dataset_pb2.GetThumbnailsRequest(parent=flowers, **wrong)
+    refused = await refusal(dataset_service.stub.GetThumbnails(asked))
+    assert isinstance(refused, errors.InvalidArgument)
+    assert [field for field, _ in refused.violations] == fields
+    absent = dataset_pb2.GetThumbnailsRequest(parent=f"{NAME}-2", content_sha256s=["0" * 64])
+    assert isinstance(await refusal(dataset_service.stub.GetThumbnails(absent)), errors.NotFound)

@@ -7,7 +7,15 @@ from handful.bundle.heads import Floats
 from handful.v1.bundle_pb2 import EpochMetrics, Evaluation, Interval, Metric
 from services.trainer.intervals import wilson
 from services.trainer.worker.cross_validation import OutOfFold
-from services.trainer.worker.evaluation import Labels, calibration_error, cross_validated, evaluate, scores
+from services.trainer.worker.evaluation import (
+    Labels,
+    calibration_error,
+    cross_validated,
+    evaluate,
+    scores,
+    wrong_answers,
+)
+from services.trainer.worker.examples import Example
 
 NAMES = ("bee", "cat", "dog")
 # Two bees, one taken for a cat; one cat, found; two dogs, one taken for a cat.
@@ -189,3 +197,19 @@ def test_a_model_without_validation_examples_has_an_evaluation() -> None:
     assert [(one.label, one.num_examples, one.recall) for one in evaluation.classes] == [(name, 0, 0) for name in NAMES]
     assert [list(one.counts) for one in evaluation.confusion_matrix] == [[0, 0, 0]] * 3
     assert Evaluation.FromString(evaluation.SerializeToString()) == evaluation
+
+
+def test_wrong_answers_are_kept_with_the_surest_first() -> None:
+    """Every example that was answered wrongly is named with both classes, and there are never more than fifty."""
+    examples = [Example(f"{place:064x}", int(label), str(place)) for place, label in enumerate(LABELS)]
+    found = wrong_answers(NAMES, examples, PROBABILITIES)
+    answers = PROBABILITIES.argmax(axis=1)
+    wrong = {place for place in range(len(LABELS)) if answers[place] != LABELS[place]}
+    assert {int(one.content_sha256, 16) for one in found} == wrong
+    assert [one.probability for one in found] == sorted((one.probability for one in found), reverse=True)
+    for one in found:
+        place = int(one.content_sha256, 16)
+        assert (one.label, one.answer) == (NAMES[LABELS[place]], NAMES[answers[place]])
+    many = np.tile(PROBABILITIES, (40, 1))
+    assert len(wrong_answers(NAMES, examples * 40, many)) == 50
+    assert wrong_answers(NAMES, [], many[:0]) == []

@@ -15,12 +15,15 @@ from handful.v1.bundle_pb2 import (
     Evaluation,
     HeadCandidate,
     Metric,
+    WrongAnswer,
 )
 from services.trainer.intervals import corrected_wilson, wilson
 from services.trainer.worker.cross_validation import OutOfFold
+from services.trainer.worker.examples import Example
 
 TOP = 5
 MAX_BINS = 15
+MAX_WRONG_ANSWERS = 50
 EXAMPLES_PER_BIN = 10
 # Fields of CrossValidation, by the name of their figure.
 _FIELDS = {
@@ -102,6 +105,22 @@ def evaluate(
         accuracy_interval=wilson(found["val/accuracy"], len(labels)) if found else None,
         cross_validation=cross_validation,
     )
+
+
+def wrong_answers(names: Sequence[str], examples: Sequence[Example], probabilities: Floats) -> list[WrongAnswer]:
+    """The examples that were answered wrongly, the surest answers first."""
+    answers = probabilities.argmax(axis=1) if len(examples) else []
+    wrong = [
+        WrongAnswer(
+            content_sha256=one.content_sha256,
+            label=names[one.label],
+            answer=names[answer],
+            probability=float(row[answer]),
+        )
+        for one, answer, row in zip(examples, answers, probabilities, strict=True)
+        if answer != one.label
+    ]
+    return sorted(wrong, key=lambda one: (-one.probability, one.content_sha256))[:MAX_WRONG_ANSWERS]
 
 
 def repeated_scores(labels: Labels, out_of_fold: OutOfFold) -> dict[str, float]:

@@ -12,7 +12,7 @@ from handful.bundle.heads import LinearHead
 from handful.v1.bundle_pb2 import BundleFile, Evaluation, ModelManifest
 from services.shared.objects import get_first
 from services.trainer.worker import plots
-from services.trainer.worker.evaluation import evaluate
+from services.trainer.worker.evaluation import evaluate, wrong_answers
 from services.trainer.worker.examples import Example, Examples, targets
 from services.trainer.worker.features import Features, gather
 from services.trainer.worker.unseen import unseen
@@ -35,7 +35,9 @@ def measure(work: Work) -> str:
     features = Features(work.store, work.cache, examples, model.backbone, graph, work.threads)
     probabilities = _head(work, model).probabilities(gather(work, features, wanted))
     work.progress("publishing")
-    return _publish(work, model, evaluate(model.labels, targets(wanted), probabilities, history=()))
+    evaluation = evaluate(model.labels, targets(wanted), probabilities, history=())
+    evaluation.wrong_answers.extend(wrong_answers(model.labels, wanted, probabilities))
+    return _publish(work, model, evaluation)
 
 
 def _model(work: Work) -> ModelManifest:

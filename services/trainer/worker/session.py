@@ -20,7 +20,7 @@ from services.trainer.architectures import ARCHITECTURES, ULTRALYTICS
 from services.trainer.presets import BASELINE, FAST, FINE_TUNE
 from services.trainer.worker import checkpoints, linear_probe, measuring
 from services.trainer.worker.agreement import GraphDisagrees
-from services.trainer.worker.evaluation import evaluate
+from services.trainer.worker.evaluation import evaluate, wrong_answers
 from services.trainer.worker.examples import Examples, targets
 from services.trainer.worker.memory import OutOfMemory, is_out_of_memory
 from services.trainer.worker.parts import NoTorch, NoYolo, need_torch, need_yolo
@@ -91,6 +91,7 @@ def _train(work: Work) -> str:
     work.progress("publishing")
     labels, answers = targets(examples.val), trained.val_probabilities
     evaluation = evaluate(examples.labels, labels, answers, work.history, trained.cross_validation)
+    evaluation.wrong_answers.extend(wrong_answers(examples.labels, examples.val, answers))
     evaluation.resources.CopyFrom(work.usage.so_far())
     digest = publish(work, trained, evaluation)
     work.reporter.event(TrainingRunEvent(resources_used=work.usage.so_far()))

@@ -1,0 +1,59 @@
+"""`handful report RUN`: what came of a run on one HTML page that needs nothing else. What stands on it is gathered here
+and written by `report_page.py`.
+"""
+
+import argparse
+from pathlib import Path
+
+from rich.markup import escape
+
+from handful import Client
+from handful.cli import report_page
+from handful.cli.commands import console, find_run
+from handful.errors import FailedPrecondition
+from handful.v1.bundle_pb2 import Evaluation
+from handful.v1.trainer_pb2 import TrainingRun, TrainingRunEvent
+
+MAX_PICTURES = 100
+# On a page, in pixels; twice as fine as they are shown.
+SIDE = 192
+
+
+def run(given: argparse.Namespace) -> int:
+    with Client.from_env() as client:
+        file = given.out or Path(f"{find_run(client, given.run).name.rpartition('/')[2]}.html")
+        file.write_text(report_page.html(gathered(client, given.run)), encoding="utf-8")
+    console.print(escape(f"The report is {file}"))
+    return 0
+
+
+def gathered(client: Client, named: str | None) -> report_page.Report:
+    """All that is known of a run that succeeded; FailedPrecondition for any other."""
+    found = find_run(client, named)
+    ended = found.training_run
+    if ended.state != TrainingRun.STATE_SUCCEEDED:
+        state = TrainingRun.State.Name(ended.state).removeprefix("STATE_").lower()
+        raise FailedPrecondition(f"There is no report of {ended.name}: it is {state}. Watch it with: handful watch")
+    events = [message for message in found.watch() if isinstance(message, TrainingRunEvent)]
+    version, measured_on = ended.model_version, ""
+    if ended.evaluated_model_version:
+        version, measured_on = ended.evaluated_model_version, ended.dataset_version
+    answer = client.evaluation(version, measured_on)
+    notices = {event.notice.reason: event.notice.message for event in events if event.HasField("notice")}
+    dataset = ended.dataset_version.partition("/versions/")[0]
+    wanted = _pictures(answer.evaluation)
+    return report_page.Report(
+        run=ended,
+        model_version=version,
+        evaluation=answer.evaluation,
+        plots={plot.name: plot.png for plot in answer.plots},
+        notices=list(notices.values()),
+        thumbnails=client.thumbnails(dataset, wanted, SIDE) if wanted else {},
+    )
+
+
+def _pictures(evaluation: Evaluation) -> list[str]:
+    """Which pictures the page shows, by content."""
+    contents = [one.content_sha256 for one in evaluation.wrong_answers]
+    contents += [one.content_sha256 for one in evaluation.cross_validation.label_suspects]
+    return list(dict.fromkeys(contents))[:MAX_PICTURES]
