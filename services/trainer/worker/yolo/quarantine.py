@@ -57,7 +57,7 @@ def answers(
 
 
 def environment(folder: Path, threads: int) -> dict[str, str]:
-    """All that the process has of an environment: no proxy, no key, no home, no hint of where it runs."""
+    """All that the process has of an environment: no proxy, no key, no token, no home of anybody."""
     return {
         **passed_on(_PASSED_ON),
         "PATH": "/usr/bin:/bin",
