@@ -12,18 +12,20 @@ from typing import Self
 from handful import names
 from handful.calls import call, new_request_id, pages
 from handful.channel import Addresses, connect, project_from_env
-from handful.errors import AlreadyExists
+from handful.errors import AlreadyExists, FailedPrecondition
 from handful.exchange import Exported, OnBytes, fetch, send
-from handful.folders import LabelledFile, find
+from handful.folders import LabelledFile, find, is_sound, modality_of
 from handful.recipe import recipe
 from handful.run import Run
 from handful.uploads import upload
-from handful.v1 import dataset_pb2, inference_pb2, model_pb2, trainer_pb2
+from handful.v1 import bundle_pb2, dataset_pb2, inference_pb2, model_pb2, trainer_pb2
 from handful.v1.dataset_pb2 import UploadExamplesResponse
 from handful.v1.dataset_pb2_grpc import DatasetServiceStub
 from handful.v1.inference_pb2_grpc import InferenceServiceStub
 from handful.v1.model_pb2_grpc import ModelServiceStub
 from handful.v1.trainer_pb2_grpc import TrainerServiceStub
+
+_PLURALS = {bundle_pb2.MODALITY_IMAGE: "pictures", bundle_pb2.MODALITY_SOUND: "sounds"}
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,22 @@ class Client:
 
     # Datasets
 
-    def create_dataset(self, dataset: str) -> dataset_pb2.Dataset:
-        """An empty dataset of images; the one that is there where the id is taken."""
-        request = dataset_pb2.CreateDatasetRequest(parent=self.parent, dataset_id=dataset, request_id=new_request_id())
+    def create_dataset(
+        self, dataset: str, modality: "bundle_pb2.Modality.ValueType" = bundle_pb2.MODALITY_IMAGE
+    ) -> dataset_pb2.Dataset:
+        """An empty dataset of pictures or sounds; the one that is there where the id is taken, and FailedPrecondition
+        where that holds the other.
+        """
+        request = dataset_pb2.CreateDatasetRequest(
+            parent=self.parent, dataset_id=dataset, modality=modality, request_id=new_request_id()
+        )
         try:
             created: dataset_pb2.Dataset = call(self._datasets.CreateDataset, request).dataset
         except AlreadyExists:
-            return self.dataset(dataset)
+            created = self.dataset(dataset)
+        if created.modality != modality:
+            held, given = (_PLURALS[each] for each in (created.modality, modality))
+            raise FailedPrecondition(f"{created.name} holds {held}, and these are {given}. Take another dataset.")
         return created
 
     def dataset(self, dataset: str) -> dataset_pb2.Dataset:
@@ -108,14 +119,20 @@ class Client:
         return upload(self._datasets, self._dataset_name(dataset), files)
 
     def push(
-        self, dataset: str, folder: Path | str, on_verdict: Callable[[UploadExamplesResponse], None] | None = None
+        self,
+        dataset: str,
+        folder: Path | str,
+        on_verdict: Callable[[UploadExamplesResponse], None] | None = None,
+        groups: str = "",
     ) -> Pushed:
         """Creates the dataset where it is new, sends a folder of class folders, and seals a version.
 
-        Files that are there already are not stored twice. `on_verdict` hears of every file as it is answered.
+        Files that are there already are not stored twice. `on_verdict` hears of every file as it is answered. `groups`
+        is a regular expression with one pair of parentheses: what they match in a file's name, such as the speaker, is
+        its group, which is never divided between training and validation.
         """
-        files, rejected = find(Path(folder)), []
-        self.create_dataset(dataset)
+        files, rejected = find(Path(folder), groups), []
+        self.create_dataset(dataset, modality_of(files))
         for verdict in self.upload(dataset, files):
             if on_verdict:
                 on_verdict(verdict)
@@ -267,10 +284,17 @@ class Client:
 
     # Predictions
 
-    def predict(self, model: str, image: Path | str | bytes, top_k: int = 0) -> inference_pb2.PredictResponse:
-        """What a picture shows, best first. `model` is `flowers`, `flowers@staging`, or a version's full name."""
-        data = image if isinstance(image, bytes) else Path(image).read_bytes()
-        request = inference_pb2.PredictRequest(model=self._model_name(model), image=data, top_k=top_k)
+    def predict(self, model: str, file: Path | str | bytes, top_k: int = 0) -> inference_pb2.PredictResponse:
+        """What a picture shows or a sound is of, best first, and of a long sound what is heard when.
+
+        `model` is `flowers`, `flowers@staging`, or a version's full name.
+        """
+        data = file if isinstance(file, bytes) else Path(file).read_bytes()
+        request = inference_pb2.PredictRequest(model=self._model_name(model), top_k=top_k)
+        if is_sound(data):
+            request.sound = data
+        else:
+            request.image = data
         answer: inference_pb2.PredictResponse = call(self._inference.Predict, request)
         return answer
 

@@ -38,6 +38,7 @@ def _steps(dataset: str, files: Iterable[LabelledFile], unreadable: list[OSError
                 label=file.label,
                 filename=file.path.name[-256:],
                 split=file.split,
+                group=file.group,
                 upload_sha256=hashlib.sha256(data).hexdigest(),
             )
         )

@@ -56,6 +56,11 @@ class Preprocessing:
     draft: int = 0
 
 
+def looks_like_picture(data: bytes) -> bool:
+    """Whether a file begins as the pictures that are taken do; the first 12 bytes are enough."""
+    return data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+
+
 def decode(data: bytes, draft: int = 0) -> Image.Image:
     """The picture, upright, RGB, 8 bits; of an animation the first frame.
 
@@ -104,10 +109,9 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _unidentified(data: bytes) -> BadImage:
-    known = data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
     if not data:
         return BadImage("CORRUPT_MEDIA", "The file is empty.")
-    if known:
+    if looks_like_picture(data):
         return BadImage("CORRUPT_MEDIA", _BROKEN)
     return BadImage("UNSUPPORTED_FORMAT", "The file is not a JPEG, PNG or WebP picture.")
 

@@ -1,14 +1,16 @@
-"""Running a trained model: a backbone's graph and a head, without torch. Training, serving and exports use it."""
+"""Running a trained model: its inputs, a backbone's graph and a head, without torch. Training and serving use it."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from handful.bundle import runtime
+from handful.bundle import recordings, runtime, sounds
 from handful.bundle.heads import Floats, LinearHead
 from handful.bundle.images import Preprocessing, decode, fit
-from handful.v1.bundle_pb2 import ImagePreprocessing
+from handful.bundle.sounds import Inputs
+from handful.v1.bundle_pb2 import Backbone as BackboneMessage
+from handful.v1.bundle_pb2 import ImagePreprocessing, SoundPreprocessing, Spectrogram
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -24,7 +26,11 @@ class Backbone:
 
     def features(self, pixels: Pixels) -> Floats:
         """float32[n, feature_width] of uint8[n, size, size, 3]."""
-        features: Floats = self._session.run(["features"], {"pixels": pixels})[0]
+        return self.of({"pixels": pixels})
+
+    def of(self, inputs: Inputs) -> Floats:
+        """float32[n, feature_width] of the graph's inputs by name; of a sound n is 1."""
+        features: Floats = self._session.run(["features"], inputs)[0]
         return features
 
 
@@ -43,6 +49,38 @@ def plain(preprocessing: ImagePreprocessing) -> Preprocessing:
         resize=preprocessing.resize,
         draft=preprocessing.draft,
     )
+
+
+def to_inputs(data: bytes, backbone: BackboneMessage) -> Inputs:
+    """An encoded picture, or a piece of a recording, as a backbone takes it. BadImage or BadSound where it is none."""
+    if not backbone.HasField("sound_preprocessing"):
+        return {"pixels": to_pixels(data, backbone.preprocessing)[None]}
+    recording = recordings.decode(data)
+    return sounds.inputs(recording.samples, recording.rate, spectrograms(backbone.sound_preprocessing))
+
+
+def spectrograms(preprocessing: SoundPreprocessing) -> list[sounds.Spectrogram]:
+    """Preprocessing as `sounds` takes it."""
+    return [
+        sounds.Spectrogram(
+            name=one.name,
+            layout=Spectrogram.Layout.Name(one.layout).removeprefix("LAYOUT_").lower(),
+            sample_rate=one.sample_rate,
+            peak=one.peak,
+            silence=one.silence_seconds,
+            fft=one.fft_size,
+            window=one.window_size,
+            hop=one.hop_size,
+            bands=one.bands,
+            low=one.low_hz,
+            high=one.high_hz,
+            frames=one.window_frames,
+            stride=one.window_stride,
+            scale=one.scale,
+            offset=one.offset,
+        )
+        for one in preprocessing.spectrograms
+    ]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from handful import Client
 from handful.cli import commands
-from handful.v1.bundle_pb2 import Modality
+from handful.v1.bundle_pb2 import MODALITY_IMAGE, Modality
 from handful.v1.trainer_pb2 import Architecture
 
 _WEIGHTS = {
@@ -17,6 +17,7 @@ _WEIGHTS = {
     Architecture.WEIGHTS_STATE_FETCHABLE: "can be fetched",
     Architecture.WEIGHTS_STATE_ABSENT: "[yellow]missing[/yellow]",
     Architecture.WEIGHTS_STATE_NOT_OFFERED: "not offered",
+    Architecture.WEIGHTS_STATE_NOT_NEEDED: "none",
 }
 
 
@@ -32,11 +33,11 @@ def show(given: argparse.Namespace) -> int:
     for one in found:
         table.add_row(
             f"{one.id}{' (default)' if one.is_default else ''}",
-            f"{one.input_size} px",
+            f"{one.input_size} px" if one.modality == MODALITY_IMAGE else "sound",
             f"{one.num_parameters / 1e6:.1f} M",
             f"{one.gflops:g}",
             str(one.feature_width),
-            f"{one.training_memory_bytes / 1e9:.1f} GB",
+            f"{one.training_memory_bytes / 1e9:.1f} GB" if one.training_memory_bytes else "",
             _weights(one),
             escape(one.description),
         )

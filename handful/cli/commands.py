@@ -58,7 +58,7 @@ def push(given: argparse.Namespace) -> int:
     dataset = given.dataset or given.folder.resolve().name.lower().replace("_", "-").replace(" ", "-")
     with Client.from_env() as client:
         try:
-            pushed = push_with_progress(client, dataset, given.folder)
+            pushed = push_with_progress(client, dataset, given.folder, given.groups)
         except KeyboardInterrupt:
             console.print("Stopped. What was stored stays in the dataset. To send the rest, push the folder again.")
             return INTERRUPTED
@@ -67,11 +67,11 @@ def push(given: argparse.Namespace) -> int:
     return 0
 
 
-def push_with_progress(client: Client, dataset: str, folder: Path) -> Pushed:
+def push_with_progress(client: Client, dataset: str, folder: Path, groups: str = "") -> Pushed:
     """Pushes a folder under a progress bar."""
     columns = (TextColumn("pushing"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=len(find(folder)))
+        task = bar.add_task("", total=len(find(folder, groups)))
 
         def hear(verdict: UploadExamplesResponse) -> None:
             bar.advance(task)
@@ -80,7 +80,7 @@ def push_with_progress(client: Client, dataset: str, folder: Path) -> Pushed:
                 refused = escape(f"{verdict.client_ref}: {why.message} {why.hint}")
                 bar.console.print(f"[yellow]refused[/yellow] {refused}")
 
-        return client.push(dataset, folder, hear)
+        return client.push(dataset, folder, hear, groups)
 
 
 def show(version: DatasetVersion) -> None:
@@ -210,6 +210,10 @@ def predict(given: argparse.Namespace) -> int:
             shown = "  ".join(f"{one.label} {one.score:.3f}" for one in answer.predictions)
             said = f"{file}: unknown; of the classes most like: {shown}" if answer.unknown else f"{file}: {shown}"
             console.print(f"{escape(said)}  [dim]({short(answer.model_version)})[/dim]")
+            for one in answer.segments:
+                heard = "  ".join(f"{each.label} {each.score:.3f}" for each in one.predictions) or "nothing"
+                said = f"unknown; of the classes most like: {heard}" if one.unknown else heard
+                console.print(escape(f"  {one.start_seconds:6.1f} to {one.end_seconds:6.1f} s: {said}"))
     return 1 if failed else 0
 
 

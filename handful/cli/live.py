@@ -29,6 +29,7 @@ PHASES = {
     "weights": "downloading pretrained weights (once)",
     "graph": "preparing the network (once)",
     "features": "computing features",
+    "choosing": "choosing an architecture",
     "validating": "cross-validating",
     "colours": "looking at colours and sizes",
     "fitting": "training",

@@ -70,7 +70,7 @@ def _say(problem: BaseException) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="handful",
-        description="Train, watch and serve image classifiers from 15 to 50 examples per class.",
+        description="Train, watch and serve image and sound classifiers from 15 to 50 examples per class.",
         epilog=_EPILOGUE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -103,6 +103,13 @@ def _add_data(add: Add) -> None:
     push = add("push", "add a folder of class folders to a dataset, and seal a version", commands.push)
     push.add_argument(
         "folder", type=Path, help="cat/1.jpg dog/2.jpg ... (a fifth validates), or train/cat/1.jpg val/cat/2.jpg ..."
+    )
+    push.add_argument(
+        "--groups",
+        default="",
+        metavar="PATTERN",
+        help="a regular expression whose parentheses match, in each file's name, what it belongs to, such as the "
+        "speaker: '_([a-z]+)_'. No group is divided between training and validation",
     )
     push.add_argument("--dataset", help="the dataset's id (default: the folder's name)")
 
@@ -174,10 +181,10 @@ def _add_comparing(add: Add) -> None:
 def _add_models(add: Add) -> None:
     add("models", "list models, their versions and aliases", commands.models)
 
-    predict = add("predict", "say what pictures show", commands.predict)
+    predict = add("predict", "say what pictures show, or what sounds are of", commands.predict)
     predict.add_argument("model", help="flowers, flowers@staging or flowers/versions/2")
-    predict.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JPEG, PNG or WebP")
-    predict.add_argument("--top", type=int, default=3, help="answers per picture (default: 3)")
+    predict.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JPEG, PNG or WebP; WAV, FLAC, OGG or MP3")
+    predict.add_argument("--top", type=int, default=3, help="answers per file (default: 3)")
 
     evaluate = add("evaluate", "measure a model on a dataset, without what it was trained on", commands.evaluate)
     evaluate.add_argument("model", help="flowers, flowers@staging or flowers/versions/2")

@@ -31,6 +31,8 @@ class _ModalityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Modality.Val
     """Not set: IMAGE, where one is asked for."""
     MODALITY_IMAGE: _Modality.ValueType  # 1
     """Still pictures: JPEG, PNG or WebP."""
+    MODALITY_SOUND: _Modality.ValueType  # 2
+    """Sounds: WAV, FLAC, OGG (Vorbis, Opus) or MP3."""
 
 class Modality(_Modality, metaclass=_ModalityEnumTypeWrapper):
     """Modality says what kind of media a dataset holds and a model understands."""
@@ -39,6 +41,8 @@ MODALITY_UNSPECIFIED: Modality.ValueType  # 0
 """Not set: IMAGE, where one is asked for."""
 MODALITY_IMAGE: Modality.ValueType  # 1
 """Still pictures: JPEG, PNG or WebP."""
+MODALITY_SOUND: Modality.ValueType  # 2
+"""Sounds: WAV, FLAC, OGG (Vorbis, Opus) or MP3."""
 Global___Modality: _TypeAlias = Modality  # noqa: Y015
 
 class _Split:
@@ -438,7 +442,10 @@ class Recipe(_message.Message):
     `fast`; where a field is set that `fast` lacks, `baseline`; and `fine_tune` where `baseline` lacks it too.
     """
     architecture: _builtins.str
-    """Architecture id from ListArchitectures. Empty: the server's default."""
+    """Architecture id from ListArchitectures, of the dataset's modality. Empty: the server's default; for sounds `auto`,
+    which takes what does best out of fold on the training examples. The run's recipe says which that was once a worker
+    has settled it.
+    """
     weights: Global___Weights.ValueType
     """What the architecture starts from. Default PRETRAINED."""
     seed: _builtins.int
@@ -817,6 +824,151 @@ class ImagePreprocessing(_message.Message):
 Global___ImagePreprocessing: _TypeAlias = ImagePreprocessing  # noqa: Y015
 
 @_typing.final
+class SoundPreprocessing(_message.Message):
+    """SoundPreprocessing is how a sound becomes a backbone's input: one tensor for each spectrogram. A recording longer than
+    `piece_seconds` is cut into pieces of equal length, none longer, and each piece is an input of its own.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PIECE_SECONDS_FIELD_NUMBER: _builtins.int
+    SPECTROGRAMS_FIELD_NUMBER: _builtins.int
+    piece_seconds: _builtins.float
+    """Longest piece of a recording, in seconds."""
+    @_builtins.property
+    def spectrograms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Spectrogram]:
+        """The inputs of the graph."""
+
+    def __init__(
+        self,
+        *,
+        piece_seconds: _builtins.float = ...,
+        spectrograms: _abc.Iterable[Global___Spectrogram] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["piece_seconds", b"piece_seconds", "spectrograms", b"spectrograms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SoundPreprocessing: _TypeAlias = SoundPreprocessing  # noqa: Y015
+
+@_typing.final
+class Spectrogram(_message.Message):
+    """Spectrogram is how samples, the mean of all channels, become one input of a backbone's graph: power in mel bands
+    (triangles of equal area; M. Slaney, Auditory Toolbox, 1998), in decibels, at most 80 below the largest of the piece.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Layout:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _LayoutEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Spectrogram._Layout.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        LAYOUT_UNSPECIFIED: Spectrogram._Layout.ValueType  # 0
+        """Not set; refused."""
+        LAYOUT_WINDOWS: Spectrogram._Layout.ValueType  # 1
+        """float32[n, window_frames, bands, 1]: windows `window_stride` frames apart, as decibels x `scale` + `offset`."""
+        LAYOUT_PICTURES: Spectrogram._Layout.ValueType  # 2
+        """uint8[n, window_frames, window_frames, 3]: the same windows as pictures, time to the right, low bands below, 80 dB
+        below the largest black and the largest white; bands are stretched to the height.
+        """
+        LAYOUT_STATISTICS: Spectrogram._Layout.ValueType  # 3
+        """float32[1, 4 x bands]: mean, deviation, 10 % and 90 % quantile of each band over time, where 0 is 80 dB below the
+        largest and 1 the largest.
+        """
+
+    class Layout(_Layout, metaclass=_LayoutEnumTypeWrapper):
+        """What becomes of the decibels, float32[frames, bands]."""
+
+    LAYOUT_UNSPECIFIED: Spectrogram.Layout.ValueType  # 0
+    """Not set; refused."""
+    LAYOUT_WINDOWS: Spectrogram.Layout.ValueType  # 1
+    """float32[n, window_frames, bands, 1]: windows `window_stride` frames apart, as decibels x `scale` + `offset`."""
+    LAYOUT_PICTURES: Spectrogram.Layout.ValueType  # 2
+    """uint8[n, window_frames, window_frames, 3]: the same windows as pictures, time to the right, low bands below, 80 dB
+    below the largest black and the largest white; bands are stretched to the height.
+    """
+    LAYOUT_STATISTICS: Spectrogram.Layout.ValueType  # 3
+    """float32[1, 4 x bands]: mean, deviation, 10 % and 90 % quantile of each band over time, where 0 is 80 dB below the
+    largest and 1 the largest.
+    """
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LAYOUT_FIELD_NUMBER: _builtins.int
+    SAMPLE_RATE_FIELD_NUMBER: _builtins.int
+    PEAK_FIELD_NUMBER: _builtins.int
+    SILENCE_SECONDS_FIELD_NUMBER: _builtins.int
+    FFT_SIZE_FIELD_NUMBER: _builtins.int
+    WINDOW_SIZE_FIELD_NUMBER: _builtins.int
+    HOP_SIZE_FIELD_NUMBER: _builtins.int
+    BANDS_FIELD_NUMBER: _builtins.int
+    LOW_HZ_FIELD_NUMBER: _builtins.int
+    HIGH_HZ_FIELD_NUMBER: _builtins.int
+    WINDOW_FRAMES_FIELD_NUMBER: _builtins.int
+    WINDOW_STRIDE_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the input."""
+    layout: Global___Spectrogram.Layout.ValueType
+    """What becomes of the decibels."""
+    sample_rate: _builtins.int
+    """Samples per second that the sound is brought to."""
+    peak: _builtins.float
+    """The largest magnitude that the sound is brought to."""
+    silence_seconds: _builtins.float
+    """Seconds of silence added before and after."""
+    fft_size: _builtins.int
+    """Samples of a frame."""
+    window_size: _builtins.int
+    """Samples of the Hann window in the middle of a frame."""
+    hop_size: _builtins.int
+    """Samples from one frame to the next."""
+    bands: _builtins.int
+    """Mel bands."""
+    low_hz: _builtins.float
+    """Where the lowest band begins, in Hz."""
+    high_hz: _builtins.float
+    """Where the highest band ends, in Hz."""
+    window_frames: _builtins.int
+    """Frames of a window. WINDOWS and PICTURES only, as is the next."""
+    window_stride: _builtins.int
+    """Frames from one window to the next."""
+    scale: _builtins.float
+    """WINDOWS only, as is the next."""
+    offset: _builtins.float
+    """See `scale`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        layout: Global___Spectrogram.Layout.ValueType = ...,
+        sample_rate: _builtins.int = ...,
+        peak: _builtins.float = ...,
+        silence_seconds: _builtins.float = ...,
+        fft_size: _builtins.int = ...,
+        window_size: _builtins.int = ...,
+        hop_size: _builtins.int = ...,
+        bands: _builtins.int = ...,
+        low_hz: _builtins.float = ...,
+        high_hz: _builtins.float = ...,
+        window_frames: _builtins.int = ...,
+        window_stride: _builtins.int = ...,
+        scale: _builtins.float = ...,
+        offset: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bands", b"bands", "fft_size", b"fft_size", "high_hz", b"high_hz", "hop_size", b"hop_size", "layout", b"layout", "low_hz", b"low_hz", "name", b"name", "offset", b"offset", "peak", b"peak", "sample_rate", b"sample_rate", "scale", b"scale", "silence_seconds", b"silence_seconds", "window_frames", b"window_frames", "window_size", b"window_size", "window_stride", b"window_stride"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Spectrogram: _TypeAlias = Spectrogram  # noqa: Y015
+
+@_typing.final
 class Backbone(_message.Message):
     """Backbone is an architecture with weights, without a head: shared and immutable."""
 
@@ -830,6 +982,7 @@ class Backbone(_message.Message):
     FEATURE_WIDTH_FIELD_NUMBER: _builtins.int
     GRAPH_SHA256_FIELD_NUMBER: _builtins.int
     WEIGHTS_FILE_SHA256_FIELD_NUMBER: _builtins.int
+    SOUND_PREPROCESSING_FIELD_NUMBER: _builtins.int
     backbone_id: _builtins.str
     """SHA-256 over weights, architecture, output and preprocessing, lower-case hex."""
     architecture: _builtins.str
@@ -843,18 +996,24 @@ class Backbone(_message.Message):
     feature_width: _builtins.int
     """Length of its feature vector."""
     graph_sha256: _builtins.str
-    """SHA-256 of its ONNX graph's bytes, lower-case hex: input uint8[n, size, size, 3]; outputs features
+    """SHA-256 of its ONNX graph's bytes, lower-case hex. Of pictures: input uint8[n, size, size, 3]; outputs features
     float32[n, feature_width] and feature_map float32[n, feature_width, rows, columns]. The graph lies at
     `backbones/{backbone_id}/{sha256}.onnx`; where a project has it for itself, there below `projects/{project}/`; and
     where the model was imported, in its bundle as `backbone.onnx`.
     """
     weights_file_sha256: _builtins.str
     """SHA-256 of its weights' bytes, lower-case hex: a safetensors file of the PyTorch body's state dict, for exports. It
-    lies beside the graph, as `{sha256}.safetensors` or `backbone.safetensors`.
+    lies beside the graph, as `{sha256}.safetensors` or `backbone.safetensors`. Of sounds it holds the graph's constants.
     """
     @_builtins.property
     def preprocessing(self) -> Global___ImagePreprocessing:
-        """How its input is made."""
+        """How its input is made of a picture."""
+
+    @_builtins.property
+    def sound_preprocessing(self) -> Global___SoundPreprocessing:
+        """How its inputs are made of a sound; then `preprocessing` is not set, and the graph takes the inputs that this names,
+        of one sound at a time, and gives features float32[1, feature_width].
+        """
 
     def __init__(
         self,
@@ -867,10 +1026,11 @@ class Backbone(_message.Message):
         feature_width: _builtins.int = ...,
         graph_sha256: _builtins.str = ...,
         weights_file_sha256: _builtins.str = ...,
+        sound_preprocessing: Global___SoundPreprocessing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["preprocessing", b"preprocessing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["preprocessing", b"preprocessing", "sound_preprocessing", b"sound_preprocessing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "backbone_id", b"backbone_id", "feature_width", b"feature_width", "graph_sha256", b"graph_sha256", "preprocessing", b"preprocessing", "weights_file_sha256", b"weights_file_sha256", "weights_origin", b"weights_origin", "weights_sha256", b"weights_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "backbone_id", b"backbone_id", "feature_width", b"feature_width", "graph_sha256", b"graph_sha256", "preprocessing", b"preprocessing", "sound_preprocessing", b"sound_preprocessing", "weights_file_sha256", b"weights_file_sha256", "weights_origin", b"weights_origin", "weights_sha256", b"weights_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

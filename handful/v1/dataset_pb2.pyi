@@ -101,6 +101,9 @@ class Example(_message.Message):
     WIDTH_FIELD_NUMBER: _builtins.int
     HEIGHT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    SAMPLE_RATE_FIELD_NUMBER: _builtins.int
+    DURATION_SECONDS_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/datasets/{dataset}/examples/{example}`."""
     label: _builtins.str
@@ -112,13 +115,21 @@ class Example(_message.Message):
     upload_sha256: _builtins.str
     """SHA-256 of the bytes as sent, lower-case hex."""
     content_sha256: _builtins.str
-    """SHA-256 of the stored bytes: upright, RGB, without metadata, encoded again from the pixels."""
+    """SHA-256 of the stored bytes, without metadata, encoded again from what was decoded: a picture upright and RGB, a
+    sound as one channel, the mean of all, of 16 bits and at most 48 kHz.
+    """
     media_type: _builtins.str
-    """Type of the stored bytes: `image/jpeg` or `image/png`."""
+    """Type of the stored bytes: `image/jpeg`, `image/png` or `audio/flac`."""
     width: _builtins.int
-    """Width of the stored picture in pixels."""
+    """Width of the stored picture in pixels; 0 of a sound."""
     height: _builtins.int
-    """Height of the stored picture in pixels."""
+    """Height of the stored picture in pixels; 0 of a sound."""
+    sample_rate: _builtins.int
+    """Samples per second of the stored sound; 0 of a picture."""
+    duration_seconds: _builtins.float
+    """Length of the stored sound in seconds; 0 of a picture."""
+    group: _builtins.str
+    """What it belongs to, as Begin.group said; pieces of one recording that came without carry the SHA-256 of its bytes."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was stored."""
@@ -136,10 +147,13 @@ class Example(_message.Message):
         width: _builtins.int = ...,
         height: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        sample_rate: _builtins.int = ...,
+        duration_seconds: _builtins.float = ...,
+        group: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_sha256", b"content_sha256", "create_time", b"create_time", "filename", b"filename", "height", b"height", "label", b"label", "media_type", b"media_type", "name", b"name", "split", b"split", "upload_sha256", b"upload_sha256", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_sha256", b"content_sha256", "create_time", b"create_time", "duration_seconds", b"duration_seconds", "filename", b"filename", "group", b"group", "height", b"height", "label", b"label", "media_type", b"media_type", "name", b"name", "sample_rate", b"sample_rate", "split", b"split", "upload_sha256", b"upload_sha256", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -422,6 +436,7 @@ class UploadExamplesRequest(_message.Message):
         FILENAME_FIELD_NUMBER: _builtins.int
         SPLIT_FIELD_NUMBER: _builtins.int
         UPLOAD_SHA256_FIELD_NUMBER: _builtins.int
+        GROUP_FIELD_NUMBER: _builtins.int
         client_ref: _builtins.str
         """The caller's own name for the item, given back in the answer; at most 256 characters."""
         label: _builtins.str
@@ -432,6 +447,10 @@ class UploadExamplesRequest(_message.Message):
         """What it is for; unspecified leaves the choice to the version."""
         upload_sha256: _builtins.str
         """SHA-256 of the bytes to come, lower-case hex; empty: not checked."""
+        group: _builtins.str
+        """What the item belongs to, such as a speaker or a recording; at most 256 characters. Examples of one group never
+        stand in different splits or folds. Empty: to nothing else.
+        """
         def __init__(
             self,
             *,
@@ -440,10 +459,11 @@ class UploadExamplesRequest(_message.Message):
             filename: _builtins.str = ...,
             split: _bundle_pb2.Split.ValueType = ...,
             upload_sha256: _builtins.str = ...,
+            group: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["client_ref", b"client_ref", "filename", b"filename", "label", b"label", "split", b"split", "upload_sha256", b"upload_sha256"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["client_ref", b"client_ref", "filename", b"filename", "group", b"group", "label", b"label", "split", b"split", "upload_sha256", b"upload_sha256"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -546,6 +566,16 @@ class UploadExamplesResponse(_message.Message):
         """The bytes are not the ones that upload_sha256 announced."""
         REASON_INVALID_LABEL: UploadExamplesResponse._Reason.ValueType  # 6
         """The label is empty, too long, or has control characters or spaces around it."""
+        REASON_SOUND_TOO_LONG: UploadExamplesResponse._Reason.ValueType  # 7
+        """A sound of more than 600 seconds."""
+        REASON_SOUND_TOO_SHORT: UploadExamplesResponse._Reason.ValueType  # 8
+        """A sound of less than 0.05 seconds."""
+        REASON_SILENT: UploadExamplesResponse._Reason.ValueType  # 9
+        """A sound in which nothing is louder than 60 dB below full scale."""
+        REASON_CLIPPED: UploadExamplesResponse._Reason.ValueType  # 10
+        """A sound that is cut off at the largest value in a twentieth of its samples or more: it was recorded too loudly."""
+        REASON_UNSUPPORTED_SOUND: UploadExamplesResponse._Reason.ValueType  # 11
+        """A sound of more than 8 channels, or with fewer than 4,000 or more than 192,000 samples per second."""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """Reason says why an item was refused."""
@@ -564,6 +594,16 @@ class UploadExamplesResponse(_message.Message):
     """The bytes are not the ones that upload_sha256 announced."""
     REASON_INVALID_LABEL: UploadExamplesResponse.Reason.ValueType  # 6
     """The label is empty, too long, or has control characters or spaces around it."""
+    REASON_SOUND_TOO_LONG: UploadExamplesResponse.Reason.ValueType  # 7
+    """A sound of more than 600 seconds."""
+    REASON_SOUND_TOO_SHORT: UploadExamplesResponse.Reason.ValueType  # 8
+    """A sound of less than 0.05 seconds."""
+    REASON_SILENT: UploadExamplesResponse.Reason.ValueType  # 9
+    """A sound in which nothing is louder than 60 dB below full scale."""
+    REASON_CLIPPED: UploadExamplesResponse.Reason.ValueType  # 10
+    """A sound that is cut off at the largest value in a twentieth of its samples or more: it was recorded too loudly."""
+    REASON_UNSUPPORTED_SOUND: UploadExamplesResponse.Reason.ValueType  # 11
+    """A sound of more than 8 channels, or with fewer than 4,000 or more than 192,000 samples per second."""
 
     @_typing.final
     class Stored(_message.Message):
@@ -573,21 +613,29 @@ class UploadExamplesResponse(_message.Message):
 
         EXAMPLE_FIELD_NUMBER: _builtins.int
         ALREADY_STORED_FIELD_NUMBER: _builtins.int
+        PIECES_FIELD_NUMBER: _builtins.int
         already_stored: _builtins.bool
         """The dataset had this content under this label already, and keeps the example it had."""
         @_builtins.property
         def example(self) -> Global___Example:
             """The example."""
 
+        @_builtins.property
+        def pieces(self) -> _containers.RepeatedCompositeFieldContainer[Global___Example]:
+            """Of a recording longer than 6 s all examples that it was cut into, in order, `example` the first of them; pieces in
+            which nothing is heard are left out. Empty where it was not cut.
+            """
+
         def __init__(
             self,
             *,
             example: Global___Example | None = ...,
             already_stored: _builtins.bool = ...,
+            pieces: _abc.Iterable[Global___Example] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["example", b"example"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["already_stored", b"already_stored", "example", b"example"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["already_stored", b"already_stored", "example", b"example", "pieces", b"pieces"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

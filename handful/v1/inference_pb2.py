@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ahandful/v1/inference.proto\x12\nhandful.v1\"=\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\x0c\x12\r\n\x05top_k\x18\x03 \x01(\x05\"\xb6\x01\n\x0fPredictResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12+\n\x0bpredictions\x18\x02 \x03(\x0b\x32\x16.handful.v1.Prediction\x12\x0f\n\x07unknown\x18\x03 \x01(\x08\x12\x15\n\x08\x64istance\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0cmax_distance\x18\x05 \x01(\x01H\x01\x88\x01\x01\x42\x0b\n\t_distanceB\x0f\n\r_max_distance\"*\n\nPrediction\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x32V\n\x10InferenceService\x12\x42\n\x07Predict\x12\x1a.handful.v1.PredictRequest\x1a\x1b.handful.v1.PredictResponseB\x16Z\x14handful/v1;handfulv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ahandful/v1/inference.proto\x12\nhandful.v1\"L\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\x0c\x12\r\n\x05top_k\x18\x03 \x01(\x05\x12\r\n\x05sound\x18\x04 \x01(\x0c\"\xdd\x01\n\x0fPredictResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12+\n\x0bpredictions\x18\x02 \x03(\x0b\x32\x16.handful.v1.Prediction\x12\x0f\n\x07unknown\x18\x03 \x01(\x08\x12\x15\n\x08\x64istance\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0cmax_distance\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12%\n\x08segments\x18\x06 \x03(\x0b\x32\x13.handful.v1.SegmentB\x0b\n\t_distanceB\x0f\n\r_max_distance\"\x97\x01\n\x07Segment\x12\x15\n\rstart_seconds\x18\x01 \x01(\x01\x12\x13\n\x0b\x65nd_seconds\x18\x02 \x01(\x01\x12+\n\x0bpredictions\x18\x03 \x03(\x0b\x32\x16.handful.v1.Prediction\x12\x0f\n\x07unknown\x18\x04 \x01(\x08\x12\x15\n\x08\x64istance\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x0b\n\t_distance\"*\n\nPrediction\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x32V\n\x10InferenceService\x12\x42\n\x07Predict\x12\x1a.handful.v1.PredictRequest\x1a\x1b.handful.v1.PredictResponseB\x16Z\x14handful/v1;handfulv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,11 +33,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z\024handful/v1;handfulv1'
   _globals['_PREDICTREQUEST']._serialized_start=42
-  _globals['_PREDICTREQUEST']._serialized_end=103
-  _globals['_PREDICTRESPONSE']._serialized_start=106
-  _globals['_PREDICTRESPONSE']._serialized_end=288
-  _globals['_PREDICTION']._serialized_start=290
-  _globals['_PREDICTION']._serialized_end=332
-  _globals['_INFERENCESERVICE']._serialized_start=334
-  _globals['_INFERENCESERVICE']._serialized_end=420
+  _globals['_PREDICTREQUEST']._serialized_end=118
+  _globals['_PREDICTRESPONSE']._serialized_start=121
+  _globals['_PREDICTRESPONSE']._serialized_end=342
+  _globals['_SEGMENT']._serialized_start=345
+  _globals['_SEGMENT']._serialized_end=496
+  _globals['_PREDICTION']._serialized_start=498
+  _globals['_PREDICTION']._serialized_end=540
+  _globals['_INFERENCESERVICE']._serialized_start=542
+  _globals['_INFERENCESERVICE']._serialized_end=628
 # @@protoc_insertion_point(module_scope)

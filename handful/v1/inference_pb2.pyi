@@ -20,31 +20,35 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class PredictRequest(_message.Message):
-    """PredictRequest asks what a picture shows."""
+    """PredictRequest asks what a picture shows or a sound is of."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
+    SOUND_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model: `projects/{project}/models/{model}` (its alias `production`),
     `projects/{project}/models/{model}@{alias}` or `projects/{project}/models/{model}/versions/{number}`.
     """
     image: _builtins.bytes
-    """The picture: a JPEG, PNG or WebP file of at most 32 MiB and 50 megapixels."""
+    """The picture: a JPEG, PNG or WebP file of at most 32 MiB and 50 megapixels. For a model of pictures only."""
     top_k: _builtins.int
     """Most predictions wanted, best first. Default 5; at most the number of classes is sent."""
+    sound: _builtins.bytes
+    """The sound: a WAV, FLAC, OGG or MP3 file of at most 32 MiB and 600 seconds. For a model of sounds only."""
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         image: _builtins.bytes = ...,
         top_k: _builtins.int = ...,
+        sound: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "model", b"model", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "model", b"model", "sound", b"sound", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -61,22 +65,30 @@ class PredictResponse(_message.Message):
     UNKNOWN_FIELD_NUMBER: _builtins.int
     DISTANCE_FIELD_NUMBER: _builtins.int
     MAX_DISTANCE_FIELD_NUMBER: _builtins.int
+    SEGMENTS_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """The version that answered: `projects/{project}/models/{model}/versions/{number}`."""
     unknown: _builtins.bool
-    """Whether the picture is like nothing that the model was fitted on: `distance` is above `max_distance`. What is
+    """Whether the picture or sound is like nothing that the model was fitted on: `distance` is above `max_distance`. What is
     something else entirely is told so, and one in twenty pictures of the classes; look-alikes are not. The scores are
     then of no use. False where the model cannot tell.
     """
     distance: _builtins.float
-    """How far the picture is from the nearest training examples, in [0, 2]: one minus the mean cosine of features. Not set
-    where the model cannot tell: its recipe is not `fast`, or it has too few examples.
+    """How far the picture or sound is from the nearest training examples, in [0, 2]: one minus the mean cosine of features;
+    of several segments, that of the nearest. Not set where the model cannot tell: its recipe is not `fast`, or it has
+    too few examples.
     """
     max_distance: _builtins.float
     """The distance beyond which a picture is unknown. Set where `distance` is."""
     @_builtins.property
     def predictions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Prediction]:
-        """Classes by falling score."""
+        """Classes by falling score. Of a sound that is cut into segments, the mean of their scores."""
+
+    @_builtins.property
+    def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Segment]:
+        """What is heard when, in order: the segments of a sound that is longer than the pieces that the model takes, of equal
+        length. Empty of a picture and of a short sound.
+        """
 
     def __init__(
         self,
@@ -86,10 +98,11 @@ class PredictResponse(_message.Message):
         unknown: _builtins.bool = ...,
         distance: _builtins.float | None = ...,
         max_distance: _builtins.float | None = ...,
+        segments: _abc.Iterable[Global___Segment] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_distance", b"_distance", "_max_distance", b"_max_distance", "distance", b"distance", "max_distance", b"max_distance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_distance", b"_distance", "_max_distance", b"_max_distance", "distance", b"distance", "max_distance", b"max_distance", "model_version", b"model_version", "predictions", b"predictions", "unknown", b"unknown"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_distance", b"_distance", "_max_distance", b"_max_distance", "distance", b"distance", "max_distance", b"max_distance", "model_version", b"model_version", "predictions", b"predictions", "segments", b"segments", "unknown", b"unknown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__distance: _TypeAlias = _typing.Literal["distance"]  # noqa: Y015
     _WhichOneofArgType__distance: _TypeAlias = _typing.Literal["_distance", b"_distance"]  # noqa: Y015
@@ -101,6 +114,48 @@ class PredictResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_distance) -> _WhichOneofReturnType__max_distance | None: ...
 
 Global___PredictResponse: _TypeAlias = PredictResponse  # noqa: Y015
+
+@_typing.final
+class Segment(_message.Message):
+    """Segment is a part of a longer sound."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_SECONDS_FIELD_NUMBER: _builtins.int
+    END_SECONDS_FIELD_NUMBER: _builtins.int
+    PREDICTIONS_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
+    DISTANCE_FIELD_NUMBER: _builtins.int
+    start_seconds: _builtins.float
+    """Where it begins, in seconds from the start."""
+    end_seconds: _builtins.float
+    """Where it ends."""
+    unknown: _builtins.bool
+    """As PredictResponse.unknown, for the segment."""
+    distance: _builtins.float
+    """As PredictResponse.distance, for the segment."""
+    @_builtins.property
+    def predictions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Prediction]:
+        """Classes by falling score, as many as were asked for; none where nothing is heard."""
+
+    def __init__(
+        self,
+        *,
+        start_seconds: _builtins.float = ...,
+        end_seconds: _builtins.float = ...,
+        predictions: _abc.Iterable[Global___Prediction] | None = ...,
+        unknown: _builtins.bool = ...,
+        distance: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_distance", b"_distance", "distance", b"distance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_distance", b"_distance", "distance", b"distance", "end_seconds", b"end_seconds", "predictions", b"predictions", "start_seconds", b"start_seconds", "unknown", b"unknown"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__distance: _TypeAlias = _typing.Literal["distance"]  # noqa: Y015
+    _WhichOneofArgType__distance: _TypeAlias = _typing.Literal["_distance", b"_distance"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__distance) -> _WhichOneofReturnType__distance | None: ...
+
+Global___Segment: _TypeAlias = Segment  # noqa: Y015
 
 @_typing.final
 class Prediction(_message.Message):

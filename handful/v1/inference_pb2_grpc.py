@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class InferenceServiceStub:
-    """InferenceService answers what a picture shows. It is stateless: it loads bundles from the object store on demand and
+    """InferenceService answers what a picture shows or a sound is of. It is stateless: it loads bundles from the object store on demand and
     follows aliases within 2 s. Where it is overloaded it refuses at once: RESOURCE_EXHAUSTED with reason OVERLOADED and
     the metadata `grpc-retry-pushback-ms`.
     """
@@ -45,13 +45,13 @@ class InferenceServiceStub:
 
 
 class InferenceServiceServicer:
-    """InferenceService answers what a picture shows. It is stateless: it loads bundles from the object store on demand and
+    """InferenceService answers what a picture shows or a sound is of. It is stateless: it loads bundles from the object store on demand and
     follows aliases within 2 s. Where it is overloaded it refuses at once: RESOURCE_EXHAUSTED with reason OVERLOADED and
     the metadata `grpc-retry-pushback-ms`.
     """
 
     def Predict(self, request, context):
-        """Predicts the class of one picture. NOT_FOUND where there is no such model, with up to ten that exist.
+        """Predicts the class of one picture or sound. NOT_FOUND where there is no such model, with up to ten that exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -74,7 +74,7 @@ def add_InferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class InferenceService:
-    """InferenceService answers what a picture shows. It is stateless: it loads bundles from the object store on demand and
+    """InferenceService answers what a picture shows or a sound is of. It is stateless: it loads bundles from the object store on demand and
     follows aliases within 2 s. Where it is overloaded it refuses at once: RESOURCE_EXHAUSTED with reason OVERLOADED and
     the metadata `grpc-retry-pushback-ms`.
     """

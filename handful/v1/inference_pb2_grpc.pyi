@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class InferenceServiceStub:
-    """InferenceService answers what a picture shows. It is stateless: it loads bundles from the object store on demand and
+    """InferenceService answers what a picture shows or a sound is of. It is stateless: it loads bundles from the object store on demand and
     follows aliases within 2 s. Where it is overloaded it refuses at once: RESOURCE_EXHAUSTED with reason OVERLOADED and
     the metadata `grpc-retry-pushback-ms`.
     """
@@ -37,21 +37,21 @@ class InferenceServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> InferenceServiceAsyncStub: ...
     Predict: _grpc.UnaryUnaryMultiCallable[_inference_pb2.PredictRequest, _inference_pb2.PredictResponse]
-    """Predicts the class of one picture. NOT_FOUND where there is no such model, with up to ten that exist."""
+    """Predicts the class of one picture or sound. NOT_FOUND where there is no such model, with up to ten that exist."""
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
-    """InferenceService answers what a picture shows. It is stateless: it loads bundles from the object store on demand and
+    """InferenceService answers what a picture shows or a sound is of. It is stateless: it loads bundles from the object store on demand and
     follows aliases within 2 s. Where it is overloaded it refuses at once: RESOURCE_EXHAUSTED with reason OVERLOADED and
     the metadata `grpc-retry-pushback-ms`.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Predict: _aio.UnaryUnaryMultiCallable[_inference_pb2.PredictRequest, _inference_pb2.PredictResponse]  # type: ignore[assignment]
-    """Predicts the class of one picture. NOT_FOUND where there is no such model, with up to ten that exist."""
+    """Predicts the class of one picture or sound. NOT_FOUND where there is no such model, with up to ten that exist."""
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """InferenceService answers what a picture shows. It is stateless: it loads bundles from the object store on demand and
+    """InferenceService answers what a picture shows or a sound is of. It is stateless: it loads bundles from the object store on demand and
     follows aliases within 2 s. Where it is overloaded it refuses at once: RESOURCE_EXHAUSTED with reason OVERLOADED and
     the metadata `grpc-retry-pushback-ms`.
     """
@@ -62,6 +62,6 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.PredictRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.PredictResponse, _abc.Awaitable[_inference_pb2.PredictResponse]]:
-        """Predicts the class of one picture. NOT_FOUND where there is no such model, with up to ten that exist."""
+        """Predicts the class of one picture or sound. NOT_FOUND where there is no such model, with up to ten that exist."""
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -494,7 +494,7 @@ Global___CheckpointSaved: _TypeAlias = CheckpointSaved  # noqa: Y015
 
 @_typing.final
 class RecipeSettled(_message.Message):
-    """RecipeSettled says what the run does where its recipe left that to the worker: weights AUTO."""
+    """RecipeSettled says what the run does where its recipe left that to the worker: weights AUTO, architecture `auto`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -528,8 +528,8 @@ class Progress(_message.Message):
     FEATURES_COMPUTED_FIELD_NUMBER: _builtins.int
     FEATURES_CACHED_FIELD_NUMBER: _builtins.int
     phase: _builtins.str
-    """What the worker does: `loading`, `weights` (downloads them), `graph`, `features`, `validating` (out of fold),
-    `colours` (of the pictures, to compare with), `fitting`, `publishing`.
+    """What the worker does: `loading`, `weights` (downloads them), `graph`, `features`, `choosing` (an architecture, out of
+    fold), `validating` (out of fold), `colours` (of the pictures, to compare with), `fitting`, `publishing`.
     """
     completed: _builtins.int
     """Units done."""
@@ -1209,6 +1209,8 @@ class Architecture(_message.Message):
         """No worker has them, and none may download them."""
         WEIGHTS_STATE_NOT_OFFERED: Architecture._WeightsState.ValueType  # 4
         """None are offered: no full SHA-256 of them is known to this server. Train with weights RANDOM or AUTO."""
+        WEIGHTS_STATE_NOT_NEEDED: Architecture._WeightsState.ValueType  # 5
+        """It has no weights."""
 
     class WeightsState(_WeightsState, metaclass=_WeightsStateEnumTypeWrapper):
         """WeightsState says whether pretrained weights can be had, as far as workers were heard of lately."""
@@ -1223,6 +1225,8 @@ class Architecture(_message.Message):
     """No worker has them, and none may download them."""
     WEIGHTS_STATE_NOT_OFFERED: Architecture.WeightsState.ValueType  # 4
     """None are offered: no full SHA-256 of them is known to this server. Train with weights RANDOM or AUTO."""
+    WEIGHTS_STATE_NOT_NEEDED: Architecture.WeightsState.ValueType  # 5
+    """It has no weights."""
 
     ID_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
@@ -1241,6 +1245,7 @@ class Architecture(_message.Message):
     PREPROCESSING_FIELD_NUMBER: _builtins.int
     TRAINING_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     NUM_BLOCKS_FIELD_NUMBER: _builtins.int
+    SOUND_PREPROCESSING_FIELD_NUMBER: _builtins.int
     CODE_LICENSE_FIELD_NUMBER: _builtins.int
     EXTRA_FIELD_NUMBER: _builtins.int
     LACKS_EXTRA_FIELD_NUMBER: _builtins.int
@@ -1255,7 +1260,7 @@ class Architecture(_message.Message):
     gflops: _builtins.float
     """Multiply-adds of one forward pass, in units of 1e9."""
     input_size: _builtins.int
-    """Side of its square input in pixels."""
+    """Side of its square input in pixels; 0 of sounds."""
     feature_width: _builtins.int
     """Length of its feature vector."""
     weights_source: _builtins.str
@@ -1280,7 +1285,7 @@ class Architecture(_message.Message):
     it. With a frozen body a small part of it is enough.
     """
     num_blocks: _builtins.int
-    """How many blocks its body has; Recipe.frozen_blocks counts them from the input on."""
+    """How many blocks its body has; Recipe.frozen_blocks counts them from the input on. 0 where it cannot be fine-tuned."""
     code_license: _builtins.str
     """Licence of the code that builds and trains it, as an SPDX id, where what is made with it has to be given under the
     same: `AGPL-3.0-only` for the networks of Ultralytics. Empty for all others.
@@ -1292,6 +1297,10 @@ class Architecture(_message.Message):
     @_builtins.property
     def preprocessing(self) -> _bundle_pb2.ImagePreprocessing:
         """How a picture comes to it, unless a recipe says otherwise."""
+
+    @_builtins.property
+    def sound_preprocessing(self) -> _bundle_pb2.SoundPreprocessing:
+        """How a sound comes to it."""
 
     def __init__(
         self,
@@ -1313,13 +1322,14 @@ class Architecture(_message.Message):
         preprocessing: _bundle_pb2.ImagePreprocessing | None = ...,
         training_memory_bytes: _builtins.int = ...,
         num_blocks: _builtins.int = ...,
+        sound_preprocessing: _bundle_pb2.SoundPreprocessing | None = ...,
         code_license: _builtins.str = ...,
         extra: _builtins.str = ...,
         lacks_extra: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["preprocessing", b"preprocessing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["preprocessing", b"preprocessing", "sound_preprocessing", b"sound_preprocessing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_license", b"code_license", "description", b"description", "extra", b"extra", "feature_width", b"feature_width", "gflops", b"gflops", "id", b"id", "input_size", b"input_size", "is_default", b"is_default", "lacks_extra", b"lacks_extra", "modality", b"modality", "num_blocks", b"num_blocks", "num_parameters", b"num_parameters", "preprocessing", b"preprocessing", "training_memory_bytes", b"training_memory_bytes", "weights_license", b"weights_license", "weights_license_note", b"weights_license_note", "weights_max_bytes", b"weights_max_bytes", "weights_sha256", b"weights_sha256", "weights_source", b"weights_source", "weights_state", b"weights_state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_license", b"code_license", "description", b"description", "extra", b"extra", "feature_width", b"feature_width", "gflops", b"gflops", "id", b"id", "input_size", b"input_size", "is_default", b"is_default", "lacks_extra", b"lacks_extra", "modality", b"modality", "num_blocks", b"num_blocks", "num_parameters", b"num_parameters", "preprocessing", b"preprocessing", "sound_preprocessing", b"sound_preprocessing", "training_memory_bytes", b"training_memory_bytes", "weights_license", b"weights_license", "weights_license_note", b"weights_license_note", "weights_max_bytes", b"weights_max_bytes", "weights_sha256", b"weights_sha256", "weights_source", b"weights_source", "weights_state", b"weights_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

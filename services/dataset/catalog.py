@@ -53,10 +53,11 @@ class CatalogReader:
         found = {row.content_sha256: _example(row) for row in await self._rows(query)}
         return [found[content] for content in dict.fromkeys(contents) if content in found]
 
-    async def example_by_upload(self, key: DatasetKey, label: str, upload_sha256: str) -> ExampleRecord | None:
-        """The example that these very bytes became before."""
-        query = sa.select(examples).filter_by(**_of(key), label=label, upload_sha256=upload_sha256).limit(1)
-        return next(map(_example, await self._rows(query)), None)
+    async def examples_by_upload(self, key: DatasetKey, label: str, upload_sha256: str) -> list[ExampleRecord]:
+        """The examples that these very bytes became before."""
+        query = sa.select(examples).filter_by(**_of(key), label=label, upload_sha256=upload_sha256)
+        order = (examples.c.create_time_us, examples.c.example)
+        return [_example(row) for row in await self._rows(query.order_by(*order))]
 
     async def version(self, key: DatasetKey, number: int) -> VersionRecord:
         found = await self._rows(sa.select(versions).filter_by(**_of(key), number=number))

@@ -25,6 +25,9 @@ def example_message(key: DatasetKey, record: ExampleRecord) -> dataset_pb2.Examp
         media_type=record.media_type,
         width=record.width,
         height=record.height,
+        sample_rate=record.sample_rate,
+        duration_seconds=record.duration_us / 1e6,
+        group=record.group,
         create_time=timestamp(record.create_time_us),
     )
 

@@ -39,6 +39,10 @@ class ExampleRecord:
     width: int
     height: int
     create_time_us: int
+    sample_rate: int = 0
+    duration_us: int = 0
+    # What it belongs to; empty: to nothing else.
+    group: str = ""
 
 
 @dataclass(frozen=True)

@@ -46,26 +46,31 @@ def check(classes: Sequence[ClassCount]) -> None:
         )
 
 
-def notices(examples: Sequence[ExampleRecord], classes: Sequence[ClassCount]) -> tuple[Notice, ...]:
+def notices(
+    examples: Sequence[ExampleRecord],
+    classes: Sequence[ClassCount],
+    modality: "bundle_pb2.Modality.ValueType" = bundle_pb2.MODALITY_IMAGE,
+) -> tuple[Notice, ...]:
     """What its owner should know about the data."""
     return tuple(
         found
-        for found in (_contradictions(examples), _few(classes), _imbalance(classes), _unmeasured(classes))
+        for found in (_contradictions(examples, modality), _few(classes), _imbalance(classes), _unmeasured(classes))
         if found
     )
 
 
-def _contradictions(examples: Sequence[ExampleRecord]) -> Notice | None:
+def _contradictions(examples: Sequence[ExampleRecord], modality: "bundle_pb2.Modality.ValueType") -> Notice | None:
     files: dict[str, list[ExampleRecord]] = defaultdict(list)
     for example in examples:
         files[example.content_sha256].append(example)
     twice = [members for members in files.values() if len(members) > 1]
     if not twice:
         return None
+    what = "sound" if modality == bundle_pb2.MODALITY_SOUND else "picture"
     shown = [" and ".join(f"{member.label}/{member.filename}" for member in members) for members in twice]
     return Notice(
         "CONTRADICTING_LABELS",
-        f"The same picture stands under several labels: {_listed(shown)}. Upload each under one label only.",
+        f"The same {what} stands under several labels: {_listed(shown)}. Upload each under one label only.",
     )
 
 

@@ -44,7 +44,7 @@ def _seal(
     data = manifest.to_bytes(_manifest(modality, examples, split))
     digest = manifest.sha256(data)
     store.put(manifest.dataset_manifest_key(key.project, digest), data)
-    return Sealed(digest, modality, classes, report.notices(examples, classes))
+    return Sealed(digest, modality, classes, report.notices(examples, classes, modality))
 
 
 def _manifest(
@@ -52,6 +52,7 @@ def _manifest(
     examples: Sequence[ExampleRecord],
     split: dict[str, "bundle_pb2.Split.ValueType"],
 ) -> bundle_pb2.DatasetManifest:
+    group = splits.groups(examples)
     return bundle_pb2.DatasetManifest(
         format=manifest.DATASET_FORMAT,
         modality=modality,
@@ -61,7 +62,7 @@ def _manifest(
                 content_sha256=example.content_sha256,
                 label=example.label,
                 split=split[example.content_sha256],
-                group=example.content_sha256,
+                group=group[example.content_sha256],
             )
             for example in sorted(examples, key=lambda example: (example.content_sha256, example.label))
         ],

@@ -35,8 +35,8 @@ class DatasetServicer(dataset_pb2_grpc.DatasetServiceServicer):
         project = names.match(names.PROJECT, request.parent, "parent")["project"]
         key = DatasetKey(project, names.check_id(request.dataset_id, "dataset_id"))
         modality = request.modality or bundle_pb2.MODALITY_IMAGE
-        if modality != bundle_pb2.MODALITY_IMAGE:
-            raise InvalidArgument.fields([("modality", "must be MODALITY_IMAGE")])
+        if modality not in (bundle_pb2.MODALITY_IMAGE, bundle_pb2.MODALITY_SOUND):
+            raise InvalidArgument.fields([("modality", "must be MODALITY_IMAGE or MODALITY_SOUND")])
 
         async def create(catalog: CatalogWriter) -> dataset_pb2.CreateDatasetResponse:
             record = await catalog.add_dataset(key, modality)

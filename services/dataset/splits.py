@@ -1,10 +1,11 @@
 """Which examples train and which validate. Pure: the same examples always give the same split.
 
-Equal contents form a group, also under different labels, and a group is never divided.
+Equal contents form a group, also under different labels, and so do examples that were said to belong together and the
+pieces of a recording. A group is never divided.
 """
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from handful.v1 import bundle_pb2
@@ -12,20 +13,45 @@ from services.dataset.records import ExampleRecord
 
 VAL_SHARE = 0.2
 
+Groups = dict[str, list[ExampleRecord]]
+
+
+def groups(examples: Sequence[ExampleRecord]) -> dict[str, str]:
+    """The group of every content, by content_sha256: the smallest content_sha256 in it, so that equal content is
+    grouped equally whatever its groups were called.
+    """
+    first: dict[str, str] = {}
+
+    def of(content: str) -> str:
+        while first.setdefault(content, content) != content:
+            first[content] = first[first[content]]
+            content = first[content]
+        return content
+
+    named: dict[str, str] = {}
+    for example in examples:
+        mine = of(example.content_sha256)
+        if example.group:
+            other = of(named.setdefault(example.group, mine))
+            first[max(mine, other)] = min(mine, other)
+    return {content: of(content) for content in first}
+
 
 def assign(examples: Sequence[ExampleRecord]) -> dict[str, "bundle_pb2.Split.ValueType"]:
-    """The split of every group, by content_sha256.
+    """The split of every content, by content_sha256.
 
-    Where someone uploaded examples for `val`, the split is theirs: what carries none trains, and a content that was
+    Where someone uploaded examples for `val`, the split is theirs: what carries none trains, and a group that was
     uploaded for both trains, so that nothing is measured on what it was fitted on. Otherwise a fifth of every class
-    validates, at least one, and at least one trains.
+    validates, at least one, and at least one trains, as far as groups allow.
     """
-    groups: dict[str, list[ExampleRecord]] = defaultdict(list)
+    group_of, members = groups(examples), defaultdict(list)
     for example in examples:
-        groups[example.content_sha256].append(example)
+        members[group_of[example.content_sha256]].append(example)
     if any(example.split == bundle_pb2.SPLIT_VAL for example in examples):
-        return {content: _as_uploaded(members) for content, members in groups.items()}
-    return _stratified(groups)
+        splits = {group: _as_uploaded(those) for group, those in members.items()}
+    else:
+        splits = _stratified(members)
+    return {content: splits[group] for content, group in group_of.items()}
 
 
 def _as_uploaded(members: Sequence[ExampleRecord]) -> "bundle_pb2.Split.ValueType":
@@ -33,20 +59,29 @@ def _as_uploaded(members: Sequence[ExampleRecord]) -> "bundle_pb2.Split.ValueTyp
     return bundle_pb2.SPLIT_VAL if only_val else bundle_pb2.SPLIT_TRAIN
 
 
-def _stratified(groups: dict[str, list[ExampleRecord]]) -> dict[str, "bundle_pb2.Split.ValueType"]:
-    by_label: dict[str, list[str]] = defaultdict(list)
-    for content, members in groups.items():
-        free = all(member.split == bundle_pb2.SPLIT_UNSPECIFIED for member in members)
-        # A content under several labels contradicts itself: it is no measure of anything.
-        if free and len(members) == 1:
-            by_label[members[0].label].append(content)
-    splits = dict.fromkeys(groups, bundle_pb2.SPLIT_TRAIN)
-    for contents in by_label.values():
-        num_val = min(max(1, round(VAL_SHARE * len(contents))), len(contents) - 1)
-        # By hash, not by position: adding examples moves few of the others to another split.
-        for content in sorted(contents, key=_order)[:num_val]:
-            splits[content] = bundle_pb2.SPLIT_VAL
+def _stratified(members: Groups) -> dict[str, "bundle_pb2.Split.ValueType"]:
+    free = {group: Counter(one.label for one in those) for group, those in members.items() if _is_free(those)}
+    total: Counter[str] = sum(free.values(), Counter())
+    wanted = {label: min(max(1, round(VAL_SHARE * count)), count - 1) for label, count in total.items()}
+    splits = dict.fromkeys(members, bundle_pb2.SPLIT_TRAIN)
+    taken: Counter[str] = Counter()
+    # By hash, not by position: adding examples moves few of the others to another split.
+    for group in sorted(free, key=_order):
+        if all(_has_room(taken[label], count, wanted[label], total[label]) for label, count in free[group].items()):
+            splits[group] = bundle_pb2.SPLIT_VAL
+            taken += free[group]
     return splits
+
+
+def _is_free(members: Sequence[ExampleRecord]) -> bool:
+    """Whether a group may validate. A content under several labels contradicts itself: it is no measure of anything."""
+    contents = {member.content_sha256 for member in members}
+    return len(contents) == len(members) and all(one.split == bundle_pb2.SPLIT_UNSPECIFIED for one in members)
+
+
+def _has_room(taken: int, count: int, wanted: int, total: int) -> bool:
+    """Whether a class that lacks validation examples may have all of a group's, which may be more than it lacks."""
+    return taken < wanted and taken + count <= max(wanted, total // 2)
 
 
 def _order(content: str) -> str:

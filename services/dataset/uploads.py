@@ -4,18 +4,21 @@ of steps ends the stream. It decodes several items at once and reads no further 
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
 
 from handful import names
 from handful.bundle.images import MAX_BYTES, BadImage
 from handful.bundle.manifest import blob_key
+from handful.bundle.recordings import BadSound
 from handful.errors import InvalidArgument, ResourceExhausted
 from handful.v1 import bundle_pb2, dataset_pb2
 from services.dataset.catalog import Catalog
-from services.dataset.ingest import Decoders
+from services.dataset.ingest import Decoders, Stored
 from services.dataset.messages import example_message
 from services.dataset.records import DatasetKey, ExampleRecord
 from services.shared.identifiers import new_id, now_us
@@ -31,12 +34,17 @@ MAX_TEXT = 256
 
 Answer = dataset_pb2.UploadExamplesResponse
 _HINTS = {
-    "CORRUPT_MEDIA": "Open the file to see whether it is whole, then export it again as JPEG or PNG.",
-    "UNSUPPORTED_FORMAT": "Convert it to JPEG, PNG or WebP.",
+    "CORRUPT_MEDIA": "Open the file to see whether it is whole, then export it again as JPEG or PNG, or WAV or FLAC.",
+    "UNSUPPORTED_FORMAT": "Pictures: convert it to JPEG, PNG or WebP. Sounds: to WAV, FLAC, OGG or MP3.",
     "IMAGE_TOO_LARGE": "Scale it down; 1,000 pixels on the long side are plenty.",
-    "FILE_TOO_LARGE": "Save it smaller; 1,000 pixels on the long side are plenty.",
+    "FILE_TOO_LARGE": "Save it smaller: 1,000 pixels on the long side are plenty, and FLAC halves a sound.",
     "CHECKSUM_MISMATCH": "The bytes changed on the way; send the file again.",
     "INVALID_LABEL": "Give it a class name of 1 to 128 characters.",
+    "SOUND_TOO_LONG": "Cut it into shorter recordings, or keep what shows the class.",
+    "SOUND_TOO_SHORT": "Record it again, with a little more before and after.",
+    "SILENT": "Listen to it: the microphone may have been off. Record it again.",
+    "CLIPPED": "Record it again farther away, or with less gain.",
+    "UNSUPPORTED_SOUND": "Convert it to one or two channels of 16,000 to 48,000 samples per second.",
 }
 
 
@@ -83,10 +91,10 @@ class Uploads:
         self, requests: AsyncIterator[dataset_pb2.UploadExamplesRequest]
     ) -> AsyncGenerator[Answer, None]:
         incoming = in_time(requests, "Send what was not answered again.")
-        key = await self._open(incoming)
+        key, modality = await self._open(incoming)
         waiting: asyncio.Queue[asyncio.Task[Answer] | None] = asyncio.Queue(AHEAD)
         unanswered: set[asyncio.Task[Answer]] = set()
-        reader = asyncio.create_task(self._read(key, incoming, waiting, unanswered))
+        reader = asyncio.create_task(self._read(partial(self._take, key, modality), incoming, waiting, unanswered))
         try:
             while (task := await waiting.get()) is not None:
                 # Shielded: cancelling an item would cost the decoding process that is at it.
@@ -98,25 +106,26 @@ class Uploads:
             reader.cancel()
             await asyncio.gather(reader, *unanswered, return_exceptions=True)
 
-    async def _open(self, requests: AsyncIterator[dataset_pb2.UploadExamplesRequest]) -> DatasetKey:
+    async def _open(
+        self, requests: AsyncIterator[dataset_pb2.UploadExamplesRequest]
+    ) -> "tuple[DatasetKey, bundle_pb2.Modality.ValueType]":
         first = await anext(requests, None)
         if first is None or first.WhichOneof("step") != "open":
             raise _protocol("the first message must be open")
         key = DatasetKey(**names.match(names.DATASET, first.open.dataset, "open.dataset"))
         async with self._catalog.reading() as catalog:
-            await catalog.dataset(key)
-        return key
+            return key, (await catalog.dataset(key)).modality
 
     async def _read(
         self,
-        key: DatasetKey,
+        take: Callable[[Item], Coroutine[Any, Any, Answer]],
         requests: AsyncIterator[dataset_pb2.UploadExamplesRequest],
         waiting: "asyncio.Queue[asyncio.Task[Answer] | None]",
         unanswered: "set[asyncio.Task[Answer]]",
     ) -> None:
         try:
             async for item in _items(requests):
-                task = asyncio.create_task(self._take(key, item))
+                task = asyncio.create_task(take(item))
                 unanswered.add(task)
                 await waiting.put(task)
         except Exception:
@@ -124,43 +133,56 @@ class Uploads:
             raise
         await waiting.put(None)
 
-    async def _take(self, key: DatasetKey, item: Item) -> Answer:
+    async def _take(self, key: DatasetKey, modality: "bundle_pb2.Modality.ValueType", item: Item) -> Answer:
         """Stores the item, or says why not."""
         answer = Answer(client_ref=item.begin.client_ref)
         try:
-            record, known = await self._store_item(key, item)
-            answer.stored.example.CopyFrom(example_message(key, record))
+            records, known = await self._store_item(key, modality, item)
+            messages = [example_message(key, record) for record in records]
+            answer.stored.example.CopyFrom(messages[0])
             answer.stored.already_stored = known
-        except BadImage as bad:
+            answer.stored.pieces.extend(messages if len(messages) > 1 else ())
+        except (BadImage, BadSound) as bad:
             answer.rejected.reason = Answer.Reason.Value(f"REASON_{bad.reason}")
             answer.rejected.message = bad.message
             answer.rejected.hint = _HINTS[bad.reason]
         return answer
 
-    async def _store_item(self, key: DatasetKey, item: Item) -> tuple[ExampleRecord, bool]:
+    async def _store_item(
+        self, key: DatasetKey, modality: "bundle_pb2.Modality.ValueType", item: Item
+    ) -> tuple[list[ExampleRecord], bool]:
         upload_sha256 = await asyncio.to_thread(_check_item, item)
         async with self._catalog.reading() as catalog:
-            known = await catalog.example_by_upload(key, item.begin.label, upload_sha256)
-        if known is not None:
+            known = await catalog.examples_by_upload(key, item.begin.label, upload_sha256)
+        if known:
             return known, True
-        picture = await self._decoders.normalize(bytes(item.data))
-        # The blob first: a row never names bytes that are not there.
-        await asyncio.to_thread(self._store.put, blob_key(key.project, picture.sha256), picture.data)
-        record = ExampleRecord(
-            example=new_id(),
-            label=item.begin.label,
-            split=item.begin.split,
-            filename=_bare_name(item.begin.filename),
-            upload_sha256=upload_sha256,
-            content_sha256=picture.sha256,
-            media_type=picture.media_type,
-            width=picture.width,
-            height=picture.height,
-            create_time_us=now_us(),
-        )
+        kept = await self._decoders.normalize(bytes(item.data), modality)
+        # The blobs first: a row never names bytes that are not there.
+        for one in kept:
+            await asyncio.to_thread(self._store.put, blob_key(key.project, one.sha256), one.data)
+        group = item.begin.group or (upload_sha256 if len(kept) > 1 else "")
+        records = [_record(item, upload_sha256, group, one) for one in kept]
         async with self._catalog.writing() as catalog:
-            stored = await catalog.add_example(key, record)
-        return stored, stored.example != record.example
+            stored = [await catalog.add_example(key, record) for record in records]
+        return stored, all(one.example != record.example for one, record in zip(stored, records, strict=True))
+
+
+def _record(item: Item, upload_sha256: str, group: str, kept: Stored) -> ExampleRecord:
+    return ExampleRecord(
+        example=new_id(),
+        label=item.begin.label,
+        split=item.begin.split,
+        filename=_bare_name(item.begin.filename),
+        upload_sha256=upload_sha256,
+        content_sha256=kept.sha256,
+        media_type=kept.media_type,
+        width=kept.width,
+        height=kept.height,
+        create_time_us=now_us(),
+        sample_rate=kept.sample_rate,
+        duration_us=kept.duration_us,
+        group=group,
+    )
 
 
 async def _items(requests: AsyncIterator[dataset_pb2.UploadExamplesRequest]) -> AsyncIterator[Item]:
@@ -183,8 +205,8 @@ async def _items(requests: AsyncIterator[dataset_pb2.UploadExamplesRequest]) -> 
 
 
 def _checked(begin: dataset_pb2.UploadExamplesRequest.Begin) -> dataset_pb2.UploadExamplesRequest.Begin:
-    if max(len(begin.client_ref), len(begin.filename)) > MAX_TEXT:
-        raise _protocol(f"client_ref and filename have at most {MAX_TEXT} characters")
+    if max(len(begin.client_ref), len(begin.filename), len(begin.group)) > MAX_TEXT:
+        raise _protocol(f"client_ref, filename and group have at most {MAX_TEXT} characters")
     if begin.split not in bundle_pb2.Split.values():
         raise _protocol(f"there is no split {begin.split}")
     return begin

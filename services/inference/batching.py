@@ -1,5 +1,6 @@
-"""From waiting pictures to answers: threads without a timer. A free thread takes what waits for one backbone, up to a
-cap, decodes it, runs the backbone once and every head on its own rows. The queue is bounded and refuses beyond.
+"""From waiting pictures and sounds to answers: threads without a timer. A free thread takes what waits for one
+backbone, up to a cap, decodes it, runs the backbone once and every head on its own rows; sounds, which have lengths of
+their own, go one by one. The queue is bounded and refuses beyond.
 """
 
 import asyncio
@@ -12,11 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import structlog
 
-from handful.bundle.heads import Floats
 from handful.bundle.images import BadImage
 from handful.bundle.predictor import Pixels, to_pixels
+from handful.bundle.recordings import BadSound
 from handful.errors import InvalidArgument, ResourceExhausted
-from services.inference.loading import LoadedHead, Model
+from services.inference.answering import Answer, say
+from services.inference.listening import listen
+from services.inference.loading import Model
 
 log = structlog.get_logger()
 
@@ -26,25 +29,11 @@ FIRST_GUESS_SECONDS = 0.02
 _SMOOTHING = 0.1
 
 
-@dataclass(frozen=True)
-class Answer:
-    """To one picture: float32[classes], and how far it is from what the model was fitted on, where known."""
-
-    probabilities: Floats
-    distance: float | None = None
-    max_distance: float | None = None
-
-    @property
-    def unknown(self) -> bool:
-        """Whether the picture is like nothing that the model was fitted on."""
-        return self.distance is not None and self.max_distance is not None and self.distance > self.max_distance
-
-
 @dataclass(frozen=True, eq=False)
 class Waiting:
-    """One picture whose answer someone awaits."""
+    """One picture or sound whose answer someone awaits."""
 
-    image: bytes
+    data: bytes
     model: Model
     answer: "asyncio.Future[Answer]"
 
@@ -65,15 +54,15 @@ class Batcher:
         for _ in range(threads):
             threading.Thread(target=self._work, name="predict", daemon=True).start()
 
-    async def answer(self, image: bytes, model: Model) -> Answer:
-        """What the model says. InvalidArgument where the picture is none, ResourceExhausted where too many wait."""
-        waiting = Waiting(image, model, self._loop.create_future())
+    async def answer(self, data: bytes, model: Model) -> Answer:
+        """What the model says. InvalidArgument where the file is none, ResourceExhausted where too many wait."""
+        waiting = Waiting(data, model, self._loop.create_future())
         with self._changed:
             full = len(self._waiting) >= self._queue
-            if full or (self._waiting and self._num_bytes + len(image) > MAX_QUEUED_BYTES):
+            if full or (self._waiting and self._num_bytes + len(data) > MAX_QUEUED_BYTES):
                 raise self._overloaded()
             self._waiting.append(waiting)
-            self._num_bytes += len(image)
+            self._num_bytes += len(data)
             self._changed.notify()
         try:
             return await waiting.answer
@@ -93,7 +82,7 @@ class Batcher:
 
     def _remove(self, one: Waiting) -> None:
         self._waiting.remove(one)
-        self._num_bytes -= len(one.image)
+        self._num_bytes -= len(one.data)
 
     def _overloaded(self) -> ResourceExhausted:
         wait_ms = round(1e3 * len(self._waiting) * self._seconds / self._threads)
@@ -133,14 +122,18 @@ class Batcher:
             if one.answer.done():  # its caller went away, or its deadline passed
                 continue
             try:
-                rows.append((one, to_pixels(one.image, one.model.head.preprocessing)))
-            except BadImage as bad:
-                self._fail(one, InvalidArgument(f"image: {bad.message}", reason=bad.reason))
+                if one.model.head.of_sounds:  # each has a length of its own
+                    self._settle(one, listen(one.data, one.model))
+                else:
+                    rows.append((one, to_pixels(one.data, one.model.head.described.preprocessing)))
+            except (BadImage, BadSound) as bad:
+                field = "sound" if one.model.head.of_sounds else "image"
+                self._fail(one, InvalidArgument(f"{field}: {bad.message}", reason=bad.reason))
         if not rows:
             return
         features = rows[0][0].model.backbone.backbone.features(np.stack([pixels for _, pixels in rows]))
         for (one, _), row in zip(rows, features, strict=True):
-            self._settle(one, _say(one.model.head, row[None]))
+            self._settle(one, say(one.model.head, row[None]))
 
     def _settle(self, one: Waiting, answer: Answer) -> None:
         def settle() -> None:
@@ -155,10 +148,3 @@ class Batcher:
                 one.answer.set_exception(problem)
 
         self._loop.call_soon_threadsafe(fail)
-
-
-def _say(model: LoadedHead, features: Floats) -> Answer:
-    probabilities, known = model.head.probabilities(features)[0], model.neighbours
-    if known is None:
-        return Answer(probabilities)
-    return Answer(probabilities, float(known.distances(features)[0]), known.max_distance)

@@ -14,7 +14,8 @@ from handful.bundle.manifest import bundle_key, from_bytes, graph_keys
 from handful.bundle.neighbours import Neighbours
 from handful.bundle.predictor import Backbone
 from handful.errors import DataLoss, FailedPrecondition
-from handful.v1.bundle_pb2 import ImagePreprocessing, ModelManifest
+from handful.v1.bundle_pb2 import Backbone as BackboneMessage
+from handful.v1.bundle_pb2 import ModelManifest
 from services.inference.pointers import VersionRef
 from services.inference.pool import Pool
 from services.shared.objects import ObjectStore, get_first
@@ -32,9 +33,14 @@ class LoadedHead:
     labels: tuple[str, ...]
     head: LinearHead
     neighbours: Neighbours | None
-    preprocessing: ImagePreprocessing
+    # How pictures or sounds come to its backbone.
+    described: BackboneMessage
     graph_keys: tuple[str, ...]
     graph_sha256: str
+
+    @property
+    def of_sounds(self) -> bool:
+        return self.described.HasField("sound_preprocessing")
 
     @property
     def num_bytes(self) -> int:
@@ -90,7 +96,7 @@ class Loader:
             labels=tuple(manifest.labels),
             head=head,
             neighbours=near,
-            preprocessing=manifest.backbone.preprocessing,
+            described=manifest.backbone,
             graph_keys=graph_keys(ref.project, manifest.backbone, ref.manifest_sha256),
             graph_sha256=manifest.backbone.graph_sha256,
         )

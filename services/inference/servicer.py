@@ -5,8 +5,9 @@ from grpc import aio
 from handful.bundle.predictor import best
 from handful.errors import InvalidArgument
 from handful.v1 import inference_pb2, inference_pb2_grpc
+from services.inference.answering import Answer, Segment
 from services.inference.batching import Batcher
-from services.inference.loading import Loader
+from services.inference.loading import Loader, Model
 from services.inference.pointers import Pointers
 
 DEFAULT_TOP_K = 5
@@ -24,12 +25,40 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             raise InvalidArgument.fields([("top_k", "must not be negative")])
         ref = await self._pointers.resolve(request.model)
         model = await self._loader.load(ref)
-        answer = await self._batcher.answer(request.image, model)
-        answers = best(model.head.labels, answer.probabilities, request.top_k or DEFAULT_TOP_K)
+        answer = await self._batcher.answer(_data(request, model), model)
+        top_k = request.top_k or DEFAULT_TOP_K
         return inference_pb2.PredictResponse(
             unknown=answer.unknown,
             distance=answer.distance,
             max_distance=answer.max_distance,
             model_version=ref.name,
-            predictions=[inference_pb2.Prediction(label=label, score=score) for label, score in answers],
+            predictions=_predictions(answer, model, top_k),
+            segments=[_segment(one, model, top_k) for one in answer.segments],
         )
+
+
+def _data(request: inference_pb2.PredictRequest, model: Model) -> bytes:
+    """The file that is asked about; InvalidArgument where it is not of the model's modality."""
+    if model.head.of_sounds:
+        if request.image:
+            raise InvalidArgument.fields([("image", "must be empty: the model understands sounds; send `sound`")])
+        return request.sound
+    if request.sound:
+        raise InvalidArgument.fields([("sound", "must be empty: the model understands pictures; send `image`")])
+    return request.image
+
+
+def _predictions(answer: Answer, model: Model, top_k: int) -> list[inference_pb2.Prediction]:
+    answers = best(model.head.labels, answer.probabilities, top_k)
+    return [inference_pb2.Prediction(label=label, score=score) for label, score in answers]
+
+
+def _segment(one: Segment, model: Model, top_k: int) -> inference_pb2.Segment:
+    answer = one.answer
+    return inference_pb2.Segment(
+        start_seconds=one.start,
+        end_seconds=one.end,
+        predictions=[] if answer is None else _predictions(answer, model, top_k),
+        unknown=answer is not None and answer.unknown,
+        distance=None if answer is None else answer.distance,
+    )

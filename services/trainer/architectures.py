@@ -24,7 +24,7 @@ def _read(name: str) -> Any:
 # The library that is an extra of its own, since its terms are.
 ULTRALYTICS = "ultralytics"
 _CODE_LICENSES = {ULTRALYTICS: "AGPL-3.0-only"}
-_LOCK: dict[str, dict[str, Any]] = _read("weights.lock.json")
+LOCK: dict[str, dict[str, Any]] = _read("weights.lock.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ class ArchitectureRow:
 
 def _rows() -> Iterator[ArchitectureRow]:
     for row in _read("architectures.json"):
-        pinned = _LOCK[row["id"]]
+        pinned = LOCK[row["id"]]
         yield ArchitectureRow(
             id=row["id"],
             network=TorchNetwork(row["library"], row["name"], row.get("options", {})),
@@ -123,6 +123,7 @@ def _rows() -> Iterator[ArchitectureRow]:
         )
 
 
+WeightsState = trainer_pb2.Architecture.WeightsState
 ARCHITECTURES: dict[str, ArchitectureRow] = {row.id: row for row in _rows()}
 DEFAULT_ARCHITECTURE = "efficientnet_lite0"
 NOT_OFFERED = (
@@ -139,7 +140,11 @@ def find(architecture: str, field: str) -> ArchitectureRow:
     return row
 
 
-def backbone_id(architecture: str, preprocessing: bundle_pb2.ImagePreprocessing, weights_sha256: str) -> str:
+def backbone_id(
+    architecture: str,
+    preprocessing: bundle_pb2.ImagePreprocessing | bundle_pb2.SoundPreprocessing,
+    weights_sha256: str,
+) -> str:
     """The id of a body with weights, as one kind of input comes to it; lower-case hex."""
     identity = {
         "architecture": architecture,

@@ -12,6 +12,7 @@ from services.trainer.architectures import ARCHITECTURES
 from services.trainer.intervals import wilson
 from services.trainer.messages import run_message
 from services.trainer.records import RunKey, RunRecord
+from services.trainer.sound_architectures import SOUND_ARCHITECTURES
 
 MAX_RUNS = 100
 # Of a curve; 100 runs of so many stay far below the 4 MiB of a message.
@@ -55,7 +56,8 @@ def compared(run: RunRecord, history: Sequence[EpochMetrics], num_val_examples: 
         num_val_examples = 0  # some of them were left out; how many, only the worker knows
     accuracy = dict(run.metrics).get("val/accuracy")
     peaks = [one.value for epoch in history for one in epoch.metrics if one.name == "peak_memory_bytes"]
-    row = ARCHITECTURES.get(run.recipe.architecture)
+    named = run.recipe.architecture
+    row = ARCHITECTURES.get(named) or SOUND_ARCHITECTURES.get(named)
     succeeded = run.state == TrainingRun.STATE_SUCCEEDED and run.start_time_us and run.finish_time_us
     return ComparedTrainingRun(
         training_run=message,

@@ -8,7 +8,7 @@ from handful import names
 from handful.errors import FailedPrecondition, InvalidArgument
 from handful.history import History
 from handful.recipe import as_dict
-from handful.v1.bundle_pb2 import FREEZE_BODY, FROZEN_MODE_TRAIN, Recipe
+from handful.v1.bundle_pb2 import FREEZE_BODY, FROZEN_MODE_TRAIN, MODALITY_SOUND, Recipe
 from handful.v1.dataset_pb2 import DatasetVersion
 from handful.v1.trainer_pb2 import ContinueTrainingRunRequest
 from handful.v1.worker_pb2 import Checkpoint
@@ -70,6 +70,9 @@ class Continuing:
         if not dataset:
             return known
         data = await self._datasets.version(run.key.project, dataset)
+        if data.modality != known.modality:
+            held = "sounds" if known.modality == MODALITY_SOUND else "pictures"
+            raise InvalidArgument.fields([("dataset", f"must hold {held}, as the run's does")])
         needed, there = ([one.label for one in version.classes] for version in (known, data))
         if needed != there:
             problem = f"must have the classes of the run, which are {some(needed)}; it has {some(there)}"

@@ -3,7 +3,7 @@
 import asyncio
 
 from handful.bundle import manifest
-from handful.errors import FailedPrecondition
+from handful.errors import FailedPrecondition, InvalidArgument
 from handful.v1 import bundle_pb2
 from handful.v1.dataset_pb2 import DatasetVersion
 from services.shared.database import Database
@@ -13,6 +13,7 @@ from services.shared.objects import ObjectStore
 from services.trainer import runs
 from services.trainer.datasets import Datasets, some
 from services.trainer.records import ModelVersionRecord, NewRun, RunKey
+from services.trainer.sound_architectures import modality
 
 Files = dict[str, bytes]
 
@@ -29,6 +30,9 @@ class Evaluations:
         """A run that measures a version on a dataset's; FailedPrecondition where they have no class in common."""
         project = version.key.project
         data = await self._datasets.version(project, dataset)
+        if modality(version.recipe.architecture) != data.modality:
+            held = "sounds" if data.modality == bundle_pb2.MODALITY_SOUND else "pictures"
+            raise InvalidArgument.fields([("dataset", f"holds {held}, which the model does not understand")])
         _check_classes(version, data)
         return NewRun(
             key=RunKey(project, new_id()),

@@ -8,6 +8,7 @@ from services.shared.database import Database
 from services.trainer import workers
 from services.trainer.architectures import ARCHITECTURES, ULTRALYTICS
 from services.trainer.presets import FAST
+from services.trainer.sound_architectures import SOUND_ARCHITECTURES
 
 WeightsState = Architecture.WeightsState
 
@@ -65,10 +66,13 @@ class Fleet:
     async def weights_states(self) -> "dict[str, WeightsState.ValueType]":
         """Whether pretrained weights can be had, by architecture."""
         never = {row.id: Architecture.WEIGHTS_STATE_NOT_OFFERED for row in ARCHITECTURES.values() if not row.weights}
-        heard = await self._heard()
+        never |= {
+            id_: Architecture.WEIGHTS_STATE_NOT_NEEDED for id_, row in SOUND_ARCHITECTURES.items() if not row.weights
+        }
+        heard, every = await self._heard(), (*ARCHITECTURES, *SOUND_ARCHITECTURES)
         if not heard:
-            return dict.fromkeys(ARCHITECTURES, Architecture.WEIGHTS_STATE_UNSPECIFIED) | never
-        states = dict.fromkeys(ARCHITECTURES, Architecture.WEIGHTS_STATE_ABSENT)
+            return dict.fromkeys(every, Architecture.WEIGHTS_STATE_UNSPECIFIED) | never
+        states = dict.fromkeys(every, Architecture.WEIGHTS_STATE_ABSENT)
         states |= {one: Architecture.WEIGHTS_STATE_FETCHABLE for each in heard for one in each.fetchable}
         states |= {one: Architecture.WEIGHTS_STATE_PRESENT for each in heard for one in each.pretrained}
         return states | never

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from handful.v1 import trainer_pb2
 from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
+from services.trainer.sound_architectures import AUTO, CANDIDATES, SOUND_ARCHITECTURES
 
 FAST = "fast"
 BASELINE = "baseline"
@@ -65,7 +66,14 @@ _COMMON = (
     Field("seed", "Seed of everything random.", 0, 0, 2**31 - 1),
 )
 _FAST = (
-    *_COMMON,
+    Field(
+        "architecture",
+        f"Which network, of the dataset's modality. For sounds the default is {AUTO}: what does best out of fold on "
+        f"the training examples, of {', '.join(CANDIDATES)}.",
+        DEFAULT_ARCHITECTURE,
+        choices=(*ARCHITECTURES, AUTO, *SOUND_ARCHITECTURES),
+    ),
+    *_COMMON[1:],
     Field("num_epochs", "Most passes of the solver; it stops when it has converged.", 200, 1, 10_000, "epochs"),
     Field(
         "head",

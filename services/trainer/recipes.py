@@ -13,6 +13,7 @@ from handful.v1 import bundle_pb2, trainer_pb2
 from handful.v1.bundle_pb2 import Recipe
 from services.trainer.architectures import ARCHITECTURES, NOT_OFFERED, ULTRALYTICS
 from services.trainer.presets import BASELINE, FAST, FINE_TUNE, PRESETS, Field, Preset
+from services.trainer.sound_architectures import AUTO, SOUND_ARCHITECTURES, modality
 
 
 def resolve(asked: Recipe, default_architecture: str) -> Recipe:
@@ -45,6 +46,25 @@ def resolve(asked: Recipe, default_architecture: str) -> Recipe:
         problems += _yolo_problems(asked, recipe)
     if preset.name == FINE_TUNE and not problems:
         problems += _conflicts(asked, recipe)
+    if problems:
+        raise InvalidArgument.fields(problems)
+    return recipe
+
+
+def fit(asked: Recipe, default_architecture: str, data: "bundle_pb2.Modality.ValueType") -> Recipe:
+    """As `resolve`, for data of a modality; InvalidArgument naming every field that does not fit it."""
+    of_sounds = data == bundle_pb2.MODALITY_SOUND
+    recipe = resolve(asked, AUTO if of_sounds and _preset(asked).name == FAST else default_architecture)
+    held, others = ("sounds", "pictures") if of_sounds else ("pictures", "sounds")
+    problems = []
+    if of_sounds and recipe.preset != FAST:
+        problems.append(("recipe.preset", f"must be {FAST}: the dataset holds sounds, whose networks are not trained"))
+    elif modality(recipe.architecture) != data:
+        there = (AUTO, *SOUND_ARCHITECTURES) if of_sounds else ARCHITECTURES
+        named = f"{recipe.architecture} is of {others}, and the dataset holds {held}; there are: {', '.join(there)}"
+        problems.append(("recipe.architecture", named))
+    elif of_sounds and recipe.weights != bundle_pb2.WEIGHTS_PRETRAINED:
+        problems.append(("recipe.weights", "must be PRETRAINED: networks of sounds are not trained"))
     if problems:
         raise InvalidArgument.fields(problems)
     return recipe

@@ -14,7 +14,7 @@ from services.shared.answers import kept, once
 from services.shared.database import Database
 from services.shared.identifiers import new_id
 from services.shared.interceptors import request_id
-from services.trainer import architectures, attempts, comparing, recipes, runs
+from services.trainer import architectures, attempts, comparing, recipes, runs, sound_architectures
 from services.trainer.board import Board
 from services.trainer.continuing import Continuing
 from services.trainer.datasets import Datasets
@@ -22,6 +22,7 @@ from services.trainer.fleet import Fleet
 from services.trainer.messages import run_message, would_be
 from services.trainer.presets import PRESETS
 from services.trainer.records import NewRun, RunKey
+from services.trainer.sound_architectures import SOUND_ARCHITECTURES
 from services.trainer.tables import requests
 from services.trainer.watching import Watches
 
@@ -85,11 +86,12 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         return answer
 
     async def _new_run(self, project: str, request: trainer_pb2.CreateTrainingRunRequest) -> NewRun:
-        recipe = recipes.resolve(request.recipe, self._default_architecture)
+        recipes.resolve(request.recipe, self._default_architecture)  # what is wrong whatever the data are
         dataset = names.match((names.DATASET_VERSION, names.DATASET), request.dataset, "dataset")["dataset"]
         model = names.check_id(request.model_id or dataset, "model_id")
-        await self._fleet.check(recipe)
         version = await self._datasets.version(project, request.dataset)
+        recipe = recipes.fit(request.recipe, self._default_architecture, version.modality)
+        await self._fleet.check(recipe)
         return NewRun(
             key=RunKey(project, new_id()),
             model=model,
@@ -164,14 +166,16 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         self, request: trainer_pb2.ListArchitecturesRequest, context: Context
     ) -> trainer_pb2.ListArchitecturesResponse:
         states, lacks_yolo = await self._fleet.weights_states(), await self._fleet.lacks_yolo()
-        return trainer_pb2.ListArchitecturesResponse(
-            architectures=[
+        listed = [
+            *(
                 architectures.message(
                     row, self._default_architecture, states[row.id], lacks_extra=bool(row.extra) and lacks_yolo
                 )
                 for row in architectures.ARCHITECTURES.values()
-            ]
-        )
+            ),
+            *(sound_architectures.message(row, states[row.id]) for row in SOUND_ARCHITECTURES.values()),
+        ]
+        return trainer_pb2.ListArchitecturesResponse(architectures=listed)
 
     async def ListRecipes(
         self, request: trainer_pb2.ListRecipesRequest, context: Context

@@ -274,7 +274,7 @@ async def test_names_are_checked_and_projects_kept_apart(
         ("dataset_id", {"dataset_id": "Flowers"}),
         ("dataset_id", {"dataset_id": "f" * 64}),
         ("dataset_id", {"dataset_id": "flowers\n"}),
-        ("modality", {"dataset_id": "flowers", "modality": 2}),
+        ("modality", {"dataset_id": "flowers", "modality": 9}),
         ("request_id", {"dataset_id": "flowers", "request_id": "x" * 65}),
     ],
 )

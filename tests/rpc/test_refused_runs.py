@@ -11,10 +11,18 @@ import pytest
 from handful.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from handful.recipe import recipe
 from handful.v1 import dataset_pb2, trainer_pb2
-from handful.v1.bundle_pb2 import FREEZE_FIRST_BLOCKS, WEIGHTS_PRETRAINED, WEIGHTS_RANDOM, Recipe
+from handful.v1.bundle_pb2 import (
+    FREEZE_FIRST_BLOCKS,
+    MODALITY_IMAGE,
+    MODALITY_SOUND,
+    WEIGHTS_PRETRAINED,
+    WEIGHTS_RANDOM,
+    Recipe,
+)
 from handful.v1.trainer_pb2 import Architecture
 from services.shared.objects.filesystem import FilesystemStore
 from services.trainer.presets import PRESETS
+from services.trainer.sound_architectures import SOUND_ARCHITECTURES
 from tests.playing_worker import PROJECT, asking, create, refusal, run_names, seal
 from tests.servers import DatasetService, TrainerService, running_trainer
 
@@ -160,9 +168,10 @@ async def test_what_no_worker_can_do_is_refused_at_once(trainer_service: Trainer
 async def test_the_architectures_are_listed_in_full(trainer_service: TrainerService, version: str) -> None:
     """Every architecture says what it is and where its weights come from, and can be asked for; one is the default."""
     listed = await trainer_service.trainer.ListArchitectures(trainer_pb2.ListArchitecturesRequest())
-    for one in listed.architectures:
+    for one in (each for each in listed.architectures if each.modality == MODALITY_IMAGE):
+        assert not one.HasField("sound_preprocessing")
         filled = {descriptor.name for descriptor, _ in one.ListFields()}
-        filled |= {"is_default", "weights_license_note", "weights_state", "lacks_extra"}
+        filled |= {"is_default", "weights_license_note", "weights_state", "lacks_extra", "sound_preprocessing"}
         offered = one.weights_state != Architecture.WEIGHTS_STATE_NOT_OFFERED
         if not offered:
             filled |= {"weights_source", "weights_license", "weights_sha256", "weights_max_bytes"}
@@ -174,6 +183,9 @@ async def test_the_architectures_are_listed_in_full(trainer_service: TrainerServ
         assert (
             await create(trainer_service, version, recipe=Recipe(architecture=one.id, weights=WEIGHTS_RANDOM))
         ).recipe.architecture == one.id
+    of_sounds = [one for one in listed.architectures if one.modality == MODALITY_SOUND]
+    assert [one.id for one in of_sounds] == list(SOUND_ARCHITECTURES)
+    assert all(one.description and one.feature_width and one.sound_preprocessing.spectrograms for one in of_sounds)
     default = (await create(trainer_service, version)).recipe.architecture
     assert [one.id for one in listed.architectures if one.is_default] == [default]
 

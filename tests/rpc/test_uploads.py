@@ -127,7 +127,7 @@ async def test_what_is_stored_is_upright_and_knows_nothing_but_pixels(
 
 async def test_the_largest_picture_allowed_is_taken(decoders: Decoders) -> None:
     """49 megapixels with transparency fit into the limits of a decoding process."""
-    picture = await decoders.normalize(png((7000, 7000), (b"\0" + bytes(14_000)) * 7000, colour=4))
+    (picture,) = await decoders.normalize(png((7000, 7000), (b"\0" + bytes(14_000)) * 7000, colour=4))
     assert (picture.width, picture.height) == (7000, 7000)
 
 
@@ -293,6 +293,6 @@ async def test_a_decoding_process_that_dies_costs_one_picture(picture: Callable[
         process.kill()
         with pytest.raises(BadImage):
             await decoding
-        assert (await decoders.normalize(picture(1))).width == 64
+        assert (await decoders.normalize(picture(1)))[0].width == 64
     finally:
         decoders.close()

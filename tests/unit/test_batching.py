@@ -9,7 +9,8 @@ import pytest
 from handful.bundle.heads import Floats
 from handful.bundle.predictor import Backbone, Pixels, Predictor, to_pixels
 from handful.errors import InvalidArgument, ResourceExhausted
-from services.inference.batching import MAX_QUEUED_BYTES, Answer, Batcher
+from services.inference.answering import Answer
+from services.inference.batching import MAX_QUEUED_BYTES, Batcher
 from services.inference.loading import LoadedBackbone, Loader, Model
 from services.inference.pointers import VersionRef
 from services.shared.objects.filesystem import FilesystemStore

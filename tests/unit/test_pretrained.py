@@ -156,7 +156,12 @@ def test_the_place_of_every_weights(store: FilesystemStore, checkpoint: bytes) -
     weights = PretrainedWeights(store)
     packaged = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
     assert weights.places() == {
-        row.id: Place.PACKAGE if row.id in packaged else Place.SOURCE for row in ARCHITECTURES.values() if row.weights
+        **{
+            row.id: Place.PACKAGE if row.id in packaged else Place.SOURCE
+            for row in ARCHITECTURES.values()
+            if row.weights
+        },
+        "speech_embedding": Place.PACKAGE,
     }
     assert len(weights.places()) < len(ARCHITECTURES)  # some have none anywhere
     assert PretrainedWeights(store, downloads=False).places()["efficientnet_b7"] == Place.NOWHERE

@@ -4,13 +4,14 @@ import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from handful.v1 import bundle_pb2
 from handful.v1.bundle_pb2 import SPLIT_TRAIN, SPLIT_UNSPECIFIED, SPLIT_VAL
 from services.dataset.records import ExampleRecord
-from services.dataset.splits import assign
+from services.dataset.splits import assign, groups
 
 _ids = itertools.count()
 
@@ -81,6 +82,19 @@ def test_a_group_is_never_divided() -> None:
     assert {assign([*twice, *examples("a", 10)])[one.content_sha256] for one in twice} == {SPLIT_TRAIN}
     both = [example("a", "x", SPLIT_TRAIN), example("b", "x", SPLIT_VAL), example("b", "y", SPLIT_VAL)]
     assert [assign(both)[one.content_sha256] for one in both] == [SPLIT_TRAIN, SPLIT_TRAIN, SPLIT_VAL]
+
+
+def test_groups_are_joined_by_equal_contents() -> None:
+    """Two groups with a content in common are one, named by its smallest content, whatever they were called."""
+    ann, bob = (replace(one, group=name) for one, name in ((example("a", 1), "ann"), (example("a", 2), "bob")))
+    both = [replace(example("b", 3), group=name) for name in ("ann", "bob")]
+    other = [example("a", 4), example("b", 5)]
+    found = groups([ann, bob, *both, *other])
+    together = {one.content_sha256 for one in (ann, bob, *both)}
+    assert {found[content] for content in together} == {min(together)}
+    assert [found[one.content_sha256] for one in other] == [one.content_sha256 for one in other]
+    renamed = [replace(one, group=f"x{one.group}") for one in (*both, bob, ann)]
+    assert groups([*renamed, *other]) == found
 
 
 def test_nothing_has_no_splits() -> None:

@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load
 
-from handful.bundle import images, runtime
+from handful.bundle import images, recordings, runtime, sounds
 from handful.bundle.heads import Floats
+from handful.bundle.predictor import to_inputs
+from handful.bundle.sounds import Inputs
 from handful.errors import FailedPrecondition, HandfulError
+from handful.v1.bundle_pb2 import Backbone
 from services.shared.objects import ObjectCorrupt, ObjectMissing, ObjectStore
 from services.trainer import architectures
 from services.trainer.exports import archive, contents
@@ -54,7 +57,7 @@ def _build(bundle: Bundle, path: Path) -> Export:
     _bound(len(bundle.graph) + len(bundle.weights))
     try:
         files = contents.make(bundle)
-        golden, answers = _tried(files)
+        golden, answers = _tried(files, bundle.model.backbone)
     except (HandfulError, MemoryError):
         raise
     except Exception as problem:
@@ -83,11 +86,16 @@ def _bound(num_bytes: int) -> None:
         )
 
 
-def _tried(files: Mapping[str, bytes]) -> tuple[Floats, Floats]:
-    """The stored answers to the golden pictures, and those of the exported graph, one picture at a time."""
+def _tried(files: Mapping[str, bytes], backbone: Backbone) -> tuple[Floats, Floats]:
+    """The stored answers to the golden pictures or sounds, and those of the exported graph, one at a time."""
     golden = load(files["bundle/golden.safetensors"])
     session = runtime.session(files["model.onnx"])
-    rows = [session.run(["probabilities"], {"pixels": one[None]})[0] for one in golden["pixels"]]
+    taken: list[Inputs] = (
+        [to_inputs(golden[f"sound_{place}"].tobytes(), backbone) for place in range(len(golden["probabilities"]))]
+        if backbone.HasField("sound_preprocessing")
+        else [{"pixels": one[None]} for one in golden["pixels"]]
+    )
+    rows = [session.run(["probabilities"], one)[0] for one in taken]
     return golden["probabilities"], np.concatenate(rows)
 
 
@@ -97,7 +105,11 @@ def exporter() -> str:
     sources = [path for path in Path(__file__).parent.rglob("*") if path.suffix in {".py", ".txt"}]
     catalogue = Path(architectures.__file__)
     digest = hashlib.sha256()
-    rows = [catalogue, *(catalogue.with_name(name) for name in ("architectures.json", "weights.lock.json"))]
-    for path in sorted([*sources, Path(images.__file__), *rows]):
+    carried = [Path(str(each.__file__)) for each in (images, recordings, sounds)]
+    rows = [
+        catalogue,
+        *(catalogue.with_name(name) for name in ("architectures.json", "sound_architectures.py", "weights.lock.json")),
+    ]
+    for path in sorted([*sources, *carried, *rows]):
         digest.update(f"{path.name} ".encode() + path.read_bytes())
     return digest.hexdigest()

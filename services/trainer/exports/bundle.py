@@ -8,6 +8,7 @@ from handful.errors import FailedPrecondition
 from handful.v1.bundle_pb2 import Evaluation, ModelManifest
 from services.shared.objects import ObjectStore, get_first
 from services.trainer.architectures import ARCHITECTURES, ArchitectureRow
+from services.trainer.sound_architectures import SOUND_ARCHITECTURES, SoundArchitectureRow
 
 
 class Unreadable(Exception):
@@ -47,6 +48,20 @@ class Bundle:
     @property
     def evaluation(self) -> Evaluation:
         return manifest.from_bytes(Evaluation, self.files["evaluation.json"])
+
+    @property
+    def of_sounds(self) -> bool:
+        return self.model.backbone.HasField("sound_preprocessing")
+
+    @property
+    def sound_row(self) -> SoundArchitectureRow:
+        """As `row`, of a model of sounds."""
+        architecture = self.model.backbone.architecture
+        if architecture not in SOUND_ARCHITECTURES:
+            raise FailedPrecondition(
+                f"This server does not know the architecture {architecture}.", reason="BUNDLE_UNKNOWN"
+            )
+        return SOUND_ARCHITECTURES[architecture]
 
     @property
     def row(self) -> ArchitectureRow:

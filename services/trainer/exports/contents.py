@@ -10,25 +10,54 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load
 
-from handful.bundle import images, manifest, neighbours
+from handful.bundle import images, manifest, neighbours, recordings, sounds
 from handful.bundle.heads import LinearHead
-from handful.bundle.predictor import plain
+from handful.bundle.predictor import plain, spectrograms
 from handful.v1.bundle_pb2 import Head
 from services.trainer.exports import archive, card
 from services.trainer.exports.bundle import Bundle
 from services.trainer.exports.merging import merge
 
 SHIPPED = Path(__file__).parent / "shipped"
+SHIPPED_SOUND = SHIPPED / "sound"
 # Where a bundle lies in a zip, and what it is loaded back from.
 FOLDER = "bundle"
 
 
 def make(bundle: Bundle) -> dict[str, bytes]:
     """The files, by their names in the zip."""
-    model, row = bundle.model, bundle.row
+    return {**_common(bundle), **(_of_sounds(bundle) if bundle.of_sounds else _of_pictures(bundle))}
+
+
+def _common(bundle: Bundle) -> dict[str, bytes]:
+    model = bundle.model
     head = LinearHead.from_bytes(model.head, bundle.files["head.safetensors"])
     id2label = dict(enumerate(model.labels))
     label2id = {label: index for index, label in id2label.items()}
+    return {
+        "README.md": card.write(bundle).encode(),
+        "model.onnx": merge(bundle.graph, head),
+        "labels.json": _json({"id2label": id2label, "label2id": label2id}),
+        "golden.npz": _npz(load(bundle.files["golden.safetensors"])),
+        **_neighbours(bundle),
+        **card.licenses(bundle),
+        **{f"{FOLDER}/{name}": data for name, data in _bundled(bundle).items()},
+    }
+
+
+def _of_sounds(bundle: Bundle) -> dict[str, bytes]:
+    how = bundle.model.backbone.sound_preprocessing
+    preprocessing = {"piece_seconds": how.piece_seconds, "spectrograms": list(map(vars, spectrograms(how)))}
+    return {
+        "preprocessing.json": _json(preprocessing),
+        "sounds.py": Path(sounds.__file__).read_bytes(),
+        "recordings.py": Path(recordings.__file__).read_bytes(),
+        **_shipped(SHIPPED_SOUND),
+    }
+
+
+def _of_pictures(bundle: Bundle) -> dict[str, bytes]:
+    model, row = bundle.model, bundle.row
     network = {
         "library": row.network.library,
         "name": row.network.name,
@@ -38,17 +67,10 @@ def make(bundle: Bundle) -> dict[str, bytes]:
     }
     preprocessing = {"image": vars(plain(model.backbone.preprocessing)), "mean": row.mean, "std": row.std}
     return {
-        "README.md": card.write(bundle).encode(),
-        "model.onnx": merge(bundle.graph, head),
-        "labels.json": _json({"id2label": id2label, "label2id": label2id}),
         "network.json": _json(network),
         "preprocessing.json": _json(preprocessing),
-        "golden.npz": _npz(load(bundle.files["golden.safetensors"])),
-        **_neighbours(bundle),
         "images.py": Path(images.__file__).read_bytes(),
-        **_shipped(),
-        **card.licenses(bundle),
-        **{f"{FOLDER}/{name}": data for name, data in _bundled(bundle).items()},
+        **_shipped(SHIPPED),
     }
 
 
@@ -61,8 +83,8 @@ def _bundled(bundle: Bundle) -> dict[str, bytes]:
     }
 
 
-def _shipped() -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in SHIPPED.iterdir() if path.is_file()}
+def _shipped(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def _neighbours(bundle: Bundle) -> dict[str, bytes]:

@@ -25,7 +25,8 @@ def check(data: bytes, backbone: Backbone) -> None:
         raise InvalidArgument("backbone.onnx is no ONNX model.", reason="CORRUPT_MODEL") from problem
     _check_outside(model)
     _check_operators(model)
-    _check_ends(model, backbone)
+    of_sounds = backbone.HasField("sound_preprocessing")
+    (_check_sound_ends if of_sounds else _check_ends)(model, backbone)
     try:
         checker.check_model(model, full_check=True)
     except (checker.ValidationError, shape_inference.InferenceError) as problem:
@@ -61,6 +62,17 @@ def _check_operators(model: onnx.ModelProto) -> None:
             raise _unsupported("It has an operator that is not one of ONNX.")
         if any(attribute.type in _GRAPHS for attribute in node.attribute):
             raise _unsupported("It has a graph within the graph, which a backbone has not.")
+
+
+def _check_sound_ends(model: onnx.ModelProto, backbone: Backbone) -> None:
+    """Spectrograms in, features out."""
+    names = [one.name for one in backbone.sound_preprocessing.spectrograms]
+    ends = [one.type.tensor_type for one in model.graph.output]
+    shape = [dim.dim_value for end in ends for dim in end.shape.dim]
+    if [one.name for one in model.graph.input] != names or [one.name for one in model.graph.output] != ["features"]:
+        raise _unsupported("Its inputs and outputs are not those of a backbone.")
+    if ends[0].elem_type != onnx.TensorProto.FLOAT or shape != [1, backbone.feature_width]:
+        raise _unsupported("Its inputs and outputs are not those of a backbone.")
 
 
 def _check_ends(model: onnx.ModelProto, backbone: Backbone) -> None:

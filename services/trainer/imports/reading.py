@@ -13,6 +13,7 @@ from handful.bundle import manifest, neighbours
 from handful.errors import InvalidArgument
 from handful.v1.bundle_pb2 import (
     MODALITY_IMAGE,
+    MODALITY_SOUND,
     WEIGHTS_RANDOM,
     Backbone,
     Evaluation,
@@ -26,6 +27,7 @@ from services.trainer.exports.bundle import Bundle
 from services.trainer.exports.contents import FOLDER
 from services.trainer.imports.archive import Archive
 from services.trainer.presets import PRESETS
+from services.trainer.sound_architectures import SOUND_ARCHITECTURES
 
 MEBIBYTE = 1024 * 1024
 MAX_MANIFEST = 2 * MEBIBYTE
@@ -96,8 +98,9 @@ def _parsed(kind: type[manifest.Manifest], path: str, data: bytes) -> manifest.M
 
 def _problems(model: ModelManifest) -> Iterator[str]:
     paths = [file.path for file in model.files]
-    if model.modality != MODALITY_IMAGE:
-        yield "it is not of images"
+    of_sounds = model.backbone.HasField("sound_preprocessing")
+    if model.modality != (MODALITY_SOUND if of_sounds else MODALITY_IMAGE):
+        yield "it is neither of pictures nor of sounds"
     if len(model.labels) < 2 or len(set(model.labels)) < len(model.labels):  # noqa: PLR2004 - one class needs no model
         yield "it needs two classes at least, each with a name of its own"
     if not all(map(names.is_label, model.labels)):
@@ -113,7 +116,7 @@ def _problems(model: ModelManifest) -> Iterator[str]:
         yield "its head is of a kind that is not known"
     if model.recipe.preset not in PRESETS or model.recipe.architecture != model.backbone.architecture:
         yield "its recipe is not known"
-    yield from _backbone_problems(model.backbone)
+    yield from (_sound_problems if of_sounds else _backbone_problems)(model.backbone)
     yield from _terms_problems(model)
 
 
@@ -142,6 +145,22 @@ def _backbone_problems(backbone: Backbone) -> Iterator[str]:
     if not all(map(_SHA256.fullmatch, hashes)):
         yield "its backbone has no graph or no weights"
     if backbone.backbone_id != backbone_id(row.id, how, backbone.weights_sha256):
+        yield "its backbone is not the one that it is called"
+
+
+def _sound_problems(backbone: Backbone) -> Iterator[str]:
+    row = SOUND_ARCHITECTURES.get(backbone.architecture)
+    if row is None:
+        yield f"it has none of the architectures {', '.join(SOUND_ARCHITECTURES)}"
+        return
+    if backbone.feature_width != row.feature_width or backbone.weights_origin not in ("pretrained", "none"):
+        yield "its backbone is not one of its architecture"
+    if backbone.sound_preprocessing != row.preprocessing or backbone.HasField("preprocessing"):
+        yield "its preprocessing is of a kind that is not known"
+    hashes = (backbone.weights_sha256, backbone.graph_sha256, backbone.weights_file_sha256)
+    if not all(map(_SHA256.fullmatch, hashes)):
+        yield "its backbone has no graph or no weights"
+    if backbone.backbone_id != backbone_id(row.id, row.preprocessing, backbone.weights_sha256):
         yield "its backbone is not the one that it is called"
 
 

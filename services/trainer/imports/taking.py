@@ -1,5 +1,6 @@
 """From a zip to a bundle in the store, checked and tried. It is for a limited process: what it opens is anyone's."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,9 @@ from handful.bundle import manifest, neighbours
 from handful.bundle.heads import Floats, LinearHead
 from handful.bundle.images import BadImage
 from handful.bundle.neighbours import Neighbours
-from handful.bundle.predictor import Backbone, Pixels, to_pixels
+from handful.bundle.predictor import Backbone, Pixels, to_inputs, to_pixels
+from handful.bundle.recordings import BadSound
+from handful.bundle.sounds import Inputs
 from handful.errors import FailedPrecondition, InvalidArgument
 from services.shared.objects import ObjectMissing, ObjectStore, get_first
 from services.trainer.exports.building import MAX_DIFFERENCE
@@ -38,17 +41,37 @@ def _try(bundle: Bundle) -> None:
     """The model's answers to its golden pictures, against those that came with it."""
     model = bundle.model
     golden = tensors.read("golden.safetensors", bundle.files["golden.safetensors"])
+    if bundle.of_sounds:
+        _try_sounds(bundle, golden)
+        return
     pixels, expected, picture = _golden(bundle, golden)
-    answers = _answers(bundle, _head(bundle), pixels)
-    agree = bool((answers.argmax(axis=1) == expected.argmax(axis=1)).all())
-    if not (agree and np.abs(answers - expected).max() <= MAX_DIFFERENCE):  # NaN is no agreement
-        raise InvalidArgument("The model answers otherwise than where it was exported.", reason="MODEL_DISAGREES")
+    _compare(_answers(bundle, _head(bundle), [{"pixels": one[None]} for one in pixels]), expected)
     try:
         seen = to_pixels(picture.tobytes(), model.backbone.preprocessing)
     except BadImage as problem:
         raise InvalidArgument("The golden picture cannot be opened.", reason="CORRUPT_MODEL") from problem
     if np.abs(seen.astype(int) - pixels[0]).max() > MAX_LEVELS:
         raise InvalidArgument("A picture comes to other pixels than where it was exported.", reason="MODEL_DISAGREES")
+
+
+def _try_sounds(bundle: Bundle, golden: tensors.Tensors) -> None:
+    """As `_try`; the sounds come as files, so that what makes inputs of them is tried too."""
+    expected = golden.get("probabilities", np.zeros(0, np.float32))
+    names = [f"sound_{place}" for place in range(len(expected))]
+    right = expected.dtype == np.float32 and expected.shape == (len(names), len(bundle.model.labels))
+    if not (right and 0 < len(names) <= MAX_GOLDEN and set(golden) == {"probabilities", *names}):
+        raise InvalidArgument("golden.safetensors has not what a model has.", reason="CORRUPT_MODEL")
+    try:
+        taken = [to_inputs(golden[name].tobytes(), bundle.model.backbone) for name in names]
+    except BadSound as problem:
+        raise InvalidArgument("A golden sound cannot be opened.", reason="CORRUPT_MODEL") from problem
+    _compare(_answers(bundle, _head(bundle), taken), expected)
+
+
+def _compare(answers: Floats, expected: Floats) -> None:
+    agree = bool((answers.argmax(axis=1) == expected.argmax(axis=1)).all())
+    if not (agree and np.abs(answers - expected).max() <= MAX_DIFFERENCE):  # NaN is no agreement
+        raise InvalidArgument("The model answers otherwise than where it was exported.", reason="MODEL_DISAGREES")
 
 
 def _golden(bundle: Bundle, golden: tensors.Tensors) -> tuple[Pixels, Floats, Pixels]:
@@ -87,10 +110,10 @@ def _check_neighbours(bundle: Bundle) -> None:
         raise InvalidArgument(f"{neighbours.FILE} is not of these features.", reason="CORRUPT_MODEL")
 
 
-def _answers(bundle: Bundle, head: LinearHead, pixels: Pixels) -> Floats:
+def _answers(bundle: Bundle, head: LinearHead, taken: Sequence[Inputs]) -> Floats:
     try:
         backbone = Backbone(bundle.graph)
-        return np.concatenate([head.probabilities(backbone.features(one[None])) for one in pixels])
+        return np.concatenate([head.probabilities(backbone.of(one)) for one in taken])
     except MemoryError:
         raise
     except Exception as problem:  # the runtime has many, and has looked at the graph more closely than we did

@@ -45,7 +45,7 @@ def find(
     with _building:
         if recipe.weights == WEIGHTS_PRETRAINED:
             backbone = _describe(row, preprocessing, offered(row).sha256, "pretrained")
-            stored = _first_stored(store, backbone) or _copied(store, row, backbone)
+            stored = first_stored(store, backbone) or _copied(store, row, backbone)
             if stored is not None:
                 return stored
         if row.network.library == ULTRALYTICS:
@@ -172,8 +172,8 @@ def _store(store: ObjectStore, folder: str, backbone: Backbone, graph: bytes, st
     """What is stored of the backbone in the end: this graph, or another that was there first and agrees with it."""
     from services.trainer.worker.weights import to_safetensors
 
-    _put(store, f"{folder}/{backbone.backbone_id}", graph, to_safetensors(state))
-    stored = _first_stored(store, backbone, folder)
+    put(store, f"{folder}/{backbone.backbone_id}", graph, to_safetensors(state))
+    stored = first_stored(store, backbone, folder)
     if stored is None:
         raise GraphDisagrees(f"the graph of {backbone.backbone_id} was stored and is not there")
     if stored[0].graph_sha256 != hashlib.sha256(graph).hexdigest():
@@ -186,16 +186,17 @@ def _store(store: ObjectStore, folder: str, backbone: Backbone, graph: bytes, st
 
 def _copied(store: ObjectStore, row: ArchitectureRow, backbone: Backbone) -> tuple[Backbone, bytes] | None:
     """The graph that the same network has under its catalogue's preprocessing: preprocessing is not part of a graph."""
-    catalogued = _first_stored(store, _describe(row, row.preprocessing, offered(row).sha256, "pretrained"))
+    catalogued = first_stored(store, _describe(row, row.preprocessing, offered(row).sha256, "pretrained"))
     if catalogued is None:
         return None
     known, graph = catalogued
     weights = store.get(f"backbones/{known.backbone_id}/{known.weights_file_sha256}.safetensors")
-    _put(store, f"backbones/{backbone.backbone_id}", graph, weights)
-    return _first_stored(store, backbone)
+    put(store, f"backbones/{backbone.backbone_id}", graph, weights)
+    return first_stored(store, backbone)
 
 
-def _put(store: ObjectStore, folder: str, graph: bytes, weights: bytes) -> None:
+def put(store: ObjectStore, folder: str, graph: bytes, weights: bytes) -> None:
+    """Stores a graph and its weights, the graph last."""
     for kind, data in (("safetensors", weights), ("onnx", graph)):
         store.put(f"{folder}/{hashlib.sha256(data).hexdigest()}.{kind}", data)
 
@@ -211,7 +212,8 @@ def _describe(row: ArchitectureRow, preprocessing: ImagePreprocessing, weights_s
     )
 
 
-def _first_stored(store: ObjectStore, backbone: Backbone, folder: str = "backbones") -> tuple[Backbone, bytes] | None:
+def first_stored(store: ObjectStore, backbone: Backbone, folder: str = "backbones") -> tuple[Backbone, bytes] | None:
+    """The backbone with the graph that was stored first, where there is one."""
     found = _first(store, backbone, folder)
     if found is None:
         return None

@@ -26,9 +26,11 @@ def message(kind: "Baseline.Kind.ValueType", labels: Labels, right: Floats) -> B
 
 
 def warning(
-    names: Sequence[str], labels: Labels, groups: npt.NDArray[np.int64], model: OutOfFold, coloured: Floats
+    names: Sequence[str], labels: Labels, groups: npt.NDArray[np.int64], model: OutOfFold, coloured: Floats | None
 ) -> Notice | None:
-    """A plain sentence where the model is not clearly better than knowing next to nothing."""
+    """A plain sentence where the model is not clearly better than knowing next to nothing; only of pictures it is known
+    what colours say.
+    """
     right, common = model.right(labels), majority(labels)
     if not _clearly_better(right - common, groups):
         always = names[int(np.bincount(labels).argmax())]
@@ -37,7 +39,7 @@ def warning(
             f"examples that it had not seen, against {common.mean():.0%}."
         )
         return Notice(reason="HARDLY_BETTER_THAN_MAJORITY", message=message)
-    if not _clearly_better(right - coloured, groups):
+    if coloured is not None and not _clearly_better(right - coloured, groups):
         message = (
             f"Colours and sizes alone tell the classes apart nearly as well as the model: {coloured.mean():.0%} "
             f"against {right.mean():.0%}. It may have learnt backgrounds, light or formats: try it on pictures from "

@@ -22,6 +22,7 @@ from services.shared.identifiers import new_id
 from services.shared.objects import open_store
 from services.shared.objects.retrying import RetryingStore
 from services.trainer.architectures import ARCHITECTURES
+from services.trainer.sound_architectures import can_be_had
 from services.trainer.worker import backbones, health
 from services.trainer.worker.children import Children
 from services.trainer.worker.parts import can_build, has_torch, has_yolo
@@ -110,12 +111,16 @@ def _capabilities(kind: str, weights: PretrainedWeights) -> Capabilities:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     torch = has_torch()
     device = "cuda" if torch and Path("/dev/nvidiactl").exists() else "cpu"
-    places = {id_: place for id_, place in weights.places().items() if can_build(ARCHITECTURES[id_])}
+    places = {
+        id_: at for id_, at in weights.places().items() if id_ not in ARCHITECTURES or can_build(ARCHITECTURES[id_])
+    }
+    here = {id_ for id_, place in places.items() if place in (Place.PACKAGE, Place.STORE)}
+    anywhere = here | {id_ for id_, place in places.items() if place == Place.SOURCE}
     return Capabilities(
         device=device,
         memory_bytes=memory,
-        pretrained=[id_ for id_, place in places.items() if place in (Place.PACKAGE, Place.STORE)],
-        fetchable=[id_ for id_, place in places.items() if place == Place.SOURCE],
+        pretrained=sorted(here | can_be_had(here)),
+        fetchable=sorted((anywhere | can_be_had(anywhere)) - (here | can_be_had(here))),
         kind=KINDS[kind],
         lacks_torch=not torch,
         has_yolo=has_yolo(),

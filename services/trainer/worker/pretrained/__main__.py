@@ -13,8 +13,16 @@ from typing import Any
 
 from handful.errors import InvalidArgument
 from services.shared import start
-from services.trainer.architectures import ARCHITECTURES, NOT_OFFERED, ArchitectureRow, find
-from services.trainer.worker.pretrained import Place, PretrainedWeights, WeightsUnavailable, offered, opened
+from services.trainer.architectures import NOT_OFFERED, ArchitectureRow, find
+from services.trainer.worker.pretrained import (
+    PINNED,
+    Pinned,
+    Place,
+    PretrainedWeights,
+    WeightsUnavailable,
+    offered,
+    opened,
+)
 from services.trainer.worker.settings import WorkerSettings
 
 Answer = dict[str, Any]
@@ -36,12 +44,12 @@ def _answer(given: argparse.Namespace, settings: WorkerSettings) -> None:
 
 def _list(weights: PretrainedWeights, given: argparse.Namespace) -> Iterator[Answer]:
     for id_, place in weights.places().items():
-        known = offered(ARCHITECTURES[id_])
+        known = offered(PINNED[id_])
         yield {
             "id": id_,
             "place": place,
             "kept_in": given.kept_in,
-            "source": weights.address(ARCHITECTURES[id_]) or known.source,
+            "source": weights.address(PINNED[id_]) or known.source,
             "max_bytes": known.max_bytes,
             "license": known.license,
             "license_note": known.license_note,
@@ -70,11 +78,11 @@ def _import(weights: PretrainedWeights, given: argparse.Namespace) -> Iterator[A
 def _verify(weights: PretrainedWeights, _: argparse.Namespace) -> Iterator[Answer]:
     for id_, place in weights.places().items():
         if place in (Place.PACKAGE, Place.STORE):
-            row = ARCHITECTURES[id_]
+            row = PINNED[id_]
             yield _tried(row, partial(weights.verify, row), weights)
 
 
-def _tried(row: ArchitectureRow, task: partial[None], weights: PretrainedWeights) -> Answer:
+def _tried(row: Pinned, task: partial[None], weights: PretrainedWeights) -> Answer:
     try:
         task()
     except WeightsUnavailable as problem:

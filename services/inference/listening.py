@@ -1,0 +1,39 @@
+"""From a sound to an answer: cut into the pieces that its model takes, each answered by itself."""
+
+import numpy as np
+
+from handful.bundle import recordings
+from handful.bundle.predictor import spectrograms
+from handful.bundle.sounds import Samples, inputs, pieces
+from services.inference.answering import Answer, Segment, say
+from services.inference.loading import Model
+
+
+def listen(sound: bytes, model: Model) -> Answer:
+    """The answer to a WAV, FLAC, OGG or MP3 file: of several pieces, the mean of their probabilities and the smallest
+    of their distances. BadSound where it is none, or where nothing is heard.
+    """
+    recording = recordings.decode(sound)
+    recordings.check_heard(recording)
+    how, rate = model.head.described.sound_preprocessing, recording.rate
+    cut = pieces(len(recording.samples), rate, how.piece_seconds)
+    segments = [
+        Segment(first / rate, last / rate, _hear(recording.samples[first:last], rate, model)) for first, last in cut
+    ]
+    heard = [one.answer for one in segments if one.answer is not None]
+    if not heard:  # it is loud where it is cut alone
+        raise recordings.silent()
+    distances = [one.distance for one in heard if one.distance is not None]
+    return Answer(
+        np.mean([one.probabilities for one in heard], axis=0),
+        min(distances, default=None),
+        heard[0].max_distance,
+        tuple(segments) if len(segments) > 1 else (),
+    )
+
+
+def _hear(samples: Samples, rate: int, model: Model) -> Answer | None:
+    if recordings.is_silent(samples):
+        return None
+    taken = inputs(samples, rate, spectrograms(model.head.described.sound_preprocessing))
+    return say(model.head, model.backbone.backbone.of(taken))

@@ -1,0 +1,51 @@
+"""Folders as they are pushed: what they hold, and what belongs together."""
+
+from pathlib import Path
+
+import pytest
+
+from handful.errors import InvalidArgument
+from handful.folders import find, modality_of
+from handful.v1.bundle_pb2 import MODALITY_IMAGE, MODALITY_SOUND
+
+JPEG, WEBP, WAV, MP3 = b"\xff\xd8\xff\xe0", b"RIFF\0\0\0\0WEBPVP8 ", b"RIFF\0\0\0\0WAVEfmt ", b"\xff\xfb\x90\x64"
+
+
+def lay(folder: Path, **files: bytes) -> Path:
+    """Files of a class `one`, by their names without suffix."""
+    (folder / "one").mkdir()
+    for name, data in files.items():
+        (folder / "one" / f"{name}.bin").write_bytes(data)
+    return folder
+
+
+def test_sounds_are_told_from_pictures(tmp_path: Path) -> None:
+    """By what files begin with, whatever they are called; text beside them changes nothing."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert modality_of(find(lay(tmp_path / "a", first=WAV, second=MP3, third=b"fLaC", note=b"hello"))) == MODALITY_SOUND
+    assert modality_of(find(lay(tmp_path / "b", first=JPEG, second=WEBP, empty=b""))) == MODALITY_IMAGE
+
+
+def test_both_at_once_are_refused(tmp_path: Path) -> None:
+    """A folder of pictures and sounds is no dataset; how many of each is said."""
+    with pytest.raises(InvalidArgument, match="2 pictures and 1 sounds"):
+        modality_of(find(lay(tmp_path, first=JPEG, second=WEBP, third=WAV)))
+
+
+def test_groups_are_taken_from_names(tmp_path: Path) -> None:
+    """What the parentheses match is the group."""
+    files = find(lay(tmp_path, **{"1_ann_7": WAV, "1_bob_2": WAV, "2_ann_1": WAV}), r"^\d+_(\w+)_")
+    assert [file.group for file in files] == ["ann", "bob", "ann"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [("(", "is no regular expression"), ("_a", "one pair of parentheses"), (r"_(\d)_", "1_ann_7.bin")],
+)
+def test_a_pattern_that_groups_nothing_is_refused(tmp_path: Path, pattern: str, says: str) -> None:
+    """The field is named, and the first name that it does not match."""
+    lay(tmp_path, **{"1_ann_7": WAV})
+    with pytest.raises(InvalidArgument) as caught:
+        find(tmp_path, pattern)
+    assert [(field, says in what) for field, what in caught.value.violations] == [("groups", True)]

@@ -1,0 +1,144 @@
+"""Recordings: what is taken and decoded, and what is refused for which reason, whatever a file says of itself."""
+
+import io
+import struct
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import soundfile
+
+from handful.bundle import recordings
+from handful.bundle.recordings import BadSound, decode
+
+RATE = 16_000
+
+
+def tone(seconds: float = 1.0, rate: int = RATE, channels: int = 1, level: float = 0.3) -> npt.NDArray[np.float64]:
+    """float64[n, channels]: a tone of 440 Hz."""
+    wave = level * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate)
+    return np.repeat(wave[:, None], channels, axis=1)
+
+
+def file(samples: npt.NDArray[np.generic], rate: int = RATE, kind: str = "WAV", subtype: str | None = None) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format=kind, subtype=subtype)
+    return buffer.getvalue()
+
+
+def wav(rate: int = RATE, channels: int = 1, data: bytes = b"\0\1" * 800, size: int | None = None) -> bytes:
+    """A WAV file by hand: what it says of itself need not be true."""
+    each = channels * 2
+    head = struct.pack("<HHIIHH", 1, channels, rate, (rate * each) & 0xFFFFFFFF, each & 0xFFFF, 16)
+    body = b"WAVEfmt " + struct.pack("<I", len(head)) + head
+    body += b"data" + struct.pack("<I", len(data) if size is None else size) + data
+    return b"RIFF" + struct.pack("<I", len(body) & 0xFFFFFFFF) + body
+
+
+def refused(data: bytes) -> str:
+    with pytest.raises(BadSound) as caught:
+        recordings.check(decode(data))
+    assert caught.value.message
+    return caught.value.reason
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype", "off"),
+    [
+        ("WAV", "PCM_U8", 0.01),
+        ("WAV", "PCM_16", 1e-4),
+        ("WAV", "PCM_24", 1e-6),
+        ("WAV", "FLOAT", 1e-6),
+        ("WAVEX", "PCM_16", 1e-4),
+        ("FLAC", "PCM_16", 1e-4),
+        ("OGG", "VORBIS", 0.1),
+        ("OGG", "OPUS", 0.1),
+        ("MP3", "MPEG_LAYER_III", 0.1),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_every_format_is_decoded(kind: str, subtype: str, off: float, channels: int) -> None:
+    """Samples are those that were written, as the mean of the channels, at the rate of the file."""
+    samples = tone(channels=channels)
+    found = decode(file(samples, 48_000, kind, subtype))
+    assert found.rate == 48_000
+    assert abs(len(found.samples) - len(samples)) < 3000  # MP3 has whole frames
+    assert found.samples.dtype == np.float32
+    assert abs(np.abs(found.samples).max() - 0.3) < max(off, 0.05)
+    if off < 0.1:
+        np.testing.assert_allclose(found.samples, samples.mean(axis=1), atol=off)
+    recordings.check(found)
+
+
+def _float_wav(value: float) -> bytes:
+    samples = tone().astype(np.float32)
+    samples[500] = value
+    return file(samples, subtype="FLOAT")
+
+
+def _with(data: bytes, position: int, other: bytes) -> bytes:
+    return data[:position] + other + data[position + len(other) :]
+
+
+HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
+    "empty": (lambda: b"", "CORRUPT_MEDIA"),
+    "text after RIFF": (lambda: b"RIFF....WAVE and then words", "CORRUPT_MEDIA"),
+    "no samples": (lambda: wav(data=b""), "CORRUPT_MEDIA"),
+    "a FLAC that is cut off in its head": (lambda: file(tone(), kind="FLAC")[:30], "CORRUPT_MEDIA"),
+    "an OGG that is cut off in its head": (lambda: file(tone(), kind="OGG")[:60], "CORRUPT_MEDIA"),
+    "noise with OGG's mark": (lambda: b"OggS" + np.random.default_rng(0).bytes(5000), "CORRUPT_MEDIA"),
+    "noise with FLAC's mark": (lambda: b"fLaC" + np.random.default_rng(0).bytes(5000), "CORRUPT_MEDIA"),
+    "noise with a tag": (lambda: b"ID3" + np.random.default_rng(0).bytes(5000), "CORRUPT_MEDIA"),
+    "not a number": (lambda: _float_wav(np.nan), "CORRUPT_MEDIA"),
+    "infinite": (lambda: _float_wav(np.inf), "CORRUPT_MEDIA"),
+    "no rate": (lambda: wav(rate=0), "CORRUPT_MEDIA"),
+    "a rate that nothing has": (lambda: wav(rate=4_000_000_000), "CORRUPT_MEDIA"),
+    "a rate that is too high": (lambda: wav(rate=400_000), "UNSUPPORTED_SOUND"),
+    "a rate that is too low": (lambda: wav(rate=1_000), "UNSUPPORTED_SOUND"),
+    "nine channels": (lambda: file(tone(channels=9)), "UNSUPPORTED_SOUND"),
+    "a thousand channels": (lambda: wav(channels=1000, data=bytes(8000)), "UNSUPPORTED_SOUND"),
+    "AIFF": (lambda: file(tone(), kind="AIFF"), "UNSUPPORTED_FORMAT"),
+    "CAF": (lambda: file(tone(), kind="CAF"), "UNSUPPORTED_FORMAT"),
+    "ADPCM in a WAV": (lambda: file(tone(), subtype="IMA_ADPCM"), "UNSUPPORTED_FORMAT"),
+    "GSM in a WAV": (lambda: file(tone(), subtype="GSM610"), "UNSUPPORTED_FORMAT"),
+    "a picture": (lambda: b"\x89PNG\r\n\x1a\n" + bytes(200), "UNSUPPORTED_FORMAT"),
+    "silence": (lambda: file(np.zeros(RATE)), "SILENT"),
+    "silence that is not at zero": (lambda: file(np.full(RATE, 0.2)), "SILENT"),
+    "a whisper below hearing": (lambda: file(tone(level=5e-4)), "SILENT"),
+    "cut off at the loudest": (lambda: file(np.clip(tone() * 50, -1, 1)), "CLIPPED"),
+    "too short": (lambda: file(tone(0.02)), "SOUND_TOO_SHORT"),
+    "eleven minutes in a few kilobytes": (lambda: file(np.zeros(660 * 8000), 8000, "FLAC"), "SOUND_TOO_LONG"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_is_no_sound_to_learn_from_is_refused(name: str) -> None:
+    """Every broken, foreign, silent, clipped, too long or too short file has its reason, and no other error."""
+    make, reason = HOSTILE[name]
+    assert refused(make()) == reason
+
+
+def test_a_size_that_is_a_lie_takes_no_memory() -> None:
+    """A header that promises 4 GB over a tenth of a second gives a tenth of a second."""
+    samples = (tone(0.1)[:, 0] * 32767).astype("<i2").tobytes()
+    assert len(decode(wav(data=samples, size=0xFFFFFFF0)).samples) == RATE // 10
+
+
+def test_a_cut_file_gives_what_is_there() -> None:
+    """A WAV that ends early is what was recorded until then."""
+    data = file(tone())
+    assert RATE * 0.4 < len(decode(data[: len(data) // 2]).samples) < RATE * 0.6
+
+
+def test_a_file_that_is_too_large_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its size alone refuses it."""
+    monkeypatch.setattr(recordings, "MAX_BYTES", 1000)
+    assert refused(file(tone())) == "FILE_TOO_LARGE"
+
+
+def test_loud_music_is_not_clipped() -> None:
+    """A peak at full scale now and then is no fault."""
+    samples = tone(level=0.5)
+    samples[::400] = 1.0
+    assert decode(file(samples)).clipped == 0
