@@ -12,20 +12,18 @@ from typing import Self
 from handful import names
 from handful.calls import call, new_request_id, pages
 from handful.channel import Addresses, connect, project_from_env
-from handful.errors import AlreadyExists, FailedPrecondition
+from handful.errors import AlreadyExists
 from handful.exchange import Exported, OnBytes, fetch, send
 from handful.folders import LabelledFile, find, is_sound, modality_of
 from handful.recipe import recipe
 from handful.run import Run
-from handful.uploads import upload
+from handful.uploads import check_modality, upload
 from handful.v1 import bundle_pb2, dataset_pb2, inference_pb2, model_pb2, trainer_pb2
 from handful.v1.dataset_pb2 import UploadExamplesResponse
 from handful.v1.dataset_pb2_grpc import DatasetServiceStub
 from handful.v1.inference_pb2_grpc import InferenceServiceStub
 from handful.v1.model_pb2_grpc import ModelServiceStub
 from handful.v1.trainer_pb2_grpc import TrainerServiceStub
-
-_PLURALS = {bundle_pb2.MODALITY_IMAGE: "pictures", bundle_pb2.MODALITY_SOUND: "sounds"}
 
 
 @dataclass(frozen=True)
@@ -82,9 +80,7 @@ class Client:
             created: dataset_pb2.Dataset = call(self._datasets.CreateDataset, request).dataset
         except AlreadyExists:
             created = self.dataset(dataset)
-        if created.modality != modality:
-            held, given = (_PLURALS[each] for each in (created.modality, modality))
-            raise FailedPrecondition(f"{created.name} holds {held}, and these are {given}. Take another dataset.")
+        check_modality(created, modality)
         return created
 
     def dataset(self, dataset: str) -> dataset_pb2.Dataset:
@@ -285,16 +281,10 @@ class Client:
     # Predictions
 
     def predict(self, model: str, file: Path | str | bytes, top_k: int = 0) -> inference_pb2.PredictResponse:
-        """What a picture shows or a sound is of, best first, and of a long sound what is heard when.
-
-        `model` is `flowers`, `flowers@staging`, or a version's full name.
-        """
+        """What a picture shows or a sound is, best first. `model` is `flowers`, `flowers@staging`, or a full name."""
         data = file if isinstance(file, bytes) else Path(file).read_bytes()
-        request = inference_pb2.PredictRequest(model=self._model_name(model), top_k=top_k)
-        if is_sound(data):
-            request.sound = data
-        else:
-            request.image = data
+        field = "sound" if is_sound(data) else "image"
+        request = inference_pb2.PredictRequest(model=self._model_name(model), top_k=top_k, **{field: data})
         answer: inference_pb2.PredictResponse = call(self._inference.Predict, request)
         return answer
 

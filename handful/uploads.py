@@ -5,12 +5,14 @@ from collections.abc import Iterable, Iterator
 
 import grpc
 
-from handful.errors import from_rpc_error
+from handful.errors import FailedPrecondition, from_rpc_error
 from handful.folders import LabelledFile
-from handful.v1.dataset_pb2 import UploadExamplesRequest, UploadExamplesResponse
+from handful.v1.bundle_pb2 import MODALITY_IMAGE, MODALITY_SOUND, Modality
+from handful.v1.dataset_pb2 import Dataset, UploadExamplesRequest, UploadExamplesResponse
 from handful.v1.dataset_pb2_grpc import DatasetServiceStub
 
 CHUNK_BYTES = 256 * 1024
+_PLURALS = {MODALITY_IMAGE: "pictures", MODALITY_SOUND: "sounds"}
 
 
 def upload(stub: DatasetServiceStub, dataset: str, files: Iterable[LabelledFile]) -> Iterator[UploadExamplesResponse]:
@@ -45,3 +47,10 @@ def _steps(dataset: str, files: Iterable[LabelledFile], unreadable: list[OSError
         for start in range(0, len(data), CHUNK_BYTES):
             yield UploadExamplesRequest(chunk=UploadExamplesRequest.Chunk(data=data[start : start + CHUNK_BYTES]))
         yield UploadExamplesRequest(commit=UploadExamplesRequest.Commit())
+
+
+def check_modality(dataset: Dataset, given: "Modality.ValueType") -> None:
+    """FailedPrecondition where a dataset holds pictures and sounds are to come, or the other way round."""
+    if dataset.modality != given:
+        held, come = (_PLURALS[each] for each in (dataset.modality, given))
+        raise FailedPrecondition(f"{dataset.name} holds {held}, and these are {come}. Take another dataset.")
