@@ -25,7 +25,7 @@ inference = inference_pb2_grpc.InferenceServiceStub(grpc.insecure_channel(at("HA
 def upload() -> Iterator[dataset_pb2.UploadExamplesRequest]:
     step = dataset_pb2.UploadExamplesRequest
     yield step(open=step.Open(dataset=name))
-    for file in sorted(folder.glob("*/*")):
+    for file in sorted(path for path in folder.glob("*/*") if path.is_file()):
         yield step(begin=step.Begin(client_ref=str(file), label=file.parent.name))
         for start in range(0, file.stat().st_size, 2**20):  # at most 1 MiB at a time
             yield step(chunk=step.Chunk(data=file.read_bytes()[start : start + 2**20]))

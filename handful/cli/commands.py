@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -261,6 +262,9 @@ def assignments(fields: Iterable[str]) -> dict[str, str]:
     bad = [name for name, equals, value in pairs if not (name and equals and value)]
     if bad:
         raise InvalidArgument(f"Write recipe fields as FIELD=VALUE, such as num_epochs=10; not: {', '.join(bad)}")
+    twice = [name for name, count in Counter(name for name, _, _ in pairs).items() if count > 1]
+    if twice:
+        raise InvalidArgument(f"Write each field once; not: {', '.join(twice)}")
     return {name: value for name, _, value in pairs}
 
 

@@ -12,7 +12,7 @@ from handful import Client
 from handful.cli import page
 from handful.cli.commands import console, plain_table
 from handful.cli.outcome import state
-from handful.errors import NotFound
+from handful.errors import InvalidArgument, NotFound
 from handful.recipe import as_dict
 from handful.v1.trainer_pb2 import ComparedTrainingRun, CompareTrainingRunsResponse, TrainingRun
 
@@ -24,6 +24,7 @@ COLUMNS = ("run", "model", "data", "state", "val/accuracy", "95 % interval", "of
 
 
 def run(given: argparse.Namespace) -> int:
+    check_place(given.html)
     with Client.from_env() as client:
         compared = client.compare(_runs(client, given.runs))
     report(compared, given.html, as_json=given.json)
@@ -37,6 +38,12 @@ def report(compared: CompareTrainingRunsResponse, html: Path | None, *, as_json:
     else:
         show(compared)
     write(compared, html, quiet=as_json)
+
+
+def check_place(html: Path | None) -> None:
+    """InvalidArgument, before anything is done, where a page cannot lie there."""
+    if html is not None and not html.resolve().parent.is_dir():
+        raise InvalidArgument(f"--html: there is no folder {html.resolve().parent}")
 
 
 def show(compared: CompareTrainingRunsResponse) -> None:

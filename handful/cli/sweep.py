@@ -38,6 +38,7 @@ class Wanted:
 
 
 def run(given: argparse.Namespace) -> int:
+    compare.check_place(given.html)
     datasets, combinations = grid.parse(given.fields)
     if given.model and len(datasets) > 1:
         raise InvalidArgument("--model: each dataset has a model of its own; leave it out, or name one dataset")

@@ -89,5 +89,5 @@ class Pointers:
 def _aliased(entry: ModelPointer, alias: str, model: str) -> int:
     if alias not in entry.aliases:
         known = ", ".join(sorted(entry.aliases)[:_SHOWN]) or "none"
-        raise NotFound(f"{model} has no alias {alias}. Aliases: {known}.")
+        raise NotFound(f"{model.partition('@')[0]} has no alias {alias}. Aliases: {known}.")
     return entry.aliases[alias]

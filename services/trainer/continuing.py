@@ -94,9 +94,9 @@ def _checkpoint(run: RunRecord) -> Checkpoint:
     if run.evaluated_version:
         problem = "measures a model and trains none; name a training run"
     elif run.recipe.preset == FAST:
-        problem = "preset fast has no checkpoints and takes seconds: train again, with CreateTrainingRun"
+        problem = "was trained with preset fast, which has no checkpoints and takes seconds: train again instead"
     elif ARCHITECTURES[run.recipe.architecture].network.library == ULTRALYTICS:
-        problem = "Ultralytics' trainer keeps no checkpoints here: train again, with CreateTrainingRun"
+        problem = "was trained by Ultralytics, whose trainer keeps no checkpoints here: train again instead"
     elif run.state not in TERMINAL:
         raise FailedPrecondition(f"{run.key.name} is not over. Wait for its end, or cancel it.", reason="ILLEGAL_STATE")
     elif run.checkpoint is None:

@@ -98,7 +98,10 @@ def test_a_run_is_gone_on_from(cli: Cli, pictures: Path) -> None:
     assert "goes on after epoch 1 of an earlier run" in more.stdout
     assert "further/versions/2" in more.stdout
     assert cli("train", "tulips", "--model", "seconds").returncode == 0
-    assert "name: preset fast has no checkpoints" in cli("continue", "seconds", "--epochs", 1).stderr
+    assert (
+        "name: was trained with preset fast, which has no checkpoints"
+        in cli("continue", "seconds", "--epochs", 1).stderr
+    )
 
 
 def test_a_run_is_reported(cli: Cli, pictures: Path, tmp_path: Path) -> None:

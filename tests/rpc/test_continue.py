@@ -213,7 +213,7 @@ async def test_runs_without_a_checkpoint_are_refused(
 
     fast = await create(trainer_service, version)
     await (await claim(trainer_service)).succeed(bundle(store))
-    assert "fast has no checkpoints" in await refused(fast.name)
+    assert "fast, which has no checkpoints" in await refused(fast.name)
     measuring = model_pb2.EvaluateModelVersionRequest(
         name=f"{PROJECT}/models/flowers/versions/1", dataset=version.partition("/versions/")[0]
     )
