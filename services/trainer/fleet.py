@@ -49,11 +49,12 @@ class Fleet:
                 reason="NO_YOLO",
             )
         if all(capabilities.lacks_torch for capabilities in heard):
-            able = sorted({one for each in heard for one in (*each.pretrained, *each.fetchable)})
+            had = {one for each in heard for one in (*each.pretrained, *each.fetchable)}
+            able = sorted(had & set(ARCHITECTURES))
             raise FailedPrecondition(
                 "No worker has torch. Without it they train preset fast with the pretrained weights of "
-                f"{', '.join(able) or 'no architecture'}, and nothing else. Start a worker with torch for this run; "
-                "in a clone, `make setup` installs it.",
+                f"{', '.join(able) or 'no architecture'}, or on sounds, and nothing else. Start a worker "
+                "with torch for this run; in a clone, `make setup` installs it.",
                 reason="NO_TORCH",
             )
         raise FailedPrecondition(

@@ -11,6 +11,7 @@ from handful.v1.trainer_pb2 import Architecture, RecipeSettled, TrainingRunEvent
 from handful.v1.worker_pb2 import ClaimTrainingRunRequest
 from services.trainer.architectures import ARCHITECTURES
 from services.trainer.recipes import resolve
+from services.trainer.sound_architectures import SOUND_ARCHITECTURES
 from tests.playing_worker import asking, claim, create, lose, refusal, seal
 from tests.servers import DatasetService, TrainerService
 
@@ -53,7 +54,11 @@ async def test_the_catalogue_says_which_weights_can_be_had(trainer_service: Trai
     """Without workers nothing is known; else weights are there, can be downloaded, or neither: the best of all."""
     unknown, never = WeightsState.WEIGHTS_STATE_UNSPECIFIED, WeightsState.WEIGHTS_STATE_NOT_OFFERED
     states = await weights_states(trainer_service)
-    assert states == {row.id: unknown if row.weights else never for row in ARCHITECTURES.values()}
+    assert states == {
+        **{row.id: unknown if row.weights else never for row in ARCHITECTURES.values()},
+        **dict.fromkeys(SOUND_ARCHITECTURES, unknown),
+        "log_mel_statistics": WeightsState.WEIGHTS_STATE_NOT_NEEDED,
+    }
     for _ in range(2):
         await create(trainer_service, version, recipe=Recipe(weights=WEIGHTS_RANDOM))
     both = ["efficientnet_lite0", "efficientnet_b0", "vgg16"]
