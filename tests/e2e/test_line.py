@@ -42,11 +42,15 @@ def stripes() -> bytes:
     return buffer.getvalue()
 
 
-def train(client: Client, dataset: str) -> tuple[TrainingRun, FeaturesReady]:
-    """A finished run and what its features cost."""
+# What every run on pictures of one colour is told.
+COLOURS = "COLOURS_TELL_CLASSES_APART"
+
+
+def train(client: Client, dataset: str, *notices: str) -> tuple[TrainingRun, FeaturesReady]:
+    """A finished run and what its features cost; it gave these notices."""
     run = client.train(dataset)
     events = [event for event in run.watch() if isinstance(event, TrainingRunEvent)]
-    assert [event.notice.reason for event in events if event.HasField("notice")] == ["COLOURS_TELL_CLASSES_APART"]
+    assert [event.notice.reason for event in events if event.HasField("notice")] == list(notices)
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
     ready = [event.features_ready for event in events if event.HasField("features_ready")]
     return run.training_run, ready[0]
@@ -58,7 +62,7 @@ def test_a_folder_becomes_a_model_that_predicts(stack: Stack, folder: Path, pict
         version = client.push("colours", folder).version
         assert [(one.label, one.num_train, one.num_val) for one in version.classes] == [("blue", 10, 2), ("red", 10, 2)]
 
-        run, ready = train(client, "colours")
+        run, ready = train(client, "colours", COLOURS)
         assert run.state == TrainingRun.STATE_SUCCEEDED
         assert (ready.features_computed, ready.features_cached) == (24, 0)
         figures = {metric.name: metric.value for metric in run.metrics}
@@ -77,13 +81,13 @@ def test_a_folder_becomes_a_model_that_predicts(stack: Stack, folder: Path, pict
         assert not answer.unknown
         assert client.predict("colours", stripes()).unknown
 
-        _, ready = train(client, "colours")
+        _, ready = train(client, "colours", COLOURS)
         assert (ready.features_computed, ready.features_cached) == (0, 24)
 
         for seed in range(500, 505):
             (folder / "red" / f"{seed}.jpg").write_bytes(picture(seed, RED))
         client.push("colours", folder)
-        _, ready = train(client, "colours")
+        _, ready = train(client, "colours", COLOURS)
         assert (ready.features_computed, ready.features_cached) == (5, 24)
 
 
@@ -91,7 +95,7 @@ def test_a_version_says_how_it_did_and_what_it_is(stack: Stack, folder: Path) ->
     """A published version has figures, a confusion matrix that adds up, and plots that are PNG files."""
     with Client(stack.addresses) as client:
         client.push("shown", folder)
-        run, _ = train(client, "shown")
+        run, _ = train(client, "shown", COLOURS)
         found = client.evaluation(run.model_version)
         names = {metric.name for metric in found.evaluation.metrics}
         assert {"val/loss", "val/accuracy", "val/top5_accuracy", "val/f1_weighted"} <= names
@@ -146,7 +150,7 @@ def test_a_version_is_measured_on_other_data(
     """What it was trained on and classes it does not know are left out, and said to be; the rest counts."""
     with Client(stack.addresses) as client:
         client.push("learnt", folder)
-        version = train(client, "learnt")[0].model_version
+        version = train(client, "learnt", COLOURS)[0].model_version
         for label, colour, seeds in (("red", RED, range(900, 906)), ("green", (50, 210, 50), range(906, 910))):
             (tmp_path / label).mkdir()
             for seed in seeds:
@@ -171,7 +175,7 @@ def test_nothing_unseen_is_nothing_to_measure(stack: Stack, folder: Path, tmp_pa
     shutil.copytree(folder, tmp_path / "train")
     with Client(stack.addresses) as client:
         client.push("all-seen", tmp_path)
-        version = train(client, "all-seen")[0].model_version
+        version = train(client, "all-seen", COLOURS)[0].model_version
         run = client.evaluate(version, "all-seen")
         with pytest.raises(FailedPrecondition) as refused:
             run.result()
