@@ -236,10 +236,13 @@ def short(model_version: str) -> str:
     return f"{parts[3]} version {parts[5]}"
 
 
-def find_run(client: Client, named: str | None) -> Run:
-    """The run of that id, or the latest of that model, or the latest at all."""
+def find_run(client: Client, named: str | None, *, trained: bool = False) -> Run:
+    """The run of that id, or the latest of that model, or the latest at all; if wanted only one that `trained`."""
     for run in client.runs():
-        if named in (None, run.name, run.name.rpartition("/")[2], run.model.rpartition("/")[2]):
+        ids: set[str | None] = {run.name, run.name.rpartition("/")[2]}
+        if not (trained and run.evaluated_model_version):
+            ids |= {None, run.model.rpartition("/")[2]}
+        if named in ids:
             return client.run(run.name)
     raise NotFound(f"There is no run {named}. `handful runs` lists them." if named else "There are no runs yet.")
 

@@ -10,7 +10,7 @@ from handful.recipe import as_dict, recipe
 
 def run(given: argparse.Namespace) -> int:
     with Client.from_env() as client:
-        earlier = find_run(client, given.run)
+        earlier = find_run(client, given.run, trained=True)
         if given.dataset:
             client.seal(given.dataset)
         made = client.continue_training(

@@ -64,7 +64,7 @@ def _show_version(client: Client, ended: TrainingRun, console: Console) -> None:
     console.print(f"[green]{ended.model_version}[/green]{accuracy}")
     if evaluation.HasField("cross_validation"):
         for sentence in findings.sentences(evaluation.cross_validation):
-            console.print(sentence)
+            console.print(escape(sentence))
         _show_suspects(client, ended, evaluation.cross_validation.label_suspects, console)
     if evaluation.HasField("resources"):
         console.print(_used(ended, evaluation.resources), highlight=False)

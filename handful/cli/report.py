@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from handful import Client
+from handful import Client, Run
 from handful.cli import report_page
 from handful.cli.commands import console, find_run
 from handful.errors import FailedPrecondition
@@ -21,15 +21,15 @@ SIDE = 192
 
 def run(given: argparse.Namespace) -> int:
     with Client.from_env() as client:
-        file = given.out or Path(f"{find_run(client, given.run).name.rpartition('/')[2]}.html")
-        file.write_text(report_page.html(gathered(client, given.run)), encoding="utf-8")
+        found = find_run(client, given.run, trained=True)
+        file = given.out or Path(f"{found.name.rpartition('/')[2]}.html")
+        file.write_text(report_page.html(gathered(client, found)), encoding="utf-8")
     console.print(escape(f"The report is {file}"))
     return 0
 
 
-def gathered(client: Client, named: str | None) -> report_page.Report:
+def gathered(client: Client, found: Run) -> report_page.Report:
     """All that is known of a run that succeeded; FailedPrecondition for any other."""
-    found = find_run(client, named)
     ended = found.training_run
     if ended.state != TrainingRun.STATE_SUCCEEDED:
         state = TrainingRun.State.Name(ended.state).removeprefix("STATE_").lower()

@@ -112,8 +112,10 @@ class _Undone(sqlite3.Connection):
     """
 
     def close(self) -> None:
-        self.rollback()
-        super().close()
+        try:
+            self.rollback()
+        finally:
+            super().close()
 
 
 def _prepare(connection: Any, record: object) -> None:

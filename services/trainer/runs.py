@@ -79,11 +79,11 @@ async def _estimate(connection: AsyncConnection, new: NewRun) -> float:
     ended = training_runs.c.state == TrainingRun.STATE_SUCCEEDED
     query = sa.select(training_runs).where(ended)
     latest = query.order_by(training_runs.c.create_time_us.desc()).limit(ESTIMATED_FROM)
-    kind = _kind(new.recipe, new.evaluated)
+    kind = _kind(new.recipe, new.evaluated, new.continued.epoch if new.continued else None)
     alike = [
         row
         for row in await connection.execute(latest)
-        if _kind(Recipe.FromString(row.recipe), row.evaluated_version) == kind
+        if _kind(Recipe.FromString(row.recipe), row.evaluated_version, row.continued_epoch) == kind
     ]
     nearest = [row for row in alike if _dataset(row.dataset_version) == _dataset(new.dataset_version)] or alike
     took = [(row.finish_time_us - row.start_time_us) / 1e6 for row in nearest]
@@ -94,8 +94,9 @@ def _dataset(dataset_version: str) -> str:
     return dataset_version.partition("/versions/")[0]
 
 
-def _kind(recipe: Recipe, evaluated: object) -> tuple[bool, str, str, int]:
-    return evaluated is not None, recipe.preset, recipe.architecture, recipe.num_epochs
+def _kind(recipe: Recipe, evaluated: object, continued_after: int | None) -> tuple[bool, bool, str, str, int]:
+    num_epochs = recipe.num_epochs - (continued_after or 0)
+    return evaluated is not None, continued_after is not None, recipe.preset, recipe.architecture, num_epochs
 
 
 async def get(connection: AsyncConnection, key: RunKey, *, locked: bool = False) -> RunRecord:

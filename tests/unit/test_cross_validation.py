@@ -170,3 +170,16 @@ def test_the_corrected_interval_lies_a_little_higher_and_is_wider() -> None:
         assert ends(corrected_wilson(share, 40, chance)) == ends(wilson(share, 34))
     twice = corrected_wilson(0.5, 40, 0.5, 2.0)
     assert twice.high - twice.low == pytest.approx(2 * (wilson(0.5, 34).high - wilson(0.5, 34).low))
+
+
+def test_every_class_is_left_to_fit_on_where_groups_hold_several() -> None:
+    """A draw that puts all groups of a class into one fold does not count; where none is left there are no folds."""
+    groups = ["g1", "g1", "g2", "g2", *["g4"] * 10, "g5"]
+    labels = np.array([0, 1, 2, 1, *[0] * 10, 2])
+    for seed in range(20):
+        drawn = Folds.drawn(labels, groups, 3, seed)
+        for of_row in drawn.of_row:
+            assert all(set(labels[of_row != fold]) == {0, 1, 2} for fold in range(drawn.folds))
+        assert drawn.folds == (2 if len(drawn.of_row) else 1)
+    inseparable = Folds.drawn(np.array([0, 1, 0, 1]), ["a", "a", "b", "b"], 2, 0)
+    assert (inseparable.folds, len(inseparable.of_row) > 0) == (2, True)

@@ -71,6 +71,13 @@ def test_copies_are_bounded_and_the_oldest_go(far: FilesystemStore, cache: Cache
     assert far.get("many/0") == DATA
 
 
+def test_a_folder_that_many_wrote_into_is_bounded_too(far: FilesystemStore, cache: Cache) -> None:
+    """Each of many that write a little, one after the other, as runs do."""
+    for number in range(500):
+        NearbyStore(far, cache).put(f"many/{number}", DATA)
+    assert size(cache) <= cache.limit
+
+
 def test_where_no_copy_can_be_kept_the_store_serves(far: FilesystemStore, cache: Cache) -> None:
     """And the log says so, once."""
     cache.folder.symlink_to(cache.folder)

@@ -56,6 +56,12 @@ def test_the_list_is_short(num: int, listed: int) -> None:
     assert suspects.listed(examples(labels), np.eye(3, dtype=np.float32)[labels]) == []
 
 
+def test_a_label_that_is_the_best_guess_is_not_suspected() -> None:
+    """However improbable it is, as all are of many classes: nobody is told that a cat looks like a cat."""
+    labels = np.zeros(30, dtype=np.int64)
+    assert suspects.listed(examples(labels), np.tile(np.array([0.19, 0.18, 0.17], dtype=np.float32), (30, 1))) == []
+
+
 def test_the_majority_is_what_the_most_common_class_gives() -> None:
     """Always answering the most common class is right as often as it is there."""
     labels = np.array([0] * 10 + [1] * 25 + [2] * 5)

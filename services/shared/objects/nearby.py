@@ -40,7 +40,8 @@ class NearbyStore:
         self._store = store
         self._folder = cache.folder
         self._limit = cache.limit
-        self._written = 0
+        # As if it were full: others may have written before, so the first copy has it looked through.
+        self._written = cache.limit
         self._said = False
         self._lock = threading.Lock()
 
@@ -67,7 +68,7 @@ class NearbyStore:
         return self._store.keys(prefix)
 
     def delete(self, key: str) -> None:
-        (self._folder / key).unlink(missing_ok=True)
+        self._drop(self._folder / key)
         self._store.delete(key)
 
     def _keep(self, key: str, data: bytes) -> None:
@@ -84,11 +85,16 @@ class NearbyStore:
                 self._written = 0
                 self._trim()
 
+    def _drop(self, copy: Path) -> None:
+        try:
+            copy.unlink(missing_ok=True)
+        except OSError as problem:
+            self._say_once(problem)
+
     def _say_once(self, problem: OSError) -> None:
-        with self._lock:
-            if not self._said:
-                log.warning("no copies kept nearby", folder=str(self._folder), problem=problem.strerror)
-            self._said = True
+        if not self._said:
+            log.warning("no copies kept nearby", folder=str(self._folder), problem=problem.strerror)
+        self._said = True
 
     def _trim(self) -> None:
         """Removes the oldest, until one may write for a while before there are too many again."""
@@ -97,7 +103,7 @@ class NearbyStore:
         for _, bytes_, path in sorted(copies):
             if size <= self._limit * (1 - SLACK):
                 return
-            path.unlink(missing_ok=True)
+            self._drop(path)
             size -= bytes_
 
 

@@ -35,15 +35,15 @@ def warning(
     if not _clearly_better(right - common, groups):
         always = names[int(np.bincount(labels).argmax())]
         message = (
-            f"The model is hardly better than always answering {always}: right on {right.mean():.0%} of the training "
-            f"examples that it had not seen, against {common.mean():.0%}."
+            f"The model is not clearly better than always answering {always}: right on {right.mean():.0%} of the "
+            f"training examples that it had not seen, against {common.mean():.0%}."
         )
         return Notice(reason="HARDLY_BETTER_THAN_MAJORITY", message=message)
     if coloured is not None and not _clearly_better(right - coloured, groups):
         message = (
-            f"Colours and sizes alone tell the classes apart nearly as well as the model: {coloured.mean():.0%} "
-            f"against {right.mean():.0%}. It may have learnt backgrounds, light or formats: try it on pictures from "
-            "elsewhere."
+            "It is not clear that the model is better than colours and sizes alone, which are right on "
+            f"{coloured.mean():.0%} of the examples, against {right.mean():.0%}. It may have learnt backgrounds, light "
+            "or formats: try it on pictures from elsewhere."
         )
         return Notice(reason="COLOURS_TELL_CLASSES_APART", message=message)
     return None

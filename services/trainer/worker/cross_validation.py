@@ -71,8 +71,11 @@ class Folds:
         repeats = min(REPEATS, max(1, REPEATED_EXAMPLES // max(1, len(labels))))
         random = np.random.default_rng(seed)
         codes = np.unique(np.array(groups), return_inverse=True)[1]
-        dealt = [_deal(counts, folds, random)[codes] for _ in range(repeats if folds >= MIN_FOLDS else 0)]
-        return cls(folds, int(num_groups.argmin()), np.array(dealt, dtype=np.int64).reshape(-1, len(labels)))
+        dealt = [_deal(counts, folds, random) for _ in range(repeats if folds >= MIN_FOLDS else 0)]
+        # Where groups hold several classes, all of a class may have come into one fold.
+        whole = [one for one in dealt if _leaves_every_class(counts, one, folds)]
+        of_row = np.array([one[codes] for one in whole], dtype=np.int64).reshape(-1, len(labels))
+        return cls(folds if whole else min(folds, 1), int(num_groups.argmin()), of_row)
 
     @property
     def num_fits(self) -> int:
@@ -96,6 +99,12 @@ def _group_counts(labels: Labels, groups: Sequence[str], num_classes: int) -> Co
     counts = np.zeros((len(names), num_classes), dtype=np.int64)
     np.add.at(counts, (codes, labels), 1)
     return counts
+
+
+def _leaves_every_class(counts: Counts, dealt: Labels, folds: int) -> bool:
+    """Whether there is something of every class to fit on, whichever fold is held out."""
+    held_out = [counts[dealt == fold].sum(axis=0) for fold in range(folds)]
+    return bool((counts.sum(axis=0) > held_out).all())
 
 
 def _deal(counts: Counts, folds: int, random: np.random.Generator) -> Labels:

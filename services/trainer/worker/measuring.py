@@ -24,7 +24,7 @@ def measure(work: Work) -> str:
     model = _model(work)
     examples = Examples.load(work.store, work.project, work.claim.dataset_manifest_sha256)
     learnt_from = (model.dataset_manifest_sha256, *model.earlier_dataset_manifest_sha256s)
-    wanted = unseen(work, _known(work, model, examples), learnt_from)
+    wanted = unseen(work, _known(work, model, examples), examples, learnt_from)
     if not wanted:
         raise NoExamples(
             "No example is left: the model was trained on them, or does not know their classes. "

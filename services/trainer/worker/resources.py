@@ -6,6 +6,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from handful.v1.bundle_pb2 import Resources
 
@@ -25,6 +26,8 @@ class Usage:
         self._began = time.perf_counter()
         with suppress(OSError):  # where it cannot be forgotten the peak is the process's
             _CLEAR.write_text(_FORGET_PEAK)
+        if cuda := _cuda():
+            cuda.reset_peak_memory_stats()
 
     def enter(self, phase: str) -> None:
         """The run is in this phase now; it may come back to one it was in before."""
@@ -63,6 +66,11 @@ def peak_memory_bytes() -> int:
 
 
 def _peak_accelerator_bytes() -> int:
+    cuda = _cuda()
+    return int(cuda.max_memory_allocated()) if cuda else 0
+
+
+def _cuda() -> Any:
     # Who has not loaded torch has used no accelerator.
     torch = sys.modules.get("torch")
-    return int(torch.cuda.max_memory_allocated()) if torch and torch.cuda.is_initialized() else 0
+    return torch.cuda if torch and torch.cuda.is_initialized() else None

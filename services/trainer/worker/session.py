@@ -85,7 +85,7 @@ def _outcome(work: Work) -> FinishTrainingRunRequest:
 
 def _train(work: Work) -> str:
     examples = Examples.load(work.store, work.project, work.claim.dataset_manifest_sha256)
-    examples = replace(examples, val=unseen(work, examples.val, work.claim.earlier_dataset_manifest_sha256s))
+    examples = replace(examples, val=unseen(work, examples.val, examples, work.claim.earlier_dataset_manifest_sha256s))
     settle(work)
     trained = trainer(work.recipe)(work, examples)
     work.progress("publishing")

@@ -32,8 +32,9 @@ def listed(examples: Examples, probabilities: Floats) -> list[LabelSuspect]:
     """The training examples whose labels are improbable, the least probable first."""
     given = probabilities[np.arange(len(examples.train)), [one.label for one in examples.train]]
     most = min(MOST, max(FEWEST, int(SHARE * len(given))))
-    worst = [place for place in np.argsort(given, kind="stable")[:most] if given[place] < PROBABILITY]
-    answers = probabilities.argmax(axis=1)
+    answers, labels = probabilities.argmax(axis=1), [one.label for one in examples.train]
+    doubted = [place for place in np.argsort(given, kind="stable") if answers[place] != labels[place]]
+    worst = [place for place in doubted[:most] if given[place] < PROBABILITY]
     return [
         LabelSuspect(
             content_sha256=examples.train[place].content_sha256,
