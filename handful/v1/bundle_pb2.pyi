@@ -1609,7 +1609,8 @@ class CrossValidation(_message.Message):
     @_builtins.property
     def accuracy_interval(self) -> Global___Interval:
         """Where the accuracy of the published head lies: the Wilson interval with p' = 1 - (1 - .15 k) (1 - p) and n' = .85 n,
-        where k = (p - m) / (1 - m), at least 0, and m is the share of the most common class.
+        where k = (p - m) / (1 - m), at least 0, m is the share of the most common class, and n is the number of groups:
+        pieces of a recording fail together.
         """
 
     @_builtins.property

@@ -172,6 +172,17 @@ def test_the_corrected_interval_lies_a_little_higher_and_is_wider() -> None:
     assert twice.high - twice.low == pytest.approx(2 * (wilson(0.5, 34).high - wilson(0.5, 34).low))
 
 
+def test_what_a_group_has_is_worth_one_example() -> None:
+    """Twenty recordings of five pieces each say of new recordings what twenty examples would."""
+    labels, _ = singles((50, 50))
+    answers = Folds.drawn(labels, singles((50, 50))[1], 2, 0).out_of_fold(
+        gaussian(labels, 0.3, 3), labels, 2, fitted, ignore
+    )
+    alone, grouped = cross_validated(labels, answers), cross_validated(labels, answers, num_groups=20)
+    assert grouped.accuracy == alone.accuracy
+    assert ends(grouped.accuracy_interval) == ends(corrected_wilson(alone.accuracy, 20, 0.5))
+
+
 def test_every_class_is_left_to_fit_on_where_groups_hold_several() -> None:
     """A draw that puts all groups of a class into one fold does not count; where none is left there are no folds."""
     groups = ["g1", "g1", "g2", "g2", *["g4"] * 10, "g5"]

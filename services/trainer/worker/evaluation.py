@@ -130,16 +130,18 @@ def repeated_scores(labels: Labels, out_of_fold: OutOfFold) -> dict[str, float]:
 
 
 def cross_validated(
-    labels: Labels, out_of_fold: OutOfFold, candidates: Sequence[HeadCandidate] = ()
+    labels: Labels, out_of_fold: OutOfFold, candidates: Sequence[HeadCandidate] = (), num_groups: int | None = None
 ) -> CrossValidation:
-    """The figures of what a head answered out of fold."""
+    """The figures of what a head answered out of fold. Examples of a group are worth one: pieces of a recording fail
+    together. If not said, each is a group of its own.
+    """
     found = repeated_scores(labels, out_of_fold)
     chance = float(np.bincount(labels).max() / len(labels))
     measured = CrossValidation(
         folds=out_of_fold.folds,
         repeats=out_of_fold.repeats,
         num_examples=len(labels),
-        accuracy_interval=corrected_wilson(found["cv/accuracy"], len(labels), chance),
+        accuracy_interval=corrected_wilson(found["cv/accuracy"], num_groups or len(labels), chance),
         candidates=candidates,
     )
     for name, field in _FIELDS.items():

@@ -41,7 +41,7 @@ def validate(work: Work, examples: Examples, span: Span, labels: Labels) -> tupl
     numbered = np.unique(groups, return_inverse=True)[1]
     chosen = best(candidates, labels, numbered)
     described.kind, described.temperature = chosen.kind, chosen.temperature
-    found = cross_validated(labels, chosen.out_of_fold, [one.message(labels) for one in candidates])
+    found = cross_validated(labels, chosen.out_of_fold, [one.message(labels) for one in candidates], len(set(groups)))
     found.label_suspects.extend(suspects.listed(examples, suspects.believed(span, labels, len(names), folds, step)))
     if drawn:
         fit = fitter(chosen.kind, work.recipe, span, len(names))
