@@ -21,9 +21,17 @@ from handful.v1.bundle_pb2 import (
 
 _SPLITS = {"train": SPLIT_TRAIN, "val": SPLIT_VAL, "validation": SPLIT_VAL, "valid": SPLIT_VAL}
 _BEGINNING = 12
-# MP3 without a tag begins with a frame: eleven bits of sync, and layer III, II or I.
-_SOUNDS = (b"RIFF....WAVE", b"fLaC", b"OggS", b"ID3", b"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff]")
-_PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF....WEBP")
+# As `handful.bundle.recordings` and `images` have them, which need libraries that a caller need not have.
+_SOUNDS = (
+    b"RIF[FX]....WAVE",
+    b"fLaC",
+    b"OggS",
+    b"ID3",
+    b"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xfd\xff][\x00-\xef]",
+)
+_PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF....WEBP")
+# Where one kind is so many times as frequent as the other, the other are strays, refused one by one.
+_STRAY = 4
 
 
 @dataclass(frozen=True)
@@ -54,17 +62,23 @@ def find(folder: Path, groups: str = "") -> list[LabelledFile]:
 
 
 def modality_of(files: Sequence[LabelledFile]) -> "Modality.ValueType":
-    """What the files are, by their first bytes; MODALITY_IMAGE where they are neither. InvalidArgument where some are
-    pictures and some are sounds.
+    """What most files are, by their first bytes. InvalidArgument where all are neither pictures nor sounds, and where
+    more than a fifth of those that are something are of the other kind; fewer are strays, which an upload refuses one
+    by one, as it does what is neither.
     """
     counted = Counter(_modality(file.path) for file in files)
     pictures, sounds = counted[MODALITY_IMAGE], counted[MODALITY_SOUND]
-    if pictures and sounds:
+    if not pictures and not sounds:
+        raise InvalidArgument(
+            f"None of the {len(files)} files is a picture or a sound that is taken: JPEG, PNG or WebP; "
+            "WAV, FLAC, OGG or MP3. Convert them first."
+        )
+    if max(pictures, sounds) < _STRAY * min(pictures, sounds):
         raise InvalidArgument(
             f"A dataset holds pictures or sounds, not both; here are {pictures} pictures and {sounds} sounds. "
             "Put them into a folder each."
         )
-    return MODALITY_SOUND if sounds else MODALITY_IMAGE
+    return MODALITY_SOUND if sounds > pictures else MODALITY_IMAGE
 
 
 def is_sound(data: bytes) -> bool:

@@ -33,8 +33,9 @@ _ENCODINGS = {
     "OGG": {"VORBIS", "OPUS"},
     "MP3": {"MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"},
 }
-# A tag; or a frame, which begins with eleven bits of sync and has a layer and a bit rate that there are.
-_MP3 = re.compile(rb"ID3|\xff[\xe2-\xe7\xea-\xef\xf2-\xf7\xfa-\xff][\x00-\xef]")
+# A frame begins with eleven bits of sync and has a version, a layer and a bit rate that there are. FF FE would be one
+# too, of layer I with a checksum, which nobody has; it begins every text in UTF-16.
+_FRAME = re.compile(rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xfd\xff][\x00-\xef]")
 _BROKEN = "The file is broken or cut off."
 
 
@@ -120,7 +121,7 @@ def _format(data: bytes) -> str | None:
         return "FLAC"
     if data[:4] == b"OggS":
         return "OGG"
-    return "MP3" if _MP3.match(data) else None
+    return "MP3" if data[:3] == b"ID3" or _FRAME.match(data) else None
 
 
 def _check(file: soundfile.SoundFile, kind: str) -> None:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from handful.bundle.recordings import looks_like_sound
 from handful.errors import InvalidArgument
-from handful.folders import find, modality_of
+from handful.folders import find, is_sound, modality_of
 from handful.v1.bundle_pb2 import MODALITY_IMAGE, MODALITY_SOUND
 
 JPEG, WEBP, WAV, MP3 = b"\xff\xd8\xff\xe0", b"RIFF\0\0\0\0WEBPVP8 ", b"RIFF\0\0\0\0WAVEfmt ", b"\xff\xfb\x90\x64"
@@ -31,6 +32,36 @@ def test_both_at_once_are_refused(tmp_path: Path) -> None:
     """A folder of pictures and sounds is no dataset; how many of each is said."""
     with pytest.raises(InvalidArgument, match="2 pictures and 1 sounds"):
         modality_of(find(lay(tmp_path, first=JPEG, second=WEBP, third=WAV)))
+
+
+@pytest.mark.parametrize(("many", "stray", "modality"), [(JPEG, WAV, MODALITY_IMAGE), (MP3, JPEG, MODALITY_SOUND)])
+def test_a_stray_file_does_not_refuse_a_folder(tmp_path: Path, many: bytes, stray: bytes, modality: int) -> None:
+    """One file of the other kind among many leaves the folder what it is."""
+    lay(tmp_path, stray=stray, **{f"good{number}": many for number in range(4)})
+    assert modality_of(find(tmp_path)) == modality
+
+
+def test_a_text_of_windows_is_no_sound(tmp_path: Path) -> None:
+    """UTF-16 begins with FF FE, as a frame of MPEG might."""
+    desktop = "[.ShellClassInfo]".encode("utf-16")
+    assert desktop.startswith(b"\xff\xfe")
+    assert modality_of(find(lay(tmp_path, desktop=desktop, first=JPEG))) == MODALITY_IMAGE
+
+
+def test_files_of_neither_kind_alone_are_refused(tmp_path: Path) -> None:
+    """What could be taken instead is said."""
+    with pytest.raises(InvalidArgument, match="JPEG, PNG or WebP; WAV, FLAC, OGG or MP3"):
+        modality_of(find(lay(tmp_path, voice=b"\0\0\0\x20ftypM4A ")))
+
+
+def test_caller_and_services_take_the_same_files_for_sounds() -> None:
+    """By every beginning that MPEG's frames could have, and every other mark there is."""
+    beginnings = [bytes([255, second, third]) + bytes(9) for second in range(256) for third in range(256)]
+    beginnings += [
+        mark + bytes(12) for mark in (JPEG, WEBP, WAV, b"RIFX\0\0\0\0WAVE", b"fLaC", b"OggS", b"ID3", b"\xfe\xff")
+    ]
+    assert [is_sound(one) for one in beginnings] == [looks_like_sound(one) for one in beginnings]
+    assert sum(map(is_sound, beginnings)) == 17 * 240 + 5
 
 
 def test_groups_are_taken_from_names(tmp_path: Path) -> None:
