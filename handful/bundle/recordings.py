@@ -1,6 +1,6 @@
 """Recordings: from bytes to samples in one channel. The same code when data comes in, in training and in serving;
-exported models carry this very file. It opens WAV, FLAC, OGG and MP3, and no other parser is ever entered. It needs
-numpy and soundfile alone.
+exported models carry this very file. It opens WAV, FLAC, OGG and MP3: nothing else comes to a parser, whatever a tag
+before it says. It needs numpy and soundfile alone.
 """
 
 import io
@@ -17,13 +17,14 @@ FORMATS = ("WAV", "FLAC", "OGG", "MP3")
 MAX_BYTES = 32 * 1024 * 1024
 MAX_SECONDS = 600.0
 MIN_SECONDS = 0.05
-# Over all channels, counted while decoding: a few kilobytes can say that they hold hours.
+# Of all channels together, counted while decoding: a few kilobytes can say that they hold hours.
 MAX_SAMPLES = 60_000_000
 MAX_CHANNELS = 8
 MIN_RATE, MAX_RATE = 4_000, 192_000
 # As a share of full scale: what is no louder is silence, which is 60 dB below.
 SILENCE = 1e-3
-# Samples that have the largest magnitude there is, at least this large, and no lower one beside them were cut off.
+# Samples at the largest or the smallest value of a file, if that is at least so far from zero, with an equal one beside
+# them were cut off.
 FULL_SCALE = 0.99
 MAX_CLIPPED = 0.05
 
@@ -36,6 +37,7 @@ _ENCODINGS = {
 # A frame begins with eleven bits of sync and has a version, a layer and a bit rate that there are. FF FE would be one
 # too, of layer I with a checksum, which nobody has; it begins every text in UTF-16.
 _FRAME = re.compile(rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xfd\xff][\x00-\xef]")
+_TAG_HEAD = 10
 _BROKEN = "The file is broken or cut off."
 
 
@@ -69,8 +71,10 @@ def looks_like_sound(data: bytes) -> bool:
     return _format(data) is not None
 
 
-def decode(data: bytes) -> Recording:
-    """The whole sound. BadSound where the bytes are none, or too many; limits hold while it is decoded."""
+def decode(data: bytes, max_seconds: float = MAX_SECONDS, max_samples: int = MAX_SAMPLES) -> Recording:
+    """The whole sound. BadSound where the bytes are none, or too many, or where it is longer than that, or has more
+    samples in all channels together; limits hold while it is decoded.
+    """
     if len(data) > MAX_BYTES:
         raise BadSound("FILE_TOO_LARGE", f"The file has {len(data)} bytes; at most {MAX_BYTES} are taken.")
     if not data:
@@ -78,10 +82,12 @@ def decode(data: bytes) -> Recording:
     kind = _format(data)
     if kind is None:
         raise BadSound("UNSUPPORTED_FORMAT", "The file is not a WAV, FLAC, OGG or MP3 sound.")
+    if kind == "MP3":
+        data = _without_tag(data)
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             _check(file, kind)
-            return _read(file)
+            return _read(file, max_seconds, max_samples)
     except (MemoryError, BadSound):
         raise
     except Exception as problem:
@@ -124,6 +130,19 @@ def _format(data: bytes) -> str | None:
     return "MP3" if data[:3] == b"ID3" or _FRAME.match(data) else None
 
 
+def _without_tag(data: bytes) -> bytes:
+    """From the first frame on: what stands behind a tag (https://id3.org/id3v2.4.0-structure) may be of any kind."""
+    if data[:3] == b"ID3":
+        if len(data) < _TAG_HEAD:
+            raise BadSound("CORRUPT_MEDIA", _BROKEN)
+        size = sum((byte & 0x7F) << shift for byte, shift in zip(data[6:_TAG_HEAD], (21, 14, 7, 0), strict=True))
+        # Some tags have a copy of their head at the end, and some writers leave zeros behind a tag.
+        data = data[_TAG_HEAD + size + (_TAG_HEAD if data[5] & 0x10 else 0) :].lstrip(b"\0")
+    if not _FRAME.match(data):
+        raise BadSound("CORRUPT_MEDIA", "There is no MP3 sound behind the tag.")
+    return data
+
+
 def _check(file: soundfile.SoundFile, kind: str) -> None:
     opened = {"WAVEX": "WAV"}.get(file.format, file.format)
     if opened != kind or file.subtype not in _ENCODINGS[kind]:
@@ -136,27 +155,46 @@ def _check(file: soundfile.SoundFile, kind: str) -> None:
         )
 
 
-def _read(file: soundfile.SoundFile) -> Recording:
+def _read(file: soundfile.SoundFile, max_seconds: float, max_samples: int) -> Recording:
     """Second by second: what a header says of the length is not believed."""
     blocks: list[Samples] = []
-    num_frames = num_clipped = 0
+    num_frames, cut_off = 0, _CutOff()
     while len(block := file.read(file.samplerate, dtype="float32", always_2d=True)):
         num_frames += len(block)
-        if num_frames > MAX_SECONDS * file.samplerate or num_frames * file.channels > MAX_SAMPLES:
-            raise BadSound("SOUND_TOO_LONG", f"The sound is longer than {MAX_SECONDS:.0f} seconds.")
+        if num_frames > max_seconds * file.samplerate:
+            raise BadSound("SOUND_TOO_LONG", f"The sound is longer than {max_seconds:.0f} seconds.")
+        if num_frames * file.channels > max_samples:
+            raise BadSound(
+                "SOUND_TOO_LONG",
+                f"The sound has more than {max_samples:,} samples in its {file.channels} channels of "
+                f"{file.samplerate} per second.",
+            )
         if not np.isfinite(block).all():
             raise BadSound("CORRUPT_MEDIA", "The sound has samples that are no numbers.")
-        num_clipped += _clipped(block)
+        cut_off.add(np.clip(block, -1, 1))
         blocks.append(np.clip(block.mean(axis=1), -1, 1))
     if not blocks:
         raise BadSound("CORRUPT_MEDIA", _BROKEN)
-    return Recording(np.concatenate(blocks), file.samplerate, num_clipped / (num_frames * file.channels))
+    return Recording(np.concatenate(blocks), file.samplerate, cut_off.count / (num_frames * file.channels))
 
 
-def _clipped(block: Samples) -> int:
-    """How many samples lie at full scale, in runs of two or more."""
-    full = np.abs(block) >= FULL_SCALE
-    beside = np.zeros_like(full)
-    beside[1:] |= full[:-1]
-    beside[:-1] |= full[1:]
-    return int((full & beside).sum())
+class _CutOff:
+    """Counts, block by block, what lies at the largest and the smallest value of a sound in runs of two or more."""
+
+    def __init__(self) -> None:
+        self._found = {1: (FULL_SCALE, 0), -1: (FULL_SCALE, 0)}
+
+    @property
+    def count(self) -> int:
+        return sum(count for _, count in self._found.values())
+
+    def add(self, block: Samples) -> None:
+        for sign, (before, count) in self._found.items():
+            largest = float((sign * block).max())
+            if largest < before:
+                continue
+            full = sign * block == largest
+            beside = np.zeros_like(full)
+            beside[1:] |= full[:-1]
+            beside[:-1] |= full[1:]
+            self._found[sign] = largest, int((full & beside).sum()) + (count if largest == before else 0)

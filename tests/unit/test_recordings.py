@@ -90,6 +90,9 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "noise with OGG's mark": (lambda: b"OggS" + np.random.default_rng(0).bytes(5000), "CORRUPT_MEDIA"),
     "noise with FLAC's mark": (lambda: b"fLaC" + np.random.default_rng(0).bytes(5000), "CORRUPT_MEDIA"),
     "noise with a tag": (lambda: b"ID3" + np.random.default_rng(0).bytes(5000), "CORRUPT_MEDIA"),
+    "a FLAC behind a tag": (lambda: tagged(file(tone(), kind="FLAC")), "CORRUPT_MEDIA"),
+    "an AIFF behind a tag": (lambda: tagged(file(tone(), kind="AIFF")), "CORRUPT_MEDIA"),
+    "a tag that is cut off": (lambda: b"ID3\x04\0\0", "CORRUPT_MEDIA"),
     "not a number": (lambda: _float_wav(np.nan), "CORRUPT_MEDIA"),
     "infinite": (lambda: _float_wav(np.inf), "CORRUPT_MEDIA"),
     "no rate": (lambda: wav(rate=0), "CORRUPT_MEDIA"),
@@ -110,6 +113,12 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "too short": (lambda: file(tone(0.02)), "SOUND_TOO_SHORT"),
     "eleven minutes in a few kilobytes": (lambda: file(np.zeros(660 * 8000), 8000, "FLAC"), "SOUND_TOO_LONG"),
 }
+
+
+def tagged(data: bytes, size: int = 300, flags: int = 0, behind: bytes = b"") -> bytes:
+    """Bytes behind an ID3 tag of that size."""
+    head = b"ID3\x04\0" + bytes([flags, 0, 0, size >> 7, size & 0x7F])
+    return head + b"T" * size + behind + data
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -142,3 +151,37 @@ def test_loud_music_is_not_clipped() -> None:
     samples = tone(level=0.5)
     samples[::400] = 1.0
     assert decode(file(samples)).clipped == 0
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+def test_a_clean_tone_at_full_scale_is_not_clipped(subtype: str) -> None:
+    """Its peaks are round: neighbours differ, however near they are to the largest value."""
+    for hertz in (100, 440):
+        samples = np.sin(2 * np.pi * hertz * np.arange(2 * RATE) / RATE + 0.1)
+        found = decode(file(samples[:, None], subtype=subtype))
+        assert np.abs(found.samples).max() > recordings.FULL_SCALE
+        recordings.check(found)
+
+
+def test_what_is_cut_off_is_counted_over_the_whole_file() -> None:
+    """The largest value is that of the file, not that of a second: half of it is cut off in both directions."""
+    wave = tone(4.0, level=1.0)
+    wave[2 * RATE :] = np.clip(50 * wave[2 * RATE :], -1, 1)
+    wave[: 2 * RATE] *= 0.995
+    assert 0.4 < decode(file(wave)).clipped <= 0.5
+    assert 0.4 < decode(file(wave[::-1])).clipped <= 0.5
+
+
+def test_too_many_samples_have_a_message_of_their_own() -> None:
+    """What is short and has many channels at a high rate is not said to be long."""
+    with pytest.raises(BadSound, match="more than 100,000 samples in its 2 channels of 48000 per second"):
+        decode(file(tone(2.0, 48_000, 2), 48_000), max_samples=100_000)
+    with pytest.raises(BadSound, match="longer than 1 seconds"):
+        decode(file(tone(2.0)), max_seconds=1)
+
+
+@pytest.mark.parametrize(("flags", "behind"), [(0, b""), (0, bytes(50)), (0x10, b"3DI" + bytes(7))])
+def test_a_tag_changes_no_sample(flags: int, behind: bytes) -> None:
+    """An MP3 sounds the same behind a tag, one with a foot, and one with zeros behind it."""
+    data = file(tone(), kind="MP3")
+    np.testing.assert_array_equal(decode(tagged(data, flags=flags, behind=behind)).samples, decode(data).samples)
