@@ -567,7 +567,7 @@ class UploadExamplesResponse(_message.Message):
         REASON_INVALID_LABEL: UploadExamplesResponse._Reason.ValueType  # 6
         """The label is empty, too long, or has control characters or spaces around it."""
         REASON_SOUND_TOO_LONG: UploadExamplesResponse._Reason.ValueType  # 7
-        """A sound of more than 600 seconds."""
+        """A sound of more than 600 seconds, or of more than 60 million samples in all channels together."""
         REASON_SOUND_TOO_SHORT: UploadExamplesResponse._Reason.ValueType  # 8
         """A sound of less than 0.05 seconds."""
         REASON_SILENT: UploadExamplesResponse._Reason.ValueType  # 9
@@ -595,7 +595,7 @@ class UploadExamplesResponse(_message.Message):
     REASON_INVALID_LABEL: UploadExamplesResponse.Reason.ValueType  # 6
     """The label is empty, too long, or has control characters or spaces around it."""
     REASON_SOUND_TOO_LONG: UploadExamplesResponse.Reason.ValueType  # 7
-    """A sound of more than 600 seconds."""
+    """A sound of more than 600 seconds, or of more than 60 million samples in all channels together."""
     REASON_SOUND_TOO_SHORT: UploadExamplesResponse.Reason.ValueType  # 8
     """A sound of less than 0.05 seconds."""
     REASON_SILENT: UploadExamplesResponse.Reason.ValueType  # 9

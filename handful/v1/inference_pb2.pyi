@@ -37,7 +37,9 @@ class PredictRequest(_message.Message):
     top_k: _builtins.int
     """Most predictions wanted, best first. Default 5; at most the number of classes is sent."""
     sound: _builtins.bytes
-    """The sound: a WAV, FLAC, OGG or MP3 file of at most 32 MiB and 600 seconds. For a model of sounds only."""
+    """The sound: a WAV, FLAC, OGG or MP3 file of at most 32 MiB, 120 seconds, and 12 million samples in all channels
+    together; more is INVALID_ARGUMENT with reason SOUND_TOO_LONG. For a model of sounds only.
+    """
     def __init__(
         self,
         *,

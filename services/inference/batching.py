@@ -1,6 +1,6 @@
 """From waiting pictures and sounds to answers: threads without a timer. A free thread takes what waits for one
-backbone, up to a cap, decodes it, runs the backbone once and every head on its own rows; sounds, which have lengths of
-their own, go one by one. The queue is bounded and refuses beyond.
+backbone, up to a cap, decodes it, runs the backbone once and every head on its own rows; a sound, which has a length of
+its own, goes alone. The queue is bounded and refuses beyond.
 """
 
 import asyncio
@@ -104,14 +104,17 @@ class Batcher:
             self._seconds += _SMOOTHING * (each - self._seconds)
 
     def _take(self) -> list[Waiting]:
-        """What waits for the same backbone as the oldest; empty when closed."""
+        """The oldest: a sound alone, a picture with those that wait for the same backbone; empty when closed."""
         with self._changed:
             while not self._waiting and not self._closed:
                 self._changed.wait()
             if self._closed:
                 return []
-            graph = self._waiting[0].model.head.graph_sha256
+            oldest = self._waiting[0]
+            graph = oldest.model.head.graph_sha256
             batch = [one for one in self._waiting if one.model.head.graph_sha256 == graph][: self._cap]
+            if oldest.model.head.of_sounds:
+                batch = [oldest]
             for one in batch:
                 self._remove(one)
             return batch
@@ -122,13 +125,18 @@ class Batcher:
             if one.answer.done():  # its caller went away, or its deadline passed
                 continue
             try:
-                if one.model.head.of_sounds:  # each has a length of its own
-                    self._settle(one, listen(one.data, one.model))
+                if one.model.head.of_sounds:
+                    answer = listen(one.data, one.model, one.answer.done)
+                    if answer is not None:
+                        self._settle(one, answer)
                 else:
                     rows.append((one, to_pixels(one.data, one.model.head.described.preprocessing)))
             except (BadImage, BadSound) as bad:
                 field = "sound" if one.model.head.of_sounds else "image"
                 self._fail(one, InvalidArgument(f"{field}: {bad.message}", reason=bad.reason))
+            except MemoryError:
+                log.warning("memory did not suffice", num_bytes=len(one.data))
+                self._fail(one, _too_much())
         if not rows:
             return
         features = rows[0][0].model.backbone.backbone.features(np.stack([pixels for _, pixels in rows]))
@@ -148,3 +156,9 @@ class Batcher:
                 one.answer.set_exception(problem)
 
         self._loop.call_soon_threadsafe(fail)
+
+
+def _too_much() -> ResourceExhausted:
+    return ResourceExhausted(
+        "There is not memory enough for this file now. Send a smaller one.", reason="OUT_OF_MEMORY"
+    )

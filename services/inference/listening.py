@@ -1,5 +1,7 @@
 """From a sound to an answer: cut into the pieces that its model takes, each answered by itself."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from handful.bundle import recordings
@@ -8,18 +10,24 @@ from handful.bundle.sounds import Samples, inputs, pieces
 from services.inference.answering import Answer, Segment, say
 from services.inference.loading import Model
 
+# Lower than what a dataset takes: someone waits, and a file of some kilobytes can hold this much.
+MAX_SECONDS = 120.0
+MAX_SAMPLES = 12_000_000
 
-def listen(sound: bytes, model: Model) -> Answer:
+
+def listen(sound: bytes, model: Model, gone: Callable[[], bool]) -> Answer | None:
     """The answer to a WAV, FLAC, OGG or MP3 file: of several pieces, the mean of their probabilities and the smallest
-    of their distances. BadSound where it is none, or where nothing is heard.
+    of their distances. BadSound where it is none, or too long, or where nothing is heard. None as soon as whoever asked
+    is gone, which is looked up before every piece.
     """
-    recording = recordings.decode(sound)
+    recording = recordings.decode(sound, MAX_SECONDS, MAX_SAMPLES)
     recordings.check_heard(recording)
     how, rate = model.head.described.sound_preprocessing, recording.rate
-    cut = pieces(len(recording.samples), rate, how.piece_seconds)
-    segments = [
-        Segment(first / rate, last / rate, _hear(recording.samples[first:last], rate, model)) for first, last in cut
-    ]
+    segments = []
+    for first, last in pieces(len(recording.samples), rate, how.piece_seconds):
+        if gone():
+            return None
+        segments.append(Segment(first / rate, last / rate, _hear(recording.samples[first:last], rate, model)))
     heard = [one.answer for one in segments if one.answer is not None]
     if not heard:  # it is loud where it is cut alone
         raise recordings.silent()

@@ -169,7 +169,8 @@ def test_sounds_and_pictures_do_not_mix(trained: Trained, folder: Path, tmp_path
     """Neither in a folder, nor in a dataset, nor in a recipe, nor in an evaluation."""
     client, png = trained.client, b"\x89PNG\r\n\x1a\n" + bytes(30)
     shutil.copytree(folder, tmp_path / "mixed")
-    (tmp_path / "mixed" / "hum" / "a.png").write_bytes(png)
+    for number in range(PER_CLASS):
+        (tmp_path / "mixed" / "hum" / f"{number}.png").write_bytes(png)
     with pytest.raises(InvalidArgument, match="pictures or sounds, not both"):
         client.push("mixed", tmp_path / "mixed")
     client.create_dataset("pictured")
