@@ -56,7 +56,7 @@ def test_weights_are_imported_and_verified(tmp_path: Path) -> None:
     assert kept.suffix == ".safetensors"
     checked = weights(tmp_path, "verify")
     assert checked.returncode == 0
-    assert checked.stdout.count("verified") == 3
+    assert checked.stdout.count("verified") == 4  # those of packages: three for pictures, one for speech
     # Under the name of B0's weights it is what no hash says.
     damaged = kept.with_name(f"{B0.id}-{offered(B0).sha256[:12]}.safetensors")
     kept.rename(damaged)
