@@ -449,7 +449,8 @@ class UploadExamplesRequest(_message.Message):
         """SHA-256 of the bytes to come, lower-case hex; empty: not checked."""
         group: _builtins.str
         """What the item belongs to, such as a speaker or a recording; at most 256 characters. Examples of one group never
-        stand in different splits or folds. Empty: to nothing else.
+        stand in different splits or folds. Empty: to nothing else. Content that is there under this label already, without
+        a group, joins this one, with all that its file was cut into; sealed versions stay as they are.
         """
         def __init__(
             self,
@@ -576,6 +577,8 @@ class UploadExamplesResponse(_message.Message):
         """A sound that is cut off at the largest value in a twentieth of its samples or more: it was recorded too loudly."""
         REASON_UNSUPPORTED_SOUND: UploadExamplesResponse._Reason.ValueType  # 11
         """A sound of more than 8 channels, or with fewer than 4,000 or more than 192,000 samples per second."""
+        REASON_OTHER_GROUP: UploadExamplesResponse._Reason.ValueType  # 12
+        """The same content is there under this label already, and was given another group."""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """Reason says why an item was refused."""
@@ -604,6 +607,8 @@ class UploadExamplesResponse(_message.Message):
     """A sound that is cut off at the largest value in a twentieth of its samples or more: it was recorded too loudly."""
     REASON_UNSUPPORTED_SOUND: UploadExamplesResponse.Reason.ValueType  # 11
     """A sound of more than 8 channels, or with fewer than 4,000 or more than 192,000 samples per second."""
+    REASON_OTHER_GROUP: UploadExamplesResponse.Reason.ValueType  # 12
+    """The same content is there under this label already, and was given another group."""
 
     @_typing.final
     class Stored(_message.Message):
@@ -615,7 +620,7 @@ class UploadExamplesResponse(_message.Message):
         ALREADY_STORED_FIELD_NUMBER: _builtins.int
         PIECES_FIELD_NUMBER: _builtins.int
         already_stored: _builtins.bool
-        """The dataset had this content under this label already, and keeps the example it had."""
+        """The dataset had this content under this label already, and keeps the example it had; it may have got its group."""
         @_builtins.property
         def example(self) -> Global___Example:
             """The example."""

@@ -95,15 +95,34 @@ class CatalogWriter(CatalogReader):
             raise AlreadyExists(f"There is a dataset {key.name} already.") from None
         return record
 
-    async def add_example(self, key: DatasetKey, record: ExampleRecord) -> ExampleRecord:
-        """The example of this content and label: the one that was there, or this one."""
-        await alone(self._connection, key.name, record.label, record.content_sha256)
+    async def add_examples(self, key: DatasetKey, records: Sequence[ExampleRecord]) -> list[ExampleRecord]:
+        """The examples of these contents and labels: the ones that were there, or these."""
+        # In one order: two uploads of the same pieces would wait for each other otherwise.
+        for label, content in sorted({(one.label, one.content_sha256) for one in records}):
+            await alone(self._connection, key.name, label, content)
+        return [await self._add_example(key, record) for record in records]
+
+    async def _add_example(self, key: DatasetKey, record: ExampleRecord) -> ExampleRecord:
         same = sa.select(examples).filter_by(**_of(key), label=record.label, content_sha256=record.content_sha256)
         found = await self._rows(same)
         if found:
             return _example(found[0])
         await self._connection.execute(sa.insert(examples).values(**_of(key), **dataclasses.asdict(record)))
         return record
+
+    async def join(self, key: DatasetKey, found: Sequence[ExampleRecord], group: str) -> list[ExampleRecord]:
+        """Examples of one label as they are in the group, which all that their files were cut into joins. What was
+        given another group before keeps it.
+        """
+        await alone(self._connection, key.name, "groups")
+        given = sa.and_(examples.c.group != "", examples.c.group != examples.c.upload_sha256)
+        theirs = examples.c.upload_sha256.in_({one.upload_sha256 for one in found})
+        joining = sa.update(examples).filter_by(**_of(key), label=found[0].label).where(theirs, sa.not_(given))
+        await self._connection.execute(joining.values({examples.c.group: group}))
+        ids = [one.example for one in found]
+        query = sa.select(examples).filter_by(**_of(key)).where(examples.c.example.in_(ids))
+        joined = {row.example: _example(row) for row in await self._rows(query)}
+        return [joined[id_] for id_ in ids]
 
     async def add_version(self, key: DatasetKey, record: VersionRecord) -> VersionRecord:
         """The version of this manifest: the one that was there, or this one under the next number."""

@@ -4,7 +4,7 @@ of steps ends the stream. It decodes several items at once and reads no further 
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +17,7 @@ from handful.bundle.manifest import blob_key
 from handful.bundle.recordings import BadSound
 from handful.errors import InvalidArgument, ResourceExhausted
 from handful.v1 import bundle_pb2, dataset_pb2
-from services.dataset.catalog import Catalog
+from services.dataset.catalog import Catalog, CatalogWriter
 from services.dataset.ingest import Decoders, Stored
 from services.dataset.messages import example_message
 from services.dataset.records import DatasetKey, ExampleRecord
@@ -44,6 +44,7 @@ _HINTS = {
     "SOUND_TOO_SHORT": "Record it again, with a little more before and after.",
     "SILENT": "Listen to it: the microphone may have been off. Record it again.",
     "CLIPPED": "Record it again farther away, or with less gain.",
+    "OTHER_GROUP": "Leave it out, or push everything to a new dataset with the groups that are right.",
     "UNSUPPORTED_SOUND": "Convert it to one or two channels of 16,000 to 48,000 samples per second.",
 }
 
@@ -154,8 +155,11 @@ class Uploads:
         upload_sha256 = await asyncio.to_thread(_check_item, item)
         async with self._catalog.reading() as catalog:
             known = await catalog.examples_by_upload(key, item.begin.label, upload_sha256)
-        if known:
+        if known and _is_in(item.begin.group, known):
             return known, True
+        if known:
+            async with self._catalog.writing() as catalog:
+                return await _join(catalog, key, known, item.begin.group), True
         kept = await self._decoders.normalize(bytes(item.data), modality)
         # The blobs first: a row never names bytes that are not there.
         for one in kept:
@@ -163,8 +167,24 @@ class Uploads:
         group = item.begin.group or (upload_sha256 if len(kept) > 1 else "")
         records = [_record(item, upload_sha256, group, one) for one in kept]
         async with self._catalog.writing() as catalog:
-            stored = [await catalog.add_example(key, record) for record in records]
+            stored = await _join(catalog, key, await catalog.add_examples(key, records), item.begin.group)
         return stored, all(one.example != record.example for one, record in zip(stored, records, strict=True))
+
+
+def _is_in(group: str, found: Sequence[ExampleRecord]) -> bool:
+    """Whether the examples are in the group already; no group asks for none."""
+    return not group or all(one.group == group for one in found)
+
+
+async def _join(catalog: CatalogWriter, key: DatasetKey, found: list[ExampleRecord], group: str) -> list[ExampleRecord]:
+    """The examples in the group; BadImage where one was given another."""
+    if _is_in(group, found):
+        return found
+    joined = await catalog.join(key, found, group)
+    other = next((one.group for one in joined if one.group != group), None)
+    if other is not None:
+        raise BadImage("OTHER_GROUP", f"It is in the dataset already, under this label and in the group {other!r}.")
+    return joined
 
 
 def _record(item: Item, upload_sha256: str, group: str, kept: Stored) -> ExampleRecord:

@@ -1,6 +1,7 @@
 """Sounds over the wire: a verdict for every item, pieces of long recordings in one group, one modality in a dataset."""
 
 import io
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -126,6 +127,37 @@ async def test_a_speaker_stands_in_one_split(dataset_service: DatasetService, st
     splits = {(speaker_of[one.content_sha256], one.split) for one in manifest.examples}
     assert sorted(split for _, split in splits) == [SPLIT_TRAIN] * 4 + [SPLIT_VAL]
     assert len({one.group for one in manifest.examples}) == 5
+
+
+async def test_groups_that_are_said_later_count(dataset_service: DatasetService, store: FilesystemStore) -> None:
+    """What was pushed without groups joins those it is pushed with again, pieces of long recordings among it."""
+    dataset = await create(dataset_service)
+    files = [hiss(0.3, 0), hiss(14, 1), hiss(0.3, 2)]
+    await upload(dataset_service, dataset, *((Step.Begin(label="yes"), one) for one in files))
+    await upload(dataset_service, dataset, *((Step.Begin(label="no"), hiss(0.3, seed)) for seed in range(10, 15)))
+    again = await upload(dataset_service, dataset, *((Step.Begin(label="yes", group="ann"), one) for one in files[:2]))
+    assert all(one.stored.already_stored for one in again)
+    assert {one.stored.example.group for one in again} == {"ann"}
+    assert [one.group for one in again[1].stored.pieces] == ["ann"] * 3
+    manifest = await sealed(dataset_service, store, dataset)
+    assert Counter(one.group for one in manifest.examples if one.group).most_common(1)[0][1] == 4
+    (kept,) = await upload(dataset_service, dataset, (Step.Begin(label="yes"), files[0]))
+    assert kept.stored.example.group == "ann"
+
+
+async def test_another_group_is_refused(dataset_service: DatasetService) -> None:
+    """Of the same bytes and of the same sound in another file, which is in a group already; nothing changes."""
+    dataset = await create(dataset_service)
+    noise = np.random.default_rng(0).integers(-3000, 3000, 14 * 8000).astype(np.int16)
+    (first,) = await upload(dataset_service, dataset, (Step.Begin(label="yes", group="ann"), file(noise, 8000)))
+    for data in (file(noise, 8000), file(noise, 8000, "FLAC")):
+        (verdict,) = await upload(dataset_service, dataset, (Step.Begin(label="yes", group="bob"), data))
+        assert verdict.rejected.reason == Verdict.REASON_OTHER_GROUP
+        assert "in the group 'ann'" in verdict.rejected.message
+        assert verdict.rejected.hint
+        (kept,) = await upload(dataset_service, dataset, (Step.Begin(label="yes", group="ann"), data))
+        assert kept.stored.already_stored
+        assert kept.stored.pieces == first.stored.pieces
 
 
 async def test_a_dataset_holds_one_modality(dataset_service: DatasetService, picture: Callable[..., bytes]) -> None:
