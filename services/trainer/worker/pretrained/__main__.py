@@ -13,7 +13,7 @@ from typing import Any
 
 from handful.errors import InvalidArgument
 from services.shared import start
-from services.trainer.architectures import NOT_OFFERED, ArchitectureRow, find
+from services.trainer.architectures import NOT_OFFERED, find
 from services.trainer.worker.pretrained import (
     PINNED,
     Pinned,
@@ -64,7 +64,7 @@ def _fetch(weights: PretrainedWeights, given: argparse.Namespace) -> Iterator[An
             continue
         of = row.weights.max_bytes
 
-        def step(received: int, row: ArchitectureRow = row, of: int = of) -> None:
+        def step(received: int, row: Pinned = row, of: int = of) -> None:
             _say({"id": row.id, "received": received, "of": of})
 
         yield _tried(row, partial(weights.fetch, row, step), weights)
@@ -92,10 +92,11 @@ def _tried(row: Pinned, task: partial[None], weights: PretrainedWeights) -> Answ
     return {"id": row.id, "place": weights.places()[row.id]}
 
 
-def _rows(ids: Iterable[str]) -> Iterator[ArchitectureRow]:
+def _rows(ids: Iterable[str]) -> Iterator[Pinned]:
+    """What has weights, and architectures that have none."""
     for id_ in ids:
         try:
-            yield find(id_, "architecture")
+            yield PINNED[id_] if id_ in PINNED else find(id_, "architecture")
         except InvalidArgument as problem:
             _say({"id": id_, "problem": problem.message})
             sys.exit(1)

@@ -7,7 +7,7 @@ from safetensors.numpy import load_file, save_file
 
 from services.trainer.architectures import ArchitectureRow
 from services.trainer.worker.children import ChildLost, Children
-from services.trainer.worker.parts import has_yolo
+from services.trainer.worker.parts import NoYolo, has_yolo
 from services.trainer.worker.pretrained.torch_files import Arrays, NotTensors
 from services.trainer.worker.yolo import quarantine
 
@@ -60,5 +60,9 @@ def read(data: bytes) -> Arrays:
             return {name: found[name] for name in order}
     except ChildLost as problem:
         raise NotTensors("Ultralytics cannot read it") from problem
+    except NoYolo as problem:
+        raise NotTensors("only Ultralytics reads it, which is installed here and does not load") from problem
+    except MemoryError as problem:
+        raise NotTensors("memory does not suffice to read it") from problem
     finally:
         children.end()
