@@ -24,6 +24,7 @@ from handful.bundle.images import BadImage
 from handful.bundle.recordings import BadSound
 from handful.bundle.sounds import pieces, resample
 from handful.v1.bundle_pb2 import MODALITY_IMAGE, MODALITY_SOUND, Modality
+from services.shared.settings import hand_down
 
 log = structlog.get_logger()
 
@@ -55,6 +56,9 @@ class Decoders:
     """A pool of decoding processes."""
 
     def __init__(self, processes: int) -> None:
+        # Read when numpy is imported, which a process does before it is limited: each thread would take address space
+        # out of the limit, on many cores all of it.
+        hand_down(OPENBLAS_NUM_THREADS="1")
         self._pool = ProcessPool(
             max_workers=processes,
             max_tasks=FILES_PER_PROCESS,

@@ -73,6 +73,11 @@ def home() -> Path:
     return Path(os.environ.get("HANDFUL_HOME") or "~/.handful").expanduser()
 
 
+def hand_down(**variables: str) -> None:
+    """Sets variables for the processes that are spawned from here on, where they cannot be given an environment."""
+    os.environ.update(variables)
+
+
 def child_environment(**overrides: str) -> dict[str, str]:
     """This process's environment for a child, with some variables set."""
     return {**os.environ, **overrides}

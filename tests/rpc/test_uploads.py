@@ -7,6 +7,7 @@ import io
 import logging
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -294,5 +295,21 @@ async def test_a_decoding_process_that_dies_costs_one_picture(picture: Callable[
         with pytest.raises(BadImage):
             await decoding
         assert (await decoders.normalize(picture(1)))[0].width == 64
+    finally:
+        decoders.close()
+
+
+async def test_a_decoding_process_has_no_threads_for_arithmetic(
+    picture: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would take from the address space that it is limited to."""
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    before = set(multiprocessing.active_children())
+    decoders = Decoders(1)
+    try:
+        await decoders.normalize(picture())
+        (process,) = set(multiprocessing.active_children()) - before
+        surroundings = await asyncio.to_thread(Path(f"/proc/{process.pid}/environ").read_bytes)
+        assert b"OPENBLAS_NUM_THREADS=1" in surroundings.split(b"\0")
     finally:
         decoders.close()
