@@ -22,7 +22,9 @@ from handful.v1 import bundle_pb2, dataset_pb2
 from handful.v1.dataset_pb2 import UploadExamplesRequest as Step
 from handful.v1.dataset_pb2 import UploadExamplesResponse as Verdict
 from services.dataset.ingest import Decoders
+from services.dataset.records import DatasetKey, ExampleRecord
 from services.dataset.uploads import MAX_STREAMS
+from services.shared.identifiers import new_id
 from services.shared.objects.filesystem import FilesystemStore
 from services.shared.server import MEBIBYTE
 from tests.playing_worker import refusal
@@ -313,3 +315,21 @@ async def test_a_decoding_process_has_no_threads_for_arithmetic(
         assert b"OPENBLAS_NUM_THREADS=1" in surroundings.split(b"\0")
     finally:
         decoders.close()
+
+
+async def test_the_same_pieces_in_two_orders_wait_for_nobody_forever(dataset_service: DatasetService) -> None:
+    """Uploads at once of recordings with the same pieces store each of them once, whatever order they come in."""
+    dataset = await create(dataset_service)
+    key = DatasetKey("default", dataset.rpartition("/")[2])
+    contents = [f"{number:064x}" for number in range(12)]
+
+    async def add(upload: int) -> list[str]:
+        pieces = [
+            ExampleRecord(new_id(), "x", 0, "a.wav", f"{upload:064x}", content, "audio/flac", 0, 0, 1)
+            for content in (contents if upload % 2 else reversed(contents))
+        ]
+        async with dataset_service.catalog.writing() as catalog:
+            return [one.example for one in await catalog.add_examples(key, pieces)]
+
+    added = await asyncio.gather(*(add(upload) for upload in range(16)))
+    assert {tuple(sorted(ids)) for ids in added} == {tuple(sorted(added[0]))}
