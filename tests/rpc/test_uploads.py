@@ -19,6 +19,7 @@ from handful import errors
 from handful.bundle.images import BadImage
 from handful.bundle.manifest import blob_key
 from handful.v1 import bundle_pb2, dataset_pb2
+from handful.v1.bundle_pb2 import SPLIT_UNSPECIFIED
 from handful.v1.dataset_pb2 import UploadExamplesRequest as Step
 from handful.v1.dataset_pb2 import UploadExamplesResponse as Verdict
 from services.dataset.ingest import Decoders
@@ -325,7 +326,7 @@ async def test_the_same_pieces_in_two_orders_wait_for_nobody_forever(dataset_ser
 
     async def add(upload: int) -> list[str]:
         pieces = [
-            ExampleRecord(new_id(), "x", 0, "a.wav", f"{upload:064x}", content, "audio/flac", 0, 0, 1)
+            ExampleRecord(new_id(), "x", SPLIT_UNSPECIFIED, "a.wav", f"{upload:064x}", content, "audio/flac", 0, 0, 1)
             for content in (contents if upload % 2 else reversed(contents))
         ]
         async with dataset_service.catalog.writing() as catalog:
