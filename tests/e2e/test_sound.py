@@ -244,10 +244,10 @@ def test_an_export_runs_without_torch(trained: Trained, unpacked: tuple[Path, Pa
 
 def test_an_import_answers_the_same(trained: Trained, unpacked: tuple[Path, Path]) -> None:
     """The zip becomes a version of another model, which answers as the first."""
-    version = trained.client.import_model(unpacked[0], "arrived")
+    version = trained.client.import_model(unpacked[0], "noises-arrived")
     assert list(version.labels) == sorted(KINDS)
     sound = encoded(wave("beep", 5000))
-    first, second = (trained.client.predict(model, sound) for model in ("noises", "arrived"))
+    first, second = (trained.client.predict(model, sound) for model in ("noises", "noises-arrived"))
     assert list(first.predictions) == list(second.predictions)
     assert first.distance == second.distance
 

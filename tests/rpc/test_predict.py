@@ -290,7 +290,7 @@ async def test_too_many_at_once_are_refused(store: FilesystemStore, paint: Paint
             assert (error.code(), reason(error)) == (StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
             assert int(dict(error.trailing_metadata() or ())["grpc-retry-pushback-ms"]) >= 1
         loader.gate.opened.set()
-        answers = await asyncio.gather(first, *others, predict(stub, FLOWERS, paint("red")))
+        answers = [*await asyncio.gather(first, *others), await predict(stub, FLOWERS, paint("red"))]
         assert [answer.predictions[0].label for answer in answers] == ["red"] * 3
 
 

@@ -247,7 +247,7 @@ async def test_cancelled_uploads_leave_nothing_behind(
         await asyncio.sleep(0.03 * (number % 3))
         call.cancel()
     left = [task for task in asyncio.all_tasks() if "services/" in repr(task)]
-    assert not left or not (await asyncio.wait(left, timeout=5))[1]
+    assert not left or not (await asyncio.wait(left, timeout=30))[1]
     gc.collect()
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
     await assert_well(dataset_service, dataset)
