@@ -68,3 +68,16 @@ class VersionRecord:
     classes: tuple[ClassCount, ...]
     notices: tuple[Notice, ...]
     create_time_us: int
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file as it is kept, without metadata: a picture upright and RGB, a sound, or a piece of one, in one channel."""
+
+    data: bytes
+    sha256: str
+    media_type: str
+    width: int = 0
+    height: int = 0
+    sample_rate: int = 0
+    duration_us: int = 0

@@ -14,13 +14,12 @@ from typing import Any
 from handful import names
 from handful.bundle.images import MAX_BYTES, BadImage
 from handful.bundle.manifest import blob_key
-from handful.bundle.recordings import BadSound
 from handful.errors import InvalidArgument, ResourceExhausted
 from handful.v1 import bundle_pb2, dataset_pb2
 from services.dataset.catalog import Catalog, CatalogWriter
-from services.dataset.ingest import Decoders, Stored
+from services.dataset.ingest import Decoders
 from services.dataset.messages import example_message
-from services.dataset.records import DatasetKey, ExampleRecord
+from services.dataset.records import DatasetKey, ExampleRecord, Stored
 from services.shared.identifiers import new_id, now_us
 from services.shared.objects import ObjectStore
 from services.shared.streams import in_time
@@ -143,7 +142,7 @@ class Uploads:
             answer.stored.example.CopyFrom(messages[0])
             answer.stored.already_stored = known
             answer.stored.pieces.extend(messages if len(messages) > 1 else ())
-        except (BadImage, BadSound) as bad:
+        except BadImage as bad:
             answer.rejected.reason = Answer.Reason.Value(f"REASON_{bad.reason}")
             answer.rejected.message = bad.message
             answer.rejected.hint = _HINTS[bad.reason]

@@ -5,6 +5,7 @@ recording. What builds their graphs lives in `worker/sound_graphs.py`.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from handful.v1 import bundle_pb2, trainer_pb2
 from handful.v1.bundle_pb2 import MODALITY_SOUND, SoundPreprocessing, Spectrogram
@@ -37,31 +38,28 @@ _SPEECH = Spectrogram(
     scale=0.1,
     offset=2 + 2 * math.log10(32_767),
 )
+# What can be heard of surroundings, in 128 bands.
+_WIDE: dict[str, Any] = {
+    "sample_rate": 32_000,
+    "peak": 0.5,
+    "fft_size": 1024,
+    "window_size": 1024,
+    "hop_size": 320,
+    "bands": 128,
+    "low_hz": 50.0,
+    "high_hz": 14_000.0,
+}
 _PICTURES = Spectrogram(
     name=PICTURES,
     layout=Spectrogram.LAYOUT_PICTURES,
-    sample_rate=32_000,
-    peak=0.5,
-    fft_size=1024,
-    window_size=1024,
-    hop_size=320,
-    bands=128,
-    low_hz=50.0,
-    high_hz=14_000.0,
+    **_WIDE,
     window_frames=PICTURE_BODY.preprocessing.size,
     window_stride=PICTURE_BODY.preprocessing.size // 2,
 )
 _STATISTICS = Spectrogram(
     name=STATISTICS,
     layout=Spectrogram.LAYOUT_STATISTICS,
-    sample_rate=32_000,
-    peak=0.5,
-    fft_size=1024,
-    window_size=1024,
-    hop_size=320,
-    bands=128,
-    low_hz=50.0,
-    high_hz=14_000.0,
+    **_WIDE,
 )
 
 

@@ -302,11 +302,8 @@ async def test_a_decoding_process_that_dies_costs_one_picture(picture: Callable[
         decoders.close()
 
 
-async def test_a_decoding_process_has_no_threads_for_arithmetic(
-    picture: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_decoding_process_has_no_threads_for_arithmetic(picture: Callable[..., bytes]) -> None:
     """Each would take from the address space that it is limited to."""
-    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     before = set(multiprocessing.active_children())
     decoders = Decoders(1)
     try:

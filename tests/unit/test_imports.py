@@ -11,7 +11,7 @@ TORCH = ("torch", "torchvision", "timm")
 @pytest.mark.parametrize(
     ("modules", "absent"),
     [
-        ("services.dataset.servicer", (*TORCH, "onnxruntime", "sklearn")),
+        ("services.dataset.servicer", (*TORCH, "numpy", "soundfile", "onnxruntime", "sklearn")),
         (
             "services.trainer.servicer, services.trainer.worker_servicer, services.trainer.model_servicer",
             (*TORCH, "numpy", "onnxruntime", "sklearn"),

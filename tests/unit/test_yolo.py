@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -146,12 +147,26 @@ def test_it_calls_nobody_and_writes_nowhere_else(tmp_path: Path, picture: Callab
     assert {name for name, value in settings.items() if value is True} == set()
 
 
-def test_its_environment_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def told(program: str, *arguments: object, **environment: str) -> str:
+    """What a program says in a process of its own, with some variables set."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    ours = {**os.environ, **environment}
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120, env=ours).stdout
+
+
+ENVIRONMENT = f"""
+import json, sys
+from pathlib import Path
+from {PREFIX}.yolo import quarantine
+print(json.dumps(quarantine.environment(Path(sys.argv[1]), 2)))
+"""
+
+
+def test_its_environment_is_its_own(tmp_path: Path) -> None:
     """Of ours it gets which accelerator to use, and no key, proxy or token."""
-    for name in ("ULTRALYTICS_API_KEY", "HTTPS_PROXY", "HANDFUL_STORE", "COMET_API_KEY", "GITHUB_ACTIONS"):
-        monkeypatch.setenv(name, "secret")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    given = quarantine.environment(tmp_path, 2)
+    names = ("ULTRALYTICS_API_KEY", "HTTPS_PROXY", "HANDFUL_STORE", "COMET_API_KEY", "GITHUB_ACTIONS")
+    secrets = dict.fromkeys(names, "secret")
+    given = json.loads(told(ENVIRONMENT, tmp_path, CUDA_VISIBLE_DEVICES="3", **secrets))
     assert given["CUDA_VISIBLE_DEVICES"] == "3"
     assert "secret" not in given.values()
     switches = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "ULTRALYTICS_SAFE_LOAD": "true"}
@@ -206,6 +221,16 @@ def test_what_is_no_weights_file_is_refused(tmp_path: Path, data: bytes | str) -
         bodies.read(saved(tmp_path, data) if isinstance(data, str) else data)
 
 
+READ = f"""
+from {PREFIX}.pretrained.torch_files import NotTensors
+from {PREFIX}.yolo import bodies
+try:
+    bodies.read(b"weights")
+except NotTensors as problem:
+    print(problem)
+"""
+
+
 @pytest.mark.parametrize(
     ("code", "says"),
     [
@@ -214,15 +239,12 @@ def test_what_is_no_weights_file_is_refused(tmp_path: Path, data: bytes | str) -
     ],
     ids=["a library is missing", "the system killed it"],
 )
-def test_weights_are_not_read_where_ultralytics_cannot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, says: str
-) -> None:
+def test_weights_are_not_read_where_ultralytics_cannot(tmp_path: Path, code: str, says: str) -> None:
     """One that does not load, and one that memory does not suffice for, are a reason, as a broken file is."""
     (tmp_path / "ultralytics").mkdir()
     (tmp_path / "ultralytics" / "__init__.py").write_text(code)
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(NotTensors, match=says):
-        bodies.read(b"weights")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    assert says in told(READ, PYTHONPATH=path)
 
 
 def test_a_pretrained_body_is_shared_and_a_graph(tmp_path: Path, store: FilesystemStore, children: Children) -> None:
