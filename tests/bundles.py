@@ -52,10 +52,22 @@ class Gate(Backbone):
         assert self.opened.wait(30)
         return super().features(pixels)
 
+    def mapped(self, pixels: Pixels) -> tuple[Floats, Floats | None]:
+        self.features(pixels)
+        return super().mapped(pixels)
+
 
 def mean_colour(name: str = "mean_colour") -> bytes:
     """A graph; another name makes other bytes that compute the same."""
     graph: bytes = onnx.parser.parse_model(_GRAPH.replace("NAME", name)).SerializeToString()
+    return graph
+
+
+def without_map() -> bytes:
+    """The same, of a graph that gives no feature map."""
+    model = onnx.parser.parse_model(_GRAPH.replace("NAME", "without_map"))
+    del model.graph.output[1]
+    graph: bytes = model.SerializeToString()
     return graph
 
 

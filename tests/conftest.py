@@ -20,6 +20,7 @@ from services.dataset.ingest import Decoders
 from services.dataset.servicer import DatasetServicer
 from services.dataset.uploads import Uploads
 from services.inference.batching import Batcher
+from services.inference.explanations.explaining import Explainer
 from services.inference.loading import Loader
 from services.inference.pointers import Pointers as InferencePointers
 from services.inference.servicer import InferenceServicer
@@ -143,7 +144,8 @@ async def trainer_service(
 async def inference_stub(store: FilesystemStore) -> AsyncIterator[inference_pb2_grpc.InferenceServiceAsyncStub]:
     """An inference service in this process, over the test's store; its pointers are read once per project."""
     batcher = Batcher(threads=2, queue=64, cap=4)
-    servicer = InferenceServicer(InferencePointers(store), Loader(store, 256 * MEBIBYTE), batcher)
+    explainer = Explainer()
+    servicer = InferenceServicer(InferencePointers(store), Loader(store, 256 * MEBIBYTE), batcher, explainer)
     register = partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
     server = Server(Limits(message_bytes=33 * MEBIBYTE, drain_seconds=0))
     port = await server.start("127.0.0.1:0", {"handful.v1.InferenceService": register})
@@ -152,6 +154,7 @@ async def inference_stub(store: FilesystemStore) -> AsyncIterator[inference_pb2_
         yield inference_pb2_grpc.InferenceServiceStub(channel)
     await server.stop()
     batcher.close()
+    explainer.close()
 
 
 @pytest.fixture(scope="session")

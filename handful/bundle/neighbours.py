@@ -8,7 +8,8 @@ that look alike, so a strange breed of dog may well be near a model of dogs.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,37 @@ MAX_ROWS = 500
 
 
 @dataclass(frozen=True)
+class Near:
+    """A training example near an input: the SHA-256 of its content, the index of its class, and one minus the cosine of
+    the features, in [0, 2].
+    """
+
+    content_sha256: str
+    label: int
+    distance: float
+
+
+@dataclass(frozen=True)
+class Named:
+    """Which examples rows are of: `contents` uint8[n, 32], SHA-256 of what is stored; `labels` int32[n], their
+    classes' indices. Models of earlier releases do not say: then n is 0.
+    """
+
+    contents: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 32), np.uint8))
+    labels: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+
+    @classmethod
+    def of(cls, contents: Sequence[str], labels: npt.NDArray[np.int64]) -> "Named":
+        """Of hashes in hex."""
+        digests = np.frombuffer(bytes.fromhex("".join(contents)), np.uint8).reshape(-1, 32)
+        return cls(digests, labels.astype(np.int32))
+
+    def taken(self, places: npt.NDArray[np.intp]) -> "Named":
+        """Some of them."""
+        return Named(self.contents[places], self.labels[places]) if len(self.labels) else self
+
+
+@dataclass(frozen=True)
 class Neighbours:
     """`rows`: float16[n, feature_width], features of training examples scaled to length 1; `nearest`, how many of them
     count; `max_distance`, in [0, 2]: what is farther away is unknown.
@@ -34,32 +66,47 @@ class Neighbours:
     rows: npt.NDArray[np.float16]
     nearest: int
     max_distance: float
+    named: Named = field(default_factory=Named)
 
     def distances(self, features: Floats) -> Floats:
         """float32[n], in [0, 2], of float32[n, feature_width]."""
         return _distances(_unit(features) @ self.rows.astype(np.float32).T, self.nearest)
 
+    def nearest_to(self, features: Floats, count: int) -> tuple[Near, ...]:
+        """The nearest examples to float32[feature_width], nearest first; none where the model does not name them."""
+        if not len(self.named.labels):
+            return ()
+        distances = 1 - (_unit(features[None]) @ self.rows.astype(np.float32).T)[0]
+        return tuple(
+            Near(self.named.contents[place].tobytes().hex(), int(self.named.labels[place]), float(distances[place]))
+            for place in np.argsort(distances, kind="stable")[:count]
+        )
+
     @property
     def num_bytes(self) -> int:
-        return self.rows.nbytes
+        return self.rows.nbytes + self.named.contents.nbytes + self.named.labels.nbytes
 
     def to_bytes(self) -> bytes:
-        """The rows as a safetensors file."""
-        return save({"rows": np.ascontiguousarray(self.rows)})
+        """The rows, and which examples they are of, as a safetensors file."""
+        tensors: dict[str, npt.NDArray[Any]] = {"rows": self.rows}
+        if len(self.named.labels):
+            tensors |= {"contents": self.named.contents, "labels": self.named.labels}
+        return save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
 
     @classmethod
     def from_bytes(cls, described: bundle_pb2.Neighbours, data: bytes) -> "Neighbours":
         """ValueError where the file is none of ours."""
         try:
-            rows = load(data)["rows"]
+            tensors = load(data)
+            rows = tensors["rows"]
         except Exception as problem:
             raise ValueError("not neighbours") from problem
         if rows.ndim != 2 or rows.dtype != np.float16 or not 0 < described.nearest <= len(rows):  # noqa: PLR2004
             raise ValueError("not neighbours")
-        return cls(rows, described.nearest, described.max_distance)
+        return cls(rows, described.nearest, described.max_distance, _named(tensors, len(rows)))
 
 
-def fit(features: Floats, groups: Sequence[str]) -> Neighbours | None:
+def fit(features: Floats, groups: Sequence[str], named: Named | None = None) -> Neighbours | None:
     """The neighbours among float32[n, feature_width], with the distance that ceil(0.95 (n + 1)) of them keep from the
     others (split conformal prediction, https://arxiv.org/abs/2107.07511, with leave-one-out distances), at most the
     largest. An example is not compared with those of its own group. None where there are fewer than `NEAREST` groups
@@ -74,7 +121,21 @@ def fit(features: Floats, groups: Sequence[str]) -> Neighbours | None:
     cosines[same[:, None] == same] = -1
     left_out = np.sort(_distances(cosines, NEAREST))
     place = min(math.ceil(KNOWN * (len(rows) + 1)), len(rows))
-    return Neighbours(rows, NEAREST, float(left_out[place - 1]))
+    return Neighbours(rows, NEAREST, float(left_out[place - 1]), (named or Named()).taken(kept))
+
+
+def _named(tensors: dict[str, npt.NDArray[Any]], count: int) -> Named:
+    """Which examples rows are of; ValueError where that is not what a file of ours says."""
+    if "contents" not in tensors:
+        return Named()
+    contents, labels = tensors["contents"], tensors["labels"]
+    if (
+        contents.dtype != np.uint8
+        or labels.dtype != np.int32
+        or (contents.shape, labels.shape) != ((count, 32), (count,))
+    ):
+        raise ValueError("not neighbours")
+    return Named(contents, labels)
 
 
 def _distances(cosines: Floats, nearest: int) -> Floats:

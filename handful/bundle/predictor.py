@@ -28,6 +28,16 @@ class Backbone:
         """float32[n, feature_width] of uint8[n, size, size, 3]."""
         return self.of({"pixels": pixels})
 
+    def mapped(self, pixels: Pixels) -> tuple[Floats, Floats | None]:
+        """The features, and float32[n, channels, rows, columns] that they were made of; None where the graph gives no
+        such map.
+        """
+        names = [one.name for one in self._session.get_outputs()]
+        if "feature_map" not in names:
+            return self.features(pixels), None
+        features, feature_map = self._session.run(["features", "feature_map"], {"pixels": pixels})
+        return features, feature_map
+
     def of(self, inputs: Inputs) -> Floats:
         """float32[n, feature_width] of the graph's inputs by name; of a sound n is 1."""
         features: Floats = self._session.run(["features"], inputs)[0]

@@ -1256,7 +1256,8 @@ Global___ModelManifest: _TypeAlias = ModelManifest  # noqa: Y015
 class Neighbours(_message.Message):
     """Neighbours tells how far an input is from the examples that the model was fitted on: one minus the mean cosine of its
     features with those of its nearest examples, in [0, 2]. `rows` float16[n, feature_width] of the file are their
-    features, scaled to length 1; of more than 500 examples they are 500, evenly chosen.
+    features, scaled to length 1; of more than 500 examples they are 500, evenly chosen. `contents` uint8[n, 32] are the
+    SHA-256 of the examples' stored bytes and `labels` int32[n] the indices of their classes; earlier releases wrote neither.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -184,3 +185,206 @@ class Prediction(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Prediction: _TypeAlias = Prediction  # noqa: Y015
+
+@_typing.final
+class ExplainRequest(_message.Message):
+    """ExplainRequest asks why a model takes a picture or sound for a class."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    SOUND_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """As PredictRequest.model."""
+    image: _builtins.bytes
+    """The picture, as PredictRequest.image."""
+    sound: _builtins.bytes
+    """The sound, as PredictRequest.sound."""
+    label: _builtins.str
+    """The class that is asked about. Default: the one that Predict would name first."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        image: _builtins.bytes = ...,
+        sound: _builtins.bytes = ...,
+        label: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "label", b"label", "model", b"model", "sound", b"sound"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
+
+@_typing.final
+class ExplainResponse(_message.Message):
+    """ExplainResponse answers Explain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    PREDICTIONS_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    NEAREST_EXAMPLES_FIELD_NUMBER: _builtins.int
+    model_version: _builtins.str
+    """The version that answered: `projects/{project}/models/{model}/versions/{number}`."""
+    unknown: _builtins.bool
+    """As PredictResponse.unknown. What is unknown is explained all the same, to show what misled the model."""
+    label: _builtins.str
+    """The class that is explained."""
+    @_builtins.property
+    def predictions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Prediction]:
+        """Every class by falling score; of a sound that is cut into segments, those of the segment that is explained."""
+
+    @_builtins.property
+    def evidence(self) -> Global___EvidenceMap:
+        """Which places speak for the class, and which against it."""
+
+    @_builtins.property
+    def nearest_examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___NearestExample]:
+        """The training examples that are most like it, nearest first, at most three; empty where the model does not name them:
+        it cannot tell `unknown` (see PredictResponse.distance), or an earlier release made it.
+        """
+
+    def __init__(
+        self,
+        *,
+        model_version: _builtins.str = ...,
+        predictions: _abc.Iterable[Global___Prediction] | None = ...,
+        unknown: _builtins.bool = ...,
+        label: _builtins.str = ...,
+        evidence: Global___EvidenceMap | None = ...,
+        nearest_examples: _abc.Iterable[Global___NearestExample] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "label", b"label", "model_version", b"model_version", "nearest_examples", b"nearest_examples", "predictions", b"predictions", "unknown", b"unknown"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
+
+@_typing.final
+class EvidenceMap(_message.Message):
+    """EvidenceMap says how much each place of an input speaks for a class rather than for the others, in units of the class's
+    logit minus the mean logit of all classes: above 0 for it, below 0 against it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Method:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _MethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[EvidenceMap._Method.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        METHOD_UNSPECIFIED: EvidenceMap._Method.ValueType  # 0
+        """Not set; not sent."""
+        METHOD_CLASS_ACTIVATION: EvidenceMap._Method.ValueType  # 1
+        """A class activation map (https://arxiv.org/abs/1512.04150): exact, the mean of the numbers is the evidence but for
+        the head's bias.
+        """
+        METHOD_OCCLUSION: EvidenceMap._Method.ValueType  # 2
+        """Each place was covered in turn, and the number is what was lost (https://arxiv.org/abs/1311.2901): of networks
+        whose features are not a mean over places, and of sounds.
+        """
+
+    class Method(_Method, metaclass=_MethodEnumTypeWrapper):
+        """How the numbers came about."""
+
+    METHOD_UNSPECIFIED: EvidenceMap.Method.ValueType  # 0
+    """Not set; not sent."""
+    METHOD_CLASS_ACTIVATION: EvidenceMap.Method.ValueType  # 1
+    """A class activation map (https://arxiv.org/abs/1512.04150): exact, the mean of the numbers is the evidence but for
+    the head's bias.
+    """
+    METHOD_OCCLUSION: EvidenceMap.Method.ValueType  # 2
+    """Each place was covered in turn, and the number is what was lost (https://arxiv.org/abs/1311.2901): of networks
+    whose features are not a mean over places, and of sounds.
+    """
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    PNG_FIELD_NUMBER: _builtins.int
+    START_SECONDS_FIELD_NUMBER: _builtins.int
+    END_SECONDS_FIELD_NUMBER: _builtins.int
+    BAND_HERTZ_FIELD_NUMBER: _builtins.int
+    method: Global___EvidenceMap.Method.ValueType
+    """How the numbers came about."""
+    rows: _builtins.int
+    """Rows: of a picture from above, of a sound bands from the lowest."""
+    columns: _builtins.int
+    """Columns: of a picture from the left, of a sound from the start."""
+    png: _builtins.bytes
+    """The map over the picture as the model saw it, or over the spectrogram of the sound, a PNG file: orange speaks for the
+    class, blue against it.
+    """
+    start_seconds: _builtins.float
+    """Of a sound: where the segment that is explained begins, in seconds from the start."""
+    end_seconds: _builtins.float
+    """Of a sound: where that segment ends."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """rows x columns numbers, row by row."""
+
+    @_builtins.property
+    def band_hertz(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Of a sound: the rows + 1 frequencies in Hz between which bands lie."""
+
+    def __init__(
+        self,
+        *,
+        method: Global___EvidenceMap.Method.ValueType = ...,
+        rows: _builtins.int = ...,
+        columns: _builtins.int = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+        png: _builtins.bytes = ...,
+        start_seconds: _builtins.float = ...,
+        end_seconds: _builtins.float = ...,
+        band_hertz: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["band_hertz", b"band_hertz", "columns", b"columns", "end_seconds", b"end_seconds", "method", b"method", "png", b"png", "rows", b"rows", "start_seconds", b"start_seconds", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvidenceMap: _TypeAlias = EvidenceMap  # noqa: Y015
+
+@_typing.final
+class NearestExample(_message.Message):
+    """NearestExample is a training example that is like an input."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_SHA256_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    DISTANCE_FIELD_NUMBER: _builtins.int
+    content_sha256: _builtins.str
+    """SHA-256 of its stored bytes, as in Example.content_sha256; DatasetService.GetThumbnails has its picture."""
+    label: _builtins.str
+    """Its class."""
+    distance: _builtins.float
+    """One minus the cosine of its features and the input's, in [0, 2]."""
+    def __init__(
+        self,
+        *,
+        content_sha256: _builtins.str = ...,
+        label: _builtins.str = ...,
+        distance: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_sha256", b"content_sha256", "distance", b"distance", "label", b"label"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NearestExample: _TypeAlias = NearestExample  # noqa: Y015

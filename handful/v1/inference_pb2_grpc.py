@@ -42,6 +42,11 @@ class InferenceServiceStub:
                 request_serializer=handful_dot_v1_dot_inference__pb2.PredictRequest.SerializeToString,
                 response_deserializer=handful_dot_v1_dot_inference__pb2.PredictResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/handful.v1.InferenceService/Explain',
+                request_serializer=handful_dot_v1_dot_inference__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=handful_dot_v1_dot_inference__pb2.ExplainResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
@@ -57,6 +62,15 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Says why a model takes a picture or sound for a class: the places that speak for it and against it, and the nearest
+        training examples. Takes one forward pass, or some dozens where the network has no exact answer; one is made at a
+        time, and RESOURCE_EXHAUSTED with reason OVERLOADED refuses where four wait.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -64,6 +78,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Predict,
                     request_deserializer=handful_dot_v1_dot_inference__pb2.PredictRequest.FromString,
                     response_serializer=handful_dot_v1_dot_inference__pb2.PredictResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=handful_dot_v1_dot_inference__pb2.ExplainRequest.FromString,
+                    response_serializer=handful_dot_v1_dot_inference__pb2.ExplainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -96,6 +115,33 @@ class InferenceService:
             '/handful.v1.InferenceService/Predict',
             handful_dot_v1_dot_inference__pb2.PredictRequest.SerializeToString,
             handful_dot_v1_dot_inference__pb2.PredictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handful.v1.InferenceService/Explain',
+            handful_dot_v1_dot_inference__pb2.ExplainRequest.SerializeToString,
+            handful_dot_v1_dot_inference__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

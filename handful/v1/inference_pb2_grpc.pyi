@@ -38,6 +38,11 @@ class InferenceServiceStub:
     def __new__(cls, channel: _aio.Channel) -> InferenceServiceAsyncStub: ...
     Predict: _grpc.UnaryUnaryMultiCallable[_inference_pb2.PredictRequest, _inference_pb2.PredictResponse]
     """Predicts the class of one picture or sound. NOT_FOUND where there is no such model, with up to ten that exist."""
+    Explain: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ExplainRequest, _inference_pb2.ExplainResponse]
+    """Says why a model takes a picture or sound for a class: the places that speak for it and against it, and the nearest
+    training examples. Takes one forward pass, or some dozens where the network has no exact answer; one is made at a
+    time, and RESOURCE_EXHAUSTED with reason OVERLOADED refuses where four wait.
+    """
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
@@ -49,6 +54,11 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Predict: _aio.UnaryUnaryMultiCallable[_inference_pb2.PredictRequest, _inference_pb2.PredictResponse]  # type: ignore[assignment]
     """Predicts the class of one picture or sound. NOT_FOUND where there is no such model, with up to ten that exist."""
+    Explain: _aio.UnaryUnaryMultiCallable[_inference_pb2.ExplainRequest, _inference_pb2.ExplainResponse]  # type: ignore[assignment]
+    """Says why a model takes a picture or sound for a class: the places that speak for it and against it, and the nearest
+    training examples. Takes one forward pass, or some dozens where the network has no exact answer; one is made at a
+    time, and RESOURCE_EXHAUSTED with reason OVERLOADED refuses where four wait.
+    """
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """InferenceService answers what a picture shows or a sound is of. It is stateless: it loads bundles from the object store on demand and
@@ -63,5 +73,16 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.PredictResponse, _abc.Awaitable[_inference_pb2.PredictResponse]]:
         """Predicts the class of one picture or sound. NOT_FOUND where there is no such model, with up to ten that exist."""
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _inference_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.ExplainResponse, _abc.Awaitable[_inference_pb2.ExplainResponse]]:
+        """Says why a model takes a picture or sound for a class: the places that speak for it and against it, and the nearest
+        training examples. Takes one forward pass, or some dozens where the network has no exact answer; one is made at a
+        time, and RESOURCE_EXHAUSTED with reason OVERLOADED refuses where four wait.
+        """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -6,6 +6,7 @@ from functools import partial
 from handful.bundle.images import MAX_BYTES
 from handful.v1 import inference_pb2_grpc
 from services.inference.batching import Batcher
+from services.inference.explanations.explaining import Explainer
 from services.inference.loading import Loader
 from services.inference.pointers import Pointers
 from services.inference.servicer import InferenceServicer
@@ -25,7 +26,8 @@ async def serve(settings: InferenceSettings) -> None:
     pointers = Pointers(store)
     loader = Loader(store, settings.inference_memory_mib * MEBIBYTE)
     batcher = Batcher(settings.threads, settings.inference_queue, settings.inference_batch)
-    servicer = InferenceServicer(pointers, loader, batcher)
+    explainer = Explainer()
+    servicer = InferenceServicer(pointers, loader, batcher, explainer)
     limits = Limits(MESSAGE_BYTES, connection_age_seconds=CONNECTION_SECONDS, reflection=settings.reflection)
     server = Server(limits)
     try:
@@ -34,6 +36,7 @@ async def serve(settings: InferenceSettings) -> None:
         await server.run([pointers.follow()], parent_pipe=settings.parent_pipe)
     finally:
         batcher.close()
+        explainer.close()
 
 
 if __name__ == "__main__":

@@ -7,18 +7,22 @@ from handful.errors import InvalidArgument
 from handful.v1 import inference_pb2, inference_pb2_grpc
 from services.inference.answering import Answer, Segment
 from services.inference.batching import Batcher
+from services.inference.explanations.encoding import evidence_map, nearest_example
+from services.inference.explanations.explaining import Explainer
 from services.inference.loading import Loader, Model
 from services.inference.pointers import Pointers
 
 DEFAULT_TOP_K = 5
+SHOWN_LABELS = 10
 Context = aio.ServicerContext[object, object]
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
-    def __init__(self, pointers: Pointers, loader: Loader, batcher: Batcher) -> None:
+    def __init__(self, pointers: Pointers, loader: Loader, batcher: Batcher, explainer: Explainer) -> None:
         self._pointers = pointers
         self._loader = loader
         self._batcher = batcher
+        self._explainer = explainer
 
     async def Predict(self, request: inference_pb2.PredictRequest, context: Context) -> inference_pb2.PredictResponse:
         if request.top_k < 0:
@@ -36,8 +40,31 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             segments=[_segment(one, model, top_k) for one in answer.segments],
         )
 
+    async def Explain(self, request: inference_pb2.ExplainRequest, context: Context) -> inference_pb2.ExplainResponse:
+        ref = await self._pointers.resolve(request.model)
+        model = await self._loader.load(ref)
+        labels = model.head.labels
+        found = await self._explainer.explain(_data(request, model), model, _label(request.label, labels))
+        return inference_pb2.ExplainResponse(
+            model_version=ref.name,
+            predictions=_predictions(found.answer, model, len(labels)),
+            unknown=found.answer.unknown,
+            label=labels[found.label],
+            evidence=evidence_map(found.places),
+            nearest_examples=[nearest_example(one, labels) for one in found.nearest],
+        )
 
-def _data(request: inference_pb2.PredictRequest, model: Model) -> bytes:
+
+def _label(label: str, labels: tuple[str, ...]) -> int | None:
+    if not label:
+        return None
+    if label not in labels:
+        shown = ", ".join(labels[:SHOWN_LABELS]) + (", ..." if len(labels) > SHOWN_LABELS else "")
+        raise InvalidArgument.fields([("label", f"is no class of the model; it has {shown}")])
+    return labels.index(label)
+
+
+def _data(request: inference_pb2.PredictRequest | inference_pb2.ExplainRequest, model: Model) -> bytes:
     """The file that is asked about; InvalidArgument where it is not of the model's modality."""
     if model.head.of_sounds:
         if request.image:

@@ -20,6 +20,7 @@ from handful.v1 import inference_pb2_grpc
 from handful.v1.bundle_pb2 import ModelManifest
 from handful.v1.inference_pb2 import PredictRequest, PredictResponse
 from services.inference.batching import Batcher
+from services.inference.explanations.explaining import Explainer
 from services.inference.loading import Loader
 from services.inference.pointers import Pointers, VersionRef
 from services.inference.servicer import InferenceServicer
@@ -42,8 +43,8 @@ def paint(picture: Callable[..., bytes]) -> Paint:
 @asynccontextmanager
 async def serving(store: FilesystemStore, loader: Loader, queue: int = 64) -> AsyncIterator[Stub]:
     """An inference service with one thread, which follows its pointers."""
-    batcher, pointers = Batcher(1, queue, 1), Pointers(store)
-    servicer, server = InferenceServicer(pointers, loader, batcher), Server(Limits(drain_seconds=0))
+    batcher, pointers, explainer = Batcher(1, queue, 1), Pointers(store), Explainer()
+    servicer, server = InferenceServicer(pointers, loader, batcher, explainer), Server(Limits(drain_seconds=0))
     register = partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
     port = await server.start("127.0.0.1:0", {"handful.v1.InferenceService": register})
     following = asyncio.create_task(pointers.follow())
@@ -51,6 +52,7 @@ async def serving(store: FilesystemStore, loader: Loader, queue: int = 64) -> As
         yield inference_pb2_grpc.InferenceServiceStub(channel)
     await server.stop()
     batcher.close()
+    explainer.close()
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
 

@@ -37,7 +37,7 @@ def train(work: Work, examples: Examples) -> Trained:
         work.progress("fitting")
         passes = _Passes(work, described.temperature or 1.0, (train_rows, val_rows), (train_labels, val_labels))
         head = _fit(work, described, span, train_labels, len(examples.labels), passes)
-        known = neighbours.fit(train_rows, [example.group for example in examples.train])
+        known = neighbours.fit(train_rows, [example.group for example in examples.train], named(examples))
     golden = (examples.val or examples.train)[:NUM_GOLDEN]
     shown = [examples.data(work.store, one) for one in golden]
     golden_rows = (val_rows if examples.val else train_rows)[:NUM_GOLDEN]
@@ -52,6 +52,11 @@ def _features(work: Work, examples: Examples) -> tuple[Backbone, Floats]:
     backbone, graph = work.wait("graph", find)
     features = Features(work.store, work.cache, examples, backbone, graph, work.threads)
     return backbone, gather(work, features, (*examples.train, *examples.val))
+
+
+def named(examples: Examples) -> neighbours.Named:
+    """Which the training examples are, for whoever asks what a prediction is near."""
+    return neighbours.Named.of([one.content_sha256 for one in examples.train], targets(examples.train))
 
 
 def _golden(backbone: Backbone, shown: list[bytes]) -> Pixels | None:
