@@ -1,12 +1,8 @@
-"""Plain calls: with a time limit, errors of `handful.errors`, pages that follow one another."""
+"""Plain calls: with a time limit, and pages that follow one another."""
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
-
-import grpc
-
-from handful.errors import from_rpc_error
 
 UNARY_SECONDS = 30.0
 PAGE_SIZE = 200
@@ -16,10 +12,7 @@ Row = TypeVar("Row")
 
 def call(method: Any, request: Any) -> Any:
     """What a unary method answers."""
-    try:
-        return method(request, timeout=UNARY_SECONDS)
-    except grpc.RpcError as problem:
-        raise from_rpc_error(problem) from None
+    return method(request, timeout=UNARY_SECONDS)
 
 
 def pages(method: Any, request: Any, rows: Callable[[Any], Iterable[Row]]) -> Iterator[Row]:

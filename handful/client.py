@@ -11,10 +11,11 @@ from typing import Self
 
 from handful import names
 from handful.calls import call, new_request_id, pages
-from handful.channel import Addresses, connect, project_from_env
+from handful.channel import Addresses, project_from_env
 from handful.errors import AlreadyExists
 from handful.exchange import Exported, OnBytes, fetch, send
 from handful.folders import LabelledFile, find, is_sound, modality_of
+from handful.peers import reach
 from handful.recipe import recipe
 from handful.run import Run
 from handful.uploads import check_modality, upload
@@ -41,7 +42,7 @@ class Client:
         addresses = addresses or Addresses()
         names.check_id(project, "project")
         self.parent = f"projects/{project}"
-        self._channels = [connect(address) for address in (addresses.dataset, addresses.trainer, addresses.inference)]
+        self._channels = [reach(service, address) for service, address in vars(addresses).items()]
         dataset, trainer, inference = self._channels
         self._datasets = DatasetServiceStub(dataset)
         self._trainer = TrainerServiceStub(trainer)

@@ -5,9 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
-
-from handful.errors import DataLoss, from_rpc_error
+from handful.errors import DataLoss
 from handful.v1.model_pb2 import (
     ExportModelVersionRequest,
     ExportModelVersionResponse,
@@ -45,8 +43,6 @@ def fetch(stub: ModelServiceStub, name: str, to: Path, on_bytes: OnBytes) -> Exp
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-    except grpc.RpcError as problem:
-        raise from_rpc_error(problem) from None
     finally:
         call.cancel()
     return Exported(path, export)
@@ -56,10 +52,7 @@ def send(stub: ModelServiceStub, opened: ImportModelVersionRequest.Open, path: P
     """The version that a zip has become."""
     with path.open("rb") as file:
         opened.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    try:
-        version: ModelVersion = stub.ImportModelVersion(_messages(opened, path, on_bytes)).model_version
-    except grpc.RpcError as problem:
-        raise from_rpc_error(problem) from None
+    version: ModelVersion = stub.ImportModelVersion(_messages(opened, path, on_bytes)).model_version
     return version
 
 

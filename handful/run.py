@@ -6,11 +6,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
-import grpc
-
-from handful.errors import Cancelled, DeadlineExceeded, FailedPrecondition, HandfulError, Unavailable, from_rpc_error
+from handful.calls import call
+from handful.errors import Cancelled, DeadlineExceeded, FailedPrecondition, HandfulError, Unavailable
 from handful.v1 import trainer_pb2
 from handful.v1.trainer_pb2 import (
     Progress,
@@ -26,7 +25,6 @@ SILENT_INTERVALS = 3
 FIRST_SILENCE_SECONDS = 30.0
 MIN_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 30.0
-UNARY_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -71,10 +69,8 @@ class Run:
                         self.training_run = message.finished.training_run
                         return
                 problem: HandfulError = Unavailable("The stream ended early.")
-            except grpc.RpcError as error:
-                problem = from_rpc_error(error)
-                if not isinstance(problem, (Unavailable, DeadlineExceeded, Cancelled)):
-                    raise problem from None
+            except (Unavailable, DeadlineExceeded, Cancelled) as lost:
+                problem = lost
             if on_reconnect:
                 on_reconnect(problem)
             time.sleep(random.uniform(0, pause))  # noqa: S311 - full jitter, no secret
@@ -102,26 +98,20 @@ class Run:
     def refresh(self) -> TrainingRun:
         """Reads the run again."""
         request = trainer_pb2.GetTrainingRunRequest(name=self.name)
-        try:
-            self.training_run = self._stub.GetTrainingRun(request, timeout=UNARY_SECONDS).training_run
-        except grpc.RpcError as problem:
-            raise from_rpc_error(problem) from None
+        self.training_run = call(self._stub.GetTrainingRun, request).training_run
         return self.training_run
 
     def cancel(self) -> TrainingRun:
         """Stops the run, within 10 s where it is running."""
         request = trainer_pb2.CancelTrainingRunRequest(name=self.name)
-        try:
-            self.training_run = self._stub.CancelTrainingRun(request, timeout=UNARY_SECONDS).training_run
-        except grpc.RpcError as problem:
-            raise from_rpc_error(problem) from None
+        self.training_run = call(self._stub.CancelTrainingRun, request).training_run
         return self.training_run
 
     def _stream(self, after_sequence: int) -> Iterator[WatchTrainingRunResponse]:
         request = WatchTrainingRunRequest(name=self.name, after_sequence=after_sequence)
-        call = self._stub.WatchTrainingRun(request)
-        with _Watchdog(call, FIRST_SILENCE_SECONDS) as watchdog:
-            for message in call:
+        stream = self._stub.WatchTrainingRun(request)
+        with _Watchdog(stream, FIRST_SILENCE_SECONDS) as watchdog:
+            for message in stream:
                 if message.HasField("started"):
                     watchdog.patience = SILENT_INTERVALS * message.started.heartbeat_interval_seconds
                     self.training_run = message.started.training_run
@@ -135,7 +125,7 @@ class _Watchdog:
     with a message.
     """
 
-    def __init__(self, call: grpc.Call, patience: float) -> None:
+    def __init__(self, call: Any, patience: float) -> None:
         self.patience = patience
         self._call = call
         self._deadline = time.monotonic() + patience

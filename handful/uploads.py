@@ -3,9 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator
 
-import grpc
-
-from handful.errors import FailedPrecondition, from_rpc_error
+from handful.errors import FailedPrecondition
 from handful.folders import LabelledFile
 from handful.v1.bundle_pb2 import MODALITY_IMAGE, MODALITY_SOUND, Modality
 from handful.v1.dataset_pb2 import Dataset, UploadExamplesRequest, UploadExamplesResponse
@@ -18,10 +16,7 @@ _PLURALS = {MODALITY_IMAGE: "pictures", MODALITY_SOUND: "sounds"}
 def upload(stub: DatasetServiceStub, dataset: str, files: Iterable[LabelledFile]) -> Iterator[UploadExamplesResponse]:
     """Sends files; yields the verdicts in order. OSError where a file cannot be read, after those before it."""
     unreadable: list[OSError] = []
-    try:
-        yield from stub.UploadExamples(_steps(dataset, files, unreadable))
-    except grpc.RpcError as problem:
-        raise from_rpc_error(problem) from None
+    yield from stub.UploadExamples(_steps(dataset, files, unreadable))
     if unreadable:
         raise unreadable[0]
 

@@ -1,7 +1,8 @@
 """`python -m services.doctor SECONDS`: what the services would find here: settings, store, databases, weights, device.
 
-A JSON object per finding, as `handful doctor` reads them. It makes the folders that a start would make, and writes and
-removes an object in the store; everything else is only looked at. It stands above the services, and knows several.
+A JSON object per finding, as `handful doctor` reads them. In a bucket it writes and removes an object, since nothing
+else says whether it may; everything else is only looked at, and nothing is made. It stands above the services, and
+knows several.
 """
 
 import json
@@ -19,12 +20,12 @@ from pathlib import Path
 from services.shared import logs
 from services.shared.database import look
 from services.shared.identifiers import new_id
-from services.shared.objects import StoreRefused, StoreSettings, StoreUnavailable, open_store
+from services.shared.objects import StoreRefused, StoreSettings, StoreUnavailable, filesystem, open_store
 from services.shared.settings import BadSettings, CannotStart, read
 
 PROGRAM_SECONDS = 30.0
 FREE_BYTES = 2 * 1024**3
-OK, WARN, MISSING, BROKEN = "ok", "warn", "missing", "broken"
+OK, WARN, BROKEN = "ok", "warn", "broken"
 _TORCH = "import torch; print(torch.__version__, torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
 
 Finding = tuple[str, str]
@@ -50,17 +51,23 @@ def settings() -> Iterator[Finding]:
 
 def store() -> Iterator[Finding]:
     given = read(StoreSettings)
+    if given.is_s3:
+        yield _bucket(given)
+        return
+    yield OK, filesystem.look(given.folder)
+    if filesystem.free_bytes(given.folder) < FREE_BYTES:
+        yield WARN, f"{given.folder} has less than {FREE_BYTES / 1e9:.0f} GB left; make room before you train"
+
+
+def _bucket(given: StoreSettings) -> Finding:
     opened, probe = open_store(replace(given, store_seconds=0)), f"doctor/{new_id()}"
-    where = given.store if given.is_s3 else given.folder
     try:
         opened.put(probe, b"written by handful doctor")
         opened.delete(probe)
-        yield OK, f"{where} can be read and written"
     except StoreRefused as problem:
         next(opened.keys("doctor/"), None)
-        yield WARN, f"{where} can be read only, which is enough for inference alone: {problem}"
-    if not given.is_s3 and shutil.disk_usage(given.folder).free < FREE_BYTES:
-        yield WARN, f"{where} has less than {FREE_BYTES / 1e9:.0f} GB left; make room before you train"
+        return WARN, f"{given.store} can be read only, which is enough for inference alone: {problem}"
+    return OK, f"{given.store} can be read and written"
 
 
 def databases() -> Iterator[Finding]:
@@ -79,7 +86,7 @@ def weights() -> Iterator[Finding]:
     from services.trainer.worker.settings import WorkerSettings
 
     given = read(WorkerSettings)
-    places = opened(given, patient=False).places()
+    places = opened(given, looking=True).places()
     here = [id_ for id_, place in places.items() if place in (Place.PACKAGE, Place.STORE)]
     shown = f"here: {', '.join(here) or 'none'}"
     fetchable = [id_ for id_, place in places.items() if place == Place.SOURCE]
@@ -97,7 +104,7 @@ def device() -> Iterator[Finding]:
     if find_spec("torch") is None:
         unused = f" The GPU that is here ({gpus}) is for torch alone." if gpus else ""
         trained = f"preset fast on {', '.join(_without_torch()) or 'no architecture'}"
-        yield MISSING, f"torch is not installed: {trained} is trained all the same; for all else: `make setup`.{unused}"
+        yield WARN, f"torch is not installed: {trained} is trained all the same; for all else: `make setup`.{unused}"
         return
     found = _output(sys.executable, "-c", _TORCH)
     if found is None:

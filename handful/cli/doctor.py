@@ -1,5 +1,5 @@
 """`handful doctor`: what is installed, what answers, and what to do about what does not. It ends within seconds,
-whatever hangs, and exits with 1 where something is broken.
+whatever hangs, makes nothing, and exits with 1 where something is broken or something that is needed is not there.
 """
 
 import argparse
@@ -49,9 +49,9 @@ class Finding:
 def run(given: argparse.Namespace) -> int:
     """Prints every finding; with `--json` one object for programs."""
     findings = examine(given.seconds)
-    broken = any(finding.status == BROKEN for finding in findings)
+    healthy = not any(finding.status in (MISSING, BROKEN) for finding in findings)
     if given.json:
-        print(json.dumps({"healthy": not broken, "findings": [asdict(finding) for finding in findings]}))
+        print(json.dumps({"healthy": healthy, "findings": [asdict(finding) for finding in findings]}))
     else:
         table = commands.plain_table("", "", "")
         for finding in findings:
@@ -59,7 +59,7 @@ def run(given: argparse.Namespace) -> int:
             table.add_row(f"[{colour}]{finding.status}[/{colour}]", finding.check, escape(finding.says))
         table.show_header = False
         commands.console.print(table)
-    return 1 if broken else 0
+    return 0 if healthy else 1
 
 
 def examine(seconds: float) -> list[Finding]:
@@ -94,7 +94,10 @@ def _installed() -> Iterator[Finding]:
     yield Finding("python", OK, f"{platform.python_version()}, handful {importlib.metadata.version('handful')}")
     if find_spec("services") is None:
         yield Finding(
-            "parts", MISSING, "only the client is installed; for the services clone the repository and run `make setup`"
+            "parts",
+            WARN,
+            "only the client is installed, which is enough where the services run elsewhere; "
+            "to run them here clone the repository and run `make setup`",
         )
         return
     lacks = {part: sorted(name for name in _required(part) if not _is_installed(name)) for part in PARTS}
@@ -102,7 +105,7 @@ def _installed() -> Iterator[Finding]:
     del lacks["worker" if "torch" in lacks["worker"] else "worker-light"]
     for part, missing in lacks.items():
         if missing:
-            yield Finding("parts", MISSING, f"{part}: {', '.join(missing)} not installed; run `make setup`")
+            yield Finding("parts", WARN, f"{part}: {', '.join(missing)} not installed; to run it here: `make setup`")
     complete = [part for part, missing in lacks.items() if not missing]
     if complete:
         yield Finding("parts", OK, f"complete: {', '.join(complete)}")
@@ -163,13 +166,15 @@ def _answers(service: str, address: str) -> Iterator[Finding]:
     if not host or not port.isdecimal():
         yield Finding(service, BROKEN, f"{variable}={address}: must be host:port")
         return
+    # Workers alone need their port; who trains elsewhere has none here.
+    absent = WARN if service == "worker" else MISSING
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except ConnectionRefusedError:
-        yield Finding(service, MISSING, f"nothing listens on {address}; `handful up` starts it, or see {variable}")
+        yield Finding(service, absent, f"nothing listens on {address}; `handful up` starts it, or see {variable}")
         return
     except OSError as problem:
-        yield Finding(service, WARN, f"{address} cannot be reached ({problem}); see {variable}")
+        yield Finding(service, absent, f"{address} cannot be reached ({problem}); see {variable}")
         return
     yield Finding(service, *_health(address, variable))
 

@@ -23,6 +23,8 @@ CURVE_WIDTH = 60
 CURVE_HEIGHT = 6
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _COLUMNS = ("train/loss", "val/loss", "val/accuracy", "val/f1_weighted")
+_LOST = "connection lost: {} The run goes on; trying again ..."
+_TO_NOTHING = (TrainingRun.STATE_FAILED, TrainingRun.STATE_CANCELLED)
 # Phases of a run, as Progress names them, for people.
 PHASES = {
     "loading": "loading pictures",
@@ -53,7 +55,7 @@ def follow(run: Run, console: Console) -> TrainingRun:
             view.finish(run.training_run)
             live.update(view.render())
     else:
-        for message in run.watch(on_reconnect=lambda _: console.print("connection lost, trying again ...")):
+        for message in run.watch(on_reconnect=view.print_lost):
             view.take(message)
             view.print_line(message)
     return run.training_run
@@ -68,7 +70,7 @@ class _View:
         self._history = History()
         self._state = TrainingRun.State.Name(run.training_run.state)
         self._notes: list[str] = []
-        self._lost = False
+        self._lost = ""
         self._over = False
         self._bars = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
@@ -80,14 +82,14 @@ class _View:
         self._held: EpochMetrics | None = None
         self._last_epoch = 0.0
 
-    def reconnecting(self, _: HandfulError) -> None:
-        self._lost = True
+    def reconnecting(self, problem: HandfulError) -> None:
+        self._lost = problem.message
 
     def finish(self, run: TrainingRun) -> None:
         self._state, self._over = TrainingRun.State.Name(run.state), True
 
     def take(self, message: TrainingRunEvent | trainer_pb2.Progress) -> None:
-        self._lost = False
+        self._lost = ""
         if isinstance(message, trainer_pb2.Progress):
             self._take_progress(message)
             return
@@ -110,6 +112,12 @@ class _View:
         elif kind == "notice":
             self._notes.append(message.notice.message)
 
+    def print_lost(self, problem: HandfulError) -> None:
+        """A lost connection as a line, once until it is there again."""
+        if not self._lost:
+            self._say(_LOST.format(problem.message))
+        self.reconnecting(problem)
+
     def print_line(self, message: TrainingRunEvent | trainer_pb2.Progress) -> None:
         """A durable event, or work that begins, as a line, for logs and pipes."""
         if isinstance(message, trainer_pb2.Progress):
@@ -121,7 +129,8 @@ class _View:
         elif kind == "state_changed":
             if self._held is not None:
                 self._say(_line(self._held))
-            self._say(self._state.removeprefix("STATE_").lower())
+            if message.state_changed.state not in _TO_NOTHING:  # whoever follows says that, with the reason
+                self._say(self._state.removeprefix("STATE_").lower())
         elif kind in {"attempt_started", "features_ready", "notice"} and self._notes:
             self._say(self._notes[-1])
 
@@ -149,7 +158,7 @@ class _View:
             parts += [_table(epochs[-SHOWN_EPOCHS:]), _curve(epochs)]
         parts += [Text(note, style="dim") for note in self._notes[-3:]]
         if self._lost:
-            parts.append(Text("connection lost, trying again ...", style="yellow"))
+            parts.append(Text(_LOST.format(self._lost), style="yellow"))
         return Group(*parts)
 
     def _title(self) -> Text:

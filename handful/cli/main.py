@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-import grpc
-
 from handful.cli import architectures, commands, compare, continuing, demo, doctor, exchange, report, sweep, weights
 from handful.cli.stack import MissingParts
-from handful.errors import HandfulError, InvalidArgument, Unavailable
+from handful.errors import HandfulError, InvalidArgument
 
 Command = Callable[[argparse.Namespace], int]
 Add = Callable[[str, str, Command], argparse.ArgumentParser]
@@ -37,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = command(given)
     except KeyboardInterrupt:
         code = 130
-    except (HandfulError, MissingParts, OSError, grpc.RpcError) as problem:
+    except (HandfulError, MissingParts, OSError) as problem:
         print(f"handful: {_say(problem)}", file=sys.stderr)
         code = EXIT_CANNOT
     sys.exit(code)
@@ -57,11 +55,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _say(problem: BaseException) -> str:
     if isinstance(problem, InvalidArgument) and problem.violations:
         return "\n         ".join(f"{field}: {what}" for field, what in problem.violations)
-    if isinstance(problem, Unavailable) and problem.reason == Unavailable.default_reason:
-        return (
-            "A service does not answer. Start all of them here with: handful up. If they run elsewhere, see that "
-            f"HANDFUL_DATASET, HANDFUL_TRAINER and HANDFUL_INFERENCE are right ({problem.message})"
-        )
     if isinstance(problem, OSError) and problem.filename:
         return f"{problem.filename}: {problem.strerror}"
     return str(problem)

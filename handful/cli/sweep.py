@@ -3,11 +3,11 @@
 import argparse
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
@@ -16,7 +16,7 @@ from handful import Client, Run, grid
 from handful.cli import compare
 from handful.cli.commands import console, plain_table
 from handful.cli.outcome import INTERRUPTED, state
-from handful.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, Unavailable
+from handful.errors import Cancelled, DeadlineExceeded, FailedPrecondition, InvalidArgument, Unavailable
 from handful.recipe import as_dict
 from handful.v1.bundle_pb2 import Recipe
 from handful.v1.trainer_pb2 import TrainingRun
@@ -25,6 +25,10 @@ POLL_SECONDS = 0.5
 _TO_NOTHING = (TrainingRun.STATE_FAILED, TrainingRun.STATE_CANCELLED)
 _OVER = (*_TO_NOTHING, TrainingRun.STATE_SUCCEEDED)
 _FIGURES = ("val/loss", "val/accuracy")
+_COME_BACK = (
+    "The runs go on without you. To come back, say the same again, within a day: what is trained is not trained again. "
+    "To see each: handful runs. To stop one: handful cancel RUN"
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def run(given: argparse.Namespace) -> int:
         try:
             _follow(runs, wanted, quiet=given.json)
         except KeyboardInterrupt:
-            console.print("The runs go on. To see them, say the same again. To stop one: handful cancel RUN")
+            console.print(_COME_BACK)
             return INTERRUPTED
         compared = client.compare(one.name for one in runs)
     compare.report(compared, given.html or Path(f"{wanted[0].model}.html"), as_json=given.json)
@@ -107,32 +111,41 @@ def _follow(runs: Sequence[Run], wanted: Sequence[Wanted], *, quiet: bool) -> No
     labels = dict(zip((one.name for one in runs), _labels(wanted), strict=True))
     if console.is_terminal and not quiet:
         with Live(console=console, refresh_per_second=4, transient=True) as live:
-            for _ in _ends(runs):
+            for _ in _ends(runs, live.console.print):
                 live.update(_table(runs, labels))
         return
     number = 0
-    for ended in _ends(runs):
+    for ended in _ends(runs, Console(stderr=True, highlight=False).print if quiet else console.print):
         for one in ended:
             number += 1
             if not quiet:
                 console.print(f"{number} of {len(runs)}: {_line(one, labels[one.name])}")
 
 
-def _ends(runs: Iterable[Run]) -> Iterator[list[Run]]:
-    """Those that are over since the last look, every half second until all are."""
-    waited = list(runs)
+def _ends(runs: Iterable[Run], say: Callable[[str], None]) -> Iterator[list[Run]]:
+    """Those that are over since the last look, every half second until all are. Where services are away it says so."""
+    waited, away = list(runs), False
     while waited:
-        for one in waited:
-            _refresh(one)
+        lost = _refresh(waited)
+        if lost and not away:
+            say(f"{escape(lost)} The runs go on, and this does when it answers again.")
+        elif away and not lost:
+            say("It answers again.")
+        away = bool(lost)
         ended = [one for one in waited if one.training_run.state in _OVER]
         waited = [one for one in waited if one not in ended]
         yield ended
         time.sleep(POLL_SECONDS if waited else 0)
 
 
-def _refresh(run: Run) -> None:
-    with suppress(Unavailable, DeadlineExceeded):  # the services are away; the runs go on, and so does this
-        run.refresh()
+def _refresh(runs: Iterable[Run]) -> str:
+    """Reads them again; where the trainer is away, what is to be said of that."""
+    try:
+        for one in runs:
+            one.refresh()
+    except (Unavailable, DeadlineExceeded, Cancelled) as lost:
+        return lost.message
+    return ""
 
 
 def _labels(wanted: Sequence[Wanted]) -> list[str]:

@@ -35,7 +35,8 @@ def check(classes: Sequence[ClassCount]) -> None:
     small = [one.label for one in classes if one.num_train + one.num_val < MIN_EXAMPLES]
     if small:
         raise FailedPrecondition(
-            f"Every class needs at least {MIN_EXAMPLES} examples; upload more of: {_listed(small)}.",
+            f"Every class needs at least {MIN_EXAMPLES} examples; upload more of: {_listed(small)}. What was uploaded "
+            "stays in a dataset: to do without a class, upload the others to a new dataset, under another id.",
             reason="TOO_FEW_EXAMPLES",
         )
     untrained = [one.label for one in classes if not one.num_train]

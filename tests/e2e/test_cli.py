@@ -172,11 +172,24 @@ def test_what_is_wrong_is_said_in_a_line(cli: Cli, pictures: Path, arguments: tu
 
 
 def test_services_that_are_not_up_are_missed_by_name() -> None:
-    """A client without services says how to start them."""
+    """A client without services says in a line which it misses, where, and how to start them."""
     done = handful("runs", HANDFUL_TRAINER="127.0.0.1:9")
     assert done.returncode == 2
-    assert "handful up" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.stderr == (
+        "handful: The trainer service does not answer at 127.0.0.1:9. Start all services here with `handful up`; "
+        "if they run elsewhere, set HANDFUL_TRAINER to its host:port.\n"
+    )
+
+
+def test_why_a_run_failed_is_said_once(cli: Cli, pictures: Path, tmp_path: Path) -> None:
+    """An evaluation with nothing left to measure on fails, in one line with the reason."""
+    shutil.copytree(pictures, tmp_path / "learnt" / "train", ignore=shutil.ignore_patterns("*.txt"))
+    cli("push", tmp_path / "learnt")
+    assert cli("train", "learnt").returncode == 0
+    failed = cli("evaluate", "learnt", "learnt")
+    assert failed.returncode == 1
+    assert failed.stdout.count("failed") == 1, failed.stdout
+    assert re.search(r"^failed No example is left: ", failed.stdout, re.MULTILINE), failed.stdout
 
 
 def test_what_may_be_left_out_is_not_asked_for() -> None:

@@ -20,6 +20,7 @@ import pytest
 from handful import Run
 from handful.channel import connect
 from handful.errors import HandfulError
+from handful.peers import reach
 from handful.v1 import model_pb2, worker_pb2
 from handful.v1.model_pb2_grpc import ModelServiceStub
 from handful.v1.trainer_pb2 import GetTrainingRunRequest, TrainingRun, TrainingRunEvent
@@ -156,7 +157,7 @@ async def test_either_replica_may_go_at_any_time(
     trainers = "ipv4:" + ",".join(f"127.0.0.1:{replica.port}" for replica in replicas)
     for_workers = "ipv4:" + ",".join(f"127.0.0.1:{replica.worker_port}" for replica in replicas)
     version = await seal(dataset_service, picture)
-    with connect(trainers) as channel, ThreadPoolExecutor(NUM_RUNS * (WATCHERS_PER_RUN + 1) + 1) as pool:
+    with reach("trainer", trainers) as channel, ThreadPoolExecutor(NUM_RUNS * (WATCHERS_PER_RUN + 1) + 1) as pool:
         stub = TrainerServiceStub(channel)
         runs = []
         for _ in range(NUM_RUNS):

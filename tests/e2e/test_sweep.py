@@ -1,14 +1,18 @@
 """`handful sweep`, as people meet it: one command trains a grid, goes on where it was stopped, and reports."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from handful import Client
 from handful.cli.stack import Stack
-from tests.e2e.test_cli import Cli, cli, pictures
+from tests.e2e.test_cli import Cli, cli, handful, pictures
 
 __all__ = ["cli", "pictures"]
 
@@ -43,6 +47,40 @@ def test_a_grid_is_trained_once_and_reported(stack: Stack, cli: Cli, meadow: str
     again = cli("sweep", *words, "seed=0", "--json", "--html", page)  # which is what it is anyway
     assert {one["training_run"]["name"] for one in json.loads(again.stdout)["training_runs"]} == made
     assert names(stack) - before == made
+
+
+def test_a_sweep_waits_for_services_and_says_so(own_stack: Stack, pictures: Path, tmp_path: Path) -> None:
+    """While the trainer is away a sweep says which service it waits for, and goes on by itself; Ctrl-C says how to come
+    back.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        pytest.skip("Ctrl-C is ignored here, as a shell has its background jobs do; so do the processes they start")
+    addresses = {f"HANDFUL_{name.upper()}": address for name, address in vars(own_stack.addresses).items()}
+    words = (
+        "sweep",
+        "meadow",
+        "preset=baseline",
+        "target_size=0",
+        "num_epochs=1,1000",
+        "--html",
+        tmp_path / "page.html",
+    )
+    with own_stack:
+        assert handful("push", pictures, "--dataset", "meadow", **addresses).returncode == 0
+        command = [str(Path(sys.executable).parent / "handful"), *map(str, words)]
+        with subprocess.Popen(command, env={**os.environ, **addresses}, stdout=subprocess.PIPE, text=True) as sweeping:
+            assert sweeping.stdout is not None
+            lines = iter(sweeping.stdout.readline, "")
+            assert next(lines).startswith("2 runs on ")
+            assert next(lines).startswith("1 of 2: num_epochs=1: succeeded")
+            own_stack.restart("trainer", signal.SIGKILL, away_seconds=5)
+            away = next(lines)
+            assert f"The trainer service does not answer at {own_stack.addresses.trainer}." in away
+            assert away.endswith("The runs go on, and this does when it answers again.\n")
+            assert next(lines) == "It answers again.\n"
+            sweeping.send_signal(signal.SIGINT)
+            assert next(lines).startswith("The runs go on without you. To come back, say the same again")
+        assert sweeping.returncode == 130
 
 
 def test_a_grid_that_makes_no_sense_trains_nothing(stack: Stack, cli: Cli, meadow: str) -> None:

@@ -59,17 +59,18 @@ def test_there_is_no_torch(light: dict[str, str]) -> None:
 
 
 def test_the_doctor_says_what_is_trained_without(light: dict[str, str], tmp_path: Path) -> None:
-    """There the doctor finds nothing broken: the worker is complete but light, and it says what that is good for."""
+    """There the doctor misses nothing but services that run: the worker is complete but light, and it says what that is
+    good for.
+    """
     command = [PYTHON, "-c", "from handful.cli.main import main; main()", "doctor", "--json", "--seconds", "60"]
     home = {"HANDFUL_HOME": str(tmp_path)}
     ended = subprocess.run(command, env=light | home, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
     said = {(one["check"], one["status"]): one["says"] for one in json.loads(ended.stdout)["findings"]}
     assert said["parts", "ok"] == "complete: dataset, trainer, worker-light, inference"
-    assert ("parts", "missing") not in said
+    assert {check for check, status in said if status not in ("ok", "warn")} == {"dataset", "trainer", "inference"}
     lites = "efficientnet_lite0, efficientnet_lite1, efficientnet_lite2"
-    assert f"torch is not installed: preset fast on {lites} is trained" in said["device", "missing"]
-    assert "for all else: `make setup`" in said["device", "missing"]
+    assert f"torch is not installed: preset fast on {lites} is trained" in said["device", "warn"]
+    assert "for all else: `make setup`" in said["device", "warn"]
 
 
 @pytest.mark.parametrize("databases", ["sqlite"], indirect=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import os
 import tempfile
 import uuid
+import zipfile
 from collections.abc import Awaitable, Iterable
 from pathlib import Path
 
@@ -235,6 +237,26 @@ async def test_an_import_is_exported_again(trainer_service: TrainerService, vers
     _, data = await export(trainer_service, version)
     made = await send(trainer_service, data, parent="projects/elsewhere")
     assert (await export(trainer_service, made.name))[1] == data
+
+
+async def test_what_lies_beside_the_model_is_not_read(trainer_service: TrainerService, version: str) -> None:
+    """A zip of the same structure is taken whoever wrote it; its scripts and merged graph are no part of the model, and
+    the next export has our own.
+    """
+    _, data = await export(trainer_service, version)
+    with zipfile.ZipFile(io.BytesIO(data)) as read:
+        files = {name: read.read(name) for name in read.namelist()}
+    beside = {name: b"changed" for name in files if not name.startswith("bundle/")}
+    assert {"predict.py", "model.onnx"} <= beside.keys()
+    buffer = io.BytesIO()
+    archive.write(buffer, {**files, **beside, "notes.txt": b"mine"})
+    made = await send(trainer_service, buffer.getvalue(), parent="projects/elsewhere")
+    assert (await export(trainer_service, made.name))[1] == data
+    again = io.BytesIO()
+    with zipfile.ZipFile(again, "w") as ordinary:
+        for name, content in files.items():
+            ordinary.writestr(name, content)
+    assert await answer(send(trainer_service, again.getvalue())) == "INVALID_ARGUMENT UNSUPPORTED_ARCHIVE"
 
 
 async def test_a_repeated_import_happens_once(trainer_service: TrainerService, exported: bytes) -> None:

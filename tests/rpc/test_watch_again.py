@@ -11,8 +11,8 @@ import grpc
 import pytest
 from grpc import aio
 
-from handful.channel import connect
 from handful.errors import HandfulError, NotFound, OutOfRange, Unavailable
+from handful.peers import reach
 from handful.run import Run
 from handful.v1.trainer_pb2 import TrainingRun, TrainingRunEvent, WatchTrainingRunRequest, WatchTrainingRunResponse
 from handful.v1.trainer_pb2_grpc import TrainerServiceStub
@@ -39,7 +39,7 @@ class Follower:
     def __init__(self, address: str, run: str) -> None:
         self.sequences: list[int] = []
         self.problems: list[HandfulError] = []
-        self._channel = connect(address)
+        self._channel = reach("trainer", address)
         self._run = Run(TrainerServiceStub(self._channel), TrainingRun(name=run))
         self._news: asyncio.Queue[int] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
@@ -202,7 +202,7 @@ async def test_the_sdk_sees_every_event_once_whatever_the_server_does(
 async def test_the_sdk_does_not_try_what_cannot_succeed(trainer_service: TrainerService, version: str) -> None:
     """A run that is not there and a position that it does not have are raised at once."""
     run = await create(trainer_service, version)
-    with connect(trainer_service.address) as channel:
+    with reach("trainer", trainer_service.address) as channel:
         stub = TrainerServiceStub(channel)
         for name, after, kind in ((f"{run.name}0", 0, NotFound), (run.name, 2, OutOfRange)):
             watch = Run(stub, TrainingRun(name=name)).watch(after)

@@ -23,13 +23,15 @@ __all__ = [
 ]
 
 
-def open_store(settings: StoreSettings) -> ObjectStore:
-    """The store that the settings name, found to be there. StoreUnavailable where it is not."""
+def open_store(settings: StoreSettings, *, at_once: bool = True) -> ObjectStore:
+    """The store that the settings name, found to be there. StoreUnavailable where it is not. A folder is created, at
+    once or with the first object.
+    """
     if settings.is_s3:
         from services.shared.objects import s3  # half a second, which a folder does not cost
 
         return s3.open_bucket(settings)
-    return FilesystemStore(settings.folder)
+    return FilesystemStore(settings.folder, at_once=at_once)
 
 
 def get_first(store: ObjectStore, keys: Iterable[str], sha256: str) -> bytes:

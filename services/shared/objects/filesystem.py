@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +18,12 @@ _ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 class FilesystemStore:
-    """An ObjectStore in a folder, which is created."""
+    """An ObjectStore in a folder, which is created: at once, or with the first object."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, at_once: bool = True) -> None:
         self.folder = Path(folder).expanduser()
+        if not at_once:
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
@@ -80,6 +83,29 @@ class FilesystemStore:
             raise ObjectMissing(key) from None
         except OSError as problem:
             raise StoreUnavailable(f"{key} cannot be read: {problem.strerror}") from problem
+
+
+def look(folder: str | Path) -> str:
+    """What there is of a store in a folder, in a few words; nothing is made or changed. StoreUnavailable where it is of
+    no use.
+    """
+    wanted, there = Path(folder).expanduser(), _nearest(folder)
+    if not there.is_dir() or not os.access(there, os.R_OK | os.W_OK | os.X_OK):
+        found = "it is no folder" if not there.is_dir() else "it cannot be written"
+        what = f"{wanted} cannot be used" if there == wanted else f"{wanted} cannot be created in {there}"
+        raise StoreUnavailable(f"{what}: {found}")
+    return f"{wanted} can be read and written" if there == wanted else f"{wanted} is made at the first start"
+
+
+def free_bytes(folder: str | Path) -> int:
+    """What room there is where a store in the folder lies, or will lie."""
+    return shutil.disk_usage(_nearest(folder)).free
+
+
+def _nearest(folder: str | Path) -> Path:
+    """The folder, or the nearest above it that is there."""
+    wanted = Path(folder).expanduser()
+    return next(one for one in (wanted, *wanted.absolute().parents) if one.exists())
 
 
 def _time(path: Path) -> int:

@@ -216,15 +216,17 @@ class PretrainedWeights:
             return None
 
 
-def opened(settings: WorkerSettings, *, patient: bool = True) -> PretrainedWeights:
-    """As the settings have it; a store that is away is waited for or not. CannotStart, or StoreUnavailable."""
+def opened(settings: WorkerSettings, *, looking: bool = False) -> PretrainedWeights:
+    """As the settings have it. For who only looks no store that is away is waited for, and no folder made.
+    CannotStart, or StoreUnavailable.
+    """
     if settings.weights_source:
         try:
             check(settings.weights_source)
         except NotDownloaded as problem:
             raise CannotStart(f"HANDFUL_WEIGHTS_SOURCE: {problem}") from None
-    where = settings.weights_store if patient else replace(settings.weights_store, store_seconds=0)
-    store = RetryingStore(open_store(where), where.store_seconds)
+    where = replace(settings.weights_store, store_seconds=0) if looking else settings.weights_store
+    store = RetryingStore(open_store(where, at_once=not looking), where.store_seconds)
     return PretrainedWeights(store, settings.weights_source, downloads=settings.weights_download)
 
 

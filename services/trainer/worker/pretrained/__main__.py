@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def _answer(given: argparse.Namespace, settings: WorkerSettings) -> None:
-    weights, problems = opened(settings, patient=False), 0
+    weights, problems = opened(settings, looking=True), 0
     given.kept_in = settings.weights_store.store
     for answer in given.command(weights, given):
         problems += "problem" in answer
