@@ -133,7 +133,9 @@ def make(
         "plots/loss.png": picture(0, "PNG"),
     }
     others = np.stack([to_pixels(picture(seed), ROW.preprocessing) for seed in range(NUM_KNOWN)])
-    known = neighbours.fit(Backbone(body).features(others), [str(number) for number in range(NUM_KNOWN)])
+    contents = [manifest.sha256(str(number).encode()) for number in range(NUM_KNOWN)]
+    named = neighbours.Named.of(contents, np.arange(NUM_KNOWN) % len(labels))
+    known = neighbours.fit(Backbone(body).features(others), contents, named)
     assert known is not None
     files[neighbours.FILE] = known.to_bytes()
     weights = save({"network.spread": np.random.default_rng(seed).normal(size=(3, WIDTH)).astype(np.float32)})

@@ -145,6 +145,14 @@ def near(made: Callable[[Array], Array]) -> Change:
     return change
 
 
+def near_label(label: int) -> Change:
+    def change(parts: Parts) -> None:
+        tensors = load(parts.files["neighbours.safetensors"])
+        parts.files["neighbours.safetensors"] = save({**tensors, "labels": np.full_like(tensors["labels"], label)})
+
+    return change
+
+
 def png(_: object) -> Array:
     buffer = io.BytesIO()
     Image.new("RGB", (300, 260), (1, 200, 3)).save(buffer, "PNG")
@@ -223,6 +231,8 @@ WRONG: dict[str, tuple[Change, str]] = {
     "neighbours of other features": (near(lambda rows: rows[:, :5]), CORRUPT),
     "fewer neighbours than count": (near(lambda rows: rows[:1]), CORRUPT),
     "neighbours without a number": (near(lambda rows: rows * np.float16(np.nan)), CORRUPT),
+    "a neighbour of no class": (near_label(99), CORRUPT),
+    "a neighbour of a class before the first": (near_label(-1), CORRUPT),
     "no neighbours": (lambda parts: parts.files.pop("neighbours.safetensors"), UNSUPPORTED),
     "no word of the neighbours": (lambda parts: parts.model.ClearField("neighbours"), UNSUPPORTED),
     "other answers": (golden(probabilities=lambda one: one + np.float32(0.01)), DISAGREES),

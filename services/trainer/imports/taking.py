@@ -103,11 +103,13 @@ def _check_neighbours(bundle: Bundle) -> None:
         return
     tensors.read(neighbours.FILE, data)
     try:
-        width = Neighbours.from_bytes(model.neighbours, data).rows.shape[1]
+        known = Neighbours.from_bytes(model.neighbours, data)
     except ValueError as problem:
         raise InvalidArgument(f"{neighbours.FILE} has no neighbours.", reason="CORRUPT_MODEL") from problem
-    if width != model.backbone.feature_width:
+    if known.rows.shape[1] != model.backbone.feature_width:
         raise InvalidArgument(f"{neighbours.FILE} is not of these features.", reason="CORRUPT_MODEL")
+    if not all(0 <= label < len(model.labels) for label in known.named.labels.tolist()):
+        raise InvalidArgument(f"{neighbours.FILE} is not of these classes.", reason="CORRUPT_MODEL")
 
 
 def _answers(bundle: Bundle, head: LinearHead, taken: Sequence[Inputs]) -> Floats:

@@ -13,7 +13,7 @@ from safetensors.numpy import load
 from handful.errors import InvalidArgument
 
 MAX_HEADER = 1024 * 1024
-DTYPES = {"F16", "F32", "I64", "U8"}
+DTYPES = {"F16", "F32", "I32", "I64", "U8"}
 
 Tensors = dict[str, npt.NDArray[Any]]
 
