@@ -5,19 +5,23 @@ The features of a picture are its mean colour, so that a red picture is red.
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import onnx.parser
+from PIL import Image
+from safetensors.numpy import save
 
-from handful.bundle import manifest, neighbours
+from handful.bundle import golden, manifest, neighbours
 from handful.bundle.heads import Floats, LinearHead
 from handful.bundle.neighbours import Neighbours
 from handful.bundle.predictor import Backbone, Pixels
 from handful.v1.bundle_pb2 import Backbone as BackboneMessage
-from handful.v1.bundle_pb2 import BundleFile, Head, ImagePreprocessing, ModelManifest
+from handful.v1.bundle_pb2 import Head, ImagePreprocessing, ModelManifest
 from services.inference.loading import LoadedBackbone, Loader, Model
 from services.inference.pointers import VersionRef
 from services.shared.objects import ObjectStore
@@ -88,32 +92,46 @@ def publish(
     graph: bytes | None = None,
     project: str = "default",
     known: Neighbours | None = None,
+    files: Mapping[str, bytes] = MappingProxyType({}),
 ) -> str:
-    """Stores a bundle; the SHA-256 of its manifest. Labels beyond three are ever fainter red, green and blue."""
+    """Stores a bundle; the SHA-256 of its manifest. Labels beyond three are ever fainter red, green and blue. `files`
+    stand in place of its own.
+    """
     graph = graph or mean_colour()
     strength = 0.02 / (1 + np.arange(len(labels)) // FEATURE_WIDTH)
     weight = np.eye(FEATURE_WIDTH)[np.arange(len(labels)) % FEATURE_WIDTH] * strength[:, None]
     bias, mean = np.zeros(len(labels), np.float32), np.zeros(FEATURE_WIDTH, np.float32)
-    head = LinearHead(Head.NORMALIZATION_NONE, weight.astype(np.float32), bias, mean).to_bytes()
+    head = LinearHead(Head.NORMALIZATION_NONE, weight.astype(np.float32), bias, mean)
+    made = {"head.safetensors": head.to_bytes(), golden.FILE: golden_inputs(head)}
     bundle = ModelManifest(
         format=manifest.MODEL_FORMAT,
         labels=labels,
         head=Head(normalization=Head.NORMALIZATION_NONE),
         backbone=BackboneMessage(backbone_id="b", preprocessing=PREPROCESSING, graph_sha256=manifest.sha256(graph)),
-        files=[BundleFile(path="head.safetensors", sha256=manifest.sha256(head), size_bytes=len(head))],
     )
     if known is not None:
-        rows = known.to_bytes()
+        made[neighbours.FILE] = known.to_bytes()
         bundle.neighbours.nearest, bundle.neighbours.max_distance = known.nearest, known.max_distance
-        bundle.files.add(path=neighbours.FILE, sha256=manifest.sha256(rows), size_bytes=len(rows))
+    made |= files
+    for path, content in sorted(made.items()):
+        bundle.files.add(path=path, sha256=manifest.sha256(content), size_bytes=len(content))
     data = manifest.to_bytes(bundle)
     digest = manifest.sha256(data)
     store.put(manifest.graph_keys(project, bundle.backbone)[0], graph)
-    store.put(manifest.bundle_key(project, digest, "head.safetensors"), head)
-    if known is not None:
-        store.put(manifest.bundle_key(project, digest, neighbours.FILE), rows)
+    for path, content in made.items():
+        store.put(manifest.bundle_key(project, digest, path), content)
     store.put(manifest.bundle_key(project, digest, "manifest.json"), data)
     return digest
+
+
+def golden_inputs(head: LinearHead, lies: float = 0) -> bytes:
+    """Two pictures and the head's answers to them, off by what is told."""
+    buffer = io.BytesIO()
+    rows = [np.full((SIZE, SIZE, 3), colour, np.uint8) for colour in (COLOURS["red"], COLOURS["green"])]
+    Image.fromarray(rows[0]).save(buffer, "PNG")
+    picture, pixels = buffer.getvalue(), np.stack(rows)
+    expected = head.probabilities(pixels.mean(axis=(1, 2)).astype(np.float32)) + np.float32(lies)
+    return save({"picture": np.frombuffer(picture, np.uint8), "pixels": pixels, "probabilities": expected})
 
 
 def point(

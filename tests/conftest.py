@@ -24,6 +24,7 @@ from services.inference.explanations.explaining import Explainer
 from services.inference.loading import Loader
 from services.inference.pointers import Pointers as InferencePointers
 from services.inference.servicer import InferenceServicer
+from services.inference.switching import Models
 from services.shared.logs import configure
 from services.shared.objects.filesystem import FilesystemStore
 from services.shared.server import MEBIBYTE, Limits, Server
@@ -145,7 +146,8 @@ async def inference_stub(store: FilesystemStore) -> AsyncIterator[inference_pb2_
     """An inference service in this process, over the test's store; its pointers are read once per project."""
     batcher = Batcher(threads=2, queue=64, cap=4)
     explainer = Explainer()
-    servicer = InferenceServicer(InferencePointers(store), Loader(store, 256 * MEBIBYTE), batcher, explainer)
+    models = Models(InferencePointers(store), Loader(store, 256 * MEBIBYTE))
+    servicer = InferenceServicer(models, batcher, explainer)
     register = partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
     server = Server(Limits(message_bytes=33 * MEBIBYTE, drain_seconds=0))
     port = await server.start("127.0.0.1:0", {"handful.v1.InferenceService": register})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -14,8 +15,14 @@ import psycopg
 from grpc import aio
 
 from handful.errors import from_rpc_error
-from handful.v1 import dataset_pb2_grpc, model_pb2_grpc, trainer_pb2_grpc, worker_pb2_grpc
+from handful.v1 import dataset_pb2_grpc, inference_pb2_grpc, model_pb2_grpc, trainer_pb2_grpc, worker_pb2_grpc
 from services.dataset.catalog import Catalog
+from services.inference.batching import Batcher
+from services.inference.explanations.explaining import Explainer
+from services.inference.loading import Loader
+from services.inference.pointers import Pointers as InferencePointers
+from services.inference.servicer import InferenceServicer
+from services.inference.switching import Models
 from services.shared.database import Database, open_database
 from services.shared.objects import ObjectStore
 from services.shared.server import MEBIBYTE, Limits, Server
@@ -120,6 +127,26 @@ async def running_trainer(
             await worker_server.stop()
             limited.close()
             await database.close()
+
+
+@asynccontextmanager
+async def serving(
+    store: ObjectStore, loader: Loader, queue: int = 64
+) -> AsyncIterator[inference_pb2_grpc.InferenceServiceAsyncStub]:
+    """An inference service with one thread, which follows its pointers."""
+    batcher, explainer, pointers = Batcher(1, queue, 1), Explainer(), InferencePointers(store)
+    servicer = InferenceServicer(Models(pointers, loader), batcher, explainer)
+    server = Server(Limits(drain_seconds=0))
+    register = partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
+    port = await server.start("127.0.0.1:0", {"handful.v1.InferenceService": register})
+    following = asyncio.create_task(pointers.follow())
+    async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield inference_pb2_grpc.InferenceServiceStub(channel)
+    await server.stop()
+    batcher.close()
+    explainer.close()
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
 
 
 def execute(where: str, service: str, statement: str) -> None:

@@ -11,6 +11,7 @@ from services.inference.loading import Loader
 from services.inference.pointers import Pointers
 from services.inference.servicer import InferenceServicer
 from services.inference.settings import InferenceSettings
+from services.inference.switching import Models
 from services.shared import start
 from services.shared.objects import open_store
 from services.shared.server import MEBIBYTE, Limits, Server
@@ -27,7 +28,7 @@ async def serve(settings: InferenceSettings) -> None:
     loader = Loader(store, settings.inference_memory_mib * MEBIBYTE)
     batcher = Batcher(settings.threads, settings.inference_queue, settings.inference_batch)
     explainer = Explainer()
-    servicer = InferenceServicer(pointers, loader, batcher, explainer)
+    servicer = InferenceServicer(Models(pointers, loader), batcher, explainer)
     limits = Limits(MESSAGE_BYTES, connection_age_seconds=CONNECTION_SECONDS, reflection=settings.reflection)
     server = Server(limits)
     try:

@@ -9,8 +9,8 @@ from services.inference.answering import Answer, Segment
 from services.inference.batching import Batcher
 from services.inference.explanations.encoding import evidence_map, nearest_example
 from services.inference.explanations.explaining import Explainer
-from services.inference.loading import Loader, Model
-from services.inference.pointers import Pointers
+from services.inference.loading import Model
+from services.inference.switching import Models
 
 DEFAULT_TOP_K = 5
 SHOWN_LABELS = 10
@@ -18,17 +18,15 @@ Context = aio.ServicerContext[object, object]
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
-    def __init__(self, pointers: Pointers, loader: Loader, batcher: Batcher, explainer: Explainer) -> None:
-        self._pointers = pointers
-        self._loader = loader
+    def __init__(self, models: Models, batcher: Batcher, explainer: Explainer) -> None:
+        self._models = models
         self._batcher = batcher
         self._explainer = explainer
 
     async def Predict(self, request: inference_pb2.PredictRequest, context: Context) -> inference_pb2.PredictResponse:
         if request.top_k < 0:
             raise InvalidArgument.fields([("top_k", "must not be negative")])
-        ref = await self._pointers.resolve(request.model)
-        model = await self._loader.load(ref)
+        ref, model = await self._models.get(request.model)
         answer = await self._batcher.answer(_data(request, model), model)
         top_k = request.top_k or DEFAULT_TOP_K
         return inference_pb2.PredictResponse(
@@ -41,8 +39,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         )
 
     async def Explain(self, request: inference_pb2.ExplainRequest, context: Context) -> inference_pb2.ExplainResponse:
-        ref = await self._pointers.resolve(request.model)
-        model = await self._loader.load(ref)
+        ref, model = await self._models.get(request.model)
         labels = model.head.labels
         found = await self._explainer.explain(_data(request, model), model, _label(request.label, labels))
         return inference_pb2.ExplainResponse(

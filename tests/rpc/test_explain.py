@@ -15,8 +15,7 @@ from handful.v1.inference_pb2 import EvidenceMap, ExplainRequest, ExplainRespons
 from services.inference.explanations.explaining import MAX_WAITING
 from services.shared.objects.filesystem import FilesystemStore
 from tests.bundles import COLOURS, GatedLoader, point, publish, without_map
-from tests.rpc.test_predict import serving
-from tests.servers import reason
+from tests.servers import reason, serving
 
 FLOWERS = "projects/default/models/flowers"
 

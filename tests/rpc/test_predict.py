@@ -2,9 +2,7 @@
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
@@ -19,15 +17,12 @@ from handful.errors import HandfulError, from_rpc_error
 from handful.v1 import inference_pb2_grpc
 from handful.v1.bundle_pb2 import ModelManifest
 from handful.v1.inference_pb2 import PredictRequest, PredictResponse
-from services.inference.batching import Batcher
-from services.inference.explanations.explaining import Explainer
 from services.inference.loading import Loader
-from services.inference.pointers import Pointers, VersionRef
-from services.inference.servicer import InferenceServicer
+from services.inference.pointers import VersionRef
 from services.shared.objects.filesystem import FilesystemStore
-from services.shared.server import MEBIBYTE, Limits, Server
+from services.shared.server import MEBIBYTE
 from tests.bundles import COLOURS, GatedLoader, mean_colour, point, publish
-from tests.servers import reason
+from tests.servers import reason, serving
 
 Stub: TypeAlias = "inference_pb2_grpc.InferenceServiceAsyncStub"
 Paint = Callable[[str], bytes]
@@ -38,23 +33,6 @@ FOLLOWED_SECONDS = 2.0
 @pytest.fixture
 def paint(picture: Callable[..., bytes]) -> Paint:
     return lambda colour: picture(1, COLOURS[colour])
-
-
-@asynccontextmanager
-async def serving(store: FilesystemStore, loader: Loader, queue: int = 64) -> AsyncIterator[Stub]:
-    """An inference service with one thread, which follows its pointers."""
-    batcher, pointers, explainer = Batcher(1, queue, 1), Pointers(store), Explainer()
-    servicer, server = InferenceServicer(pointers, loader, batcher, explainer), Server(Limits(drain_seconds=0))
-    register = partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
-    port = await server.start("127.0.0.1:0", {"handful.v1.InferenceService": register})
-    following = asyncio.create_task(pointers.follow())
-    async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield inference_pb2_grpc.InferenceServiceStub(channel)
-    await server.stop()
-    batcher.close()
-    explainer.close()
-    following.cancel()
-    await asyncio.gather(following, return_exceptions=True)
 
 
 async def predict(stub: Stub, model: str, image: bytes, top_k: int = 0) -> PredictResponse:

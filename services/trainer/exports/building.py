@@ -8,21 +8,16 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load
 
-from handful.bundle import images, recordings, runtime, sounds
+from handful.bundle import golden, images, recordings, runtime, sounds
+from handful.bundle.golden import MAX_DIFFERENCE, Golden
 from handful.bundle.heads import Floats
-from handful.bundle.predictor import to_inputs
-from handful.bundle.sounds import Inputs
 from handful.errors import FailedPrecondition, HandfulError
 from handful.v1.bundle_pb2 import Backbone
 from services.shared.objects import ObjectCorrupt, ObjectMissing, ObjectStore
 from services.trainer import architectures
 from services.trainer.exports import archive, contents
 from services.trainer.exports.bundle import Bundle, Unreadable
-
-# As the self-test of the export has it.
-MAX_DIFFERENCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -57,13 +52,13 @@ def _build(bundle: Bundle, path: Path) -> Export:
     _bound(len(bundle.graph) + len(bundle.weights))
     try:
         files = contents.make(bundle)
-        golden, answers = _tried(files, bundle.model.backbone)
+        stored, answers = _tried(files, bundle.model.backbone)
     except (HandfulError, MemoryError):
         raise
     except Exception as problem:
         raise Unreadable("this bundle") from problem  # what its bytes make numpy, onnx and the others raise
-    agreement = float((answers.argmax(axis=1) == golden.argmax(axis=1)).mean())
-    difference = float(np.abs(answers - golden).max())
+    agreement = float((answers.argmax(axis=1) == stored.argmax(axis=1)).mean())
+    difference = float(np.abs(answers - stored).max())
     if not (agreement == 1 and difference <= MAX_DIFFERENCE):
         raise FailedPrecondition(
             f"The exported graph disagrees with the model: probabilities differ by {difference:.1e}, and "
@@ -88,15 +83,10 @@ def _bound(num_bytes: int) -> None:
 
 def _tried(files: Mapping[str, bytes], backbone: Backbone) -> tuple[Floats, Floats]:
     """The stored answers to the golden pictures or sounds, and those of the exported graph, one at a time."""
-    golden = load(files["bundle/golden.safetensors"])
+    tried = Golden.from_bytes(files[f"bundle/{golden.FILE}"], backbone)
     session = runtime.session(files["model.onnx"])
-    taken: list[Inputs] = (
-        [to_inputs(golden[f"sound_{place}"].tobytes(), backbone) for place in range(len(golden["probabilities"]))]
-        if backbone.HasField("sound_preprocessing")
-        else [{"pixels": one[None]} for one in golden["pixels"]]
-    )
-    rows = [session.run(["probabilities"], one)[0] for one in taken]
-    return golden["probabilities"], np.concatenate(rows)
+    rows = [session.run(["probabilities"], one)[0] for one in tried.inputs]
+    return tried.probabilities, np.concatenate(rows)
 
 
 @cache

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from handful.bundle import manifest, neighbours
+from handful.bundle.golden import MAX_DIFFERENCE, MAX_LEVELS
 from handful.bundle.heads import Floats, LinearHead
 from handful.bundle.images import BadImage
 from handful.bundle.neighbours import Neighbours
@@ -14,14 +15,11 @@ from handful.bundle.recordings import BadSound
 from handful.bundle.sounds import Inputs
 from handful.errors import FailedPrecondition, InvalidArgument
 from services.shared.objects import ObjectMissing, ObjectStore, get_first
-from services.trainer.exports.building import MAX_DIFFERENCE
 from services.trainer.exports.bundle import Bundle
 from services.trainer.imports import graphs, reading, tensors
 from services.trainer.imports.archive import Archive
 
 MAX_GOLDEN = 64
-# Decoders of JPEG round differently.
-MAX_LEVELS = 4
 
 
 def take(store: ObjectStore, project: str, path: Path) -> tuple[bytes, bytes]:

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
 
-from handful.bundle import manifest, neighbours
+from handful.bundle import golden, manifest, neighbours
+from handful.bundle.golden import MAX_DIFFERENCE
 from handful.bundle.heads import LinearHead
 from handful.bundle.predictor import NUMERICS, Backbone, Predictor, to_inputs, to_pixels
 from handful.v1.bundle_pb2 import BundleFile, ClassExamples, Evaluation, ModelManifest, Neighbours, Parity
@@ -20,8 +21,6 @@ from services.trainer.worker.work import Trained, Work
 
 # Pictures whose answers go with the model, for whoever loads it to check.
 NUM_GOLDEN = 4
-# Far above what rounding does, far below what anyone would notice; the manifest has the difference that was found.
-MAX_DIFFERENCE = 1e-3
 _COPYLEFT = (
     "The network was built by Ultralytics' code, whose licence is {}; Ultralytics says that models made with it are "
     "under the same. Read it before you give the model to others, or have them use it over a network."
@@ -37,7 +36,7 @@ def publish(work: Work, trained: Trained, evaluation: Evaluation) -> str:
     files = {
         "head.safetensors": trained.head.to_bytes(),
         "evaluation.json": manifest.to_bytes(evaluation),
-        "golden.safetensors": _golden(work, trained),
+        golden.FILE: _golden(work, trained),
     }
     if _license(trained):
         work.notice("COPYLEFT", _COPYLEFT.format(_license(trained)))
