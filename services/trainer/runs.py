@@ -16,9 +16,8 @@ from services.trainer import events
 from services.trainer.records import WAITING, Continued, ModelVersionRecord, NewRun, RunKey, RunRecord
 from services.trainer.tables import training_runs
 
-# Runs that an estimate looks back at, and what stands for it where none was like the new one.
+# Runs that an estimate looks back at.
 ESTIMATED_FROM = 50
-UNKNOWN_SECONDS = 60.0
 
 
 async def add(connection: AsyncConnection, new: NewRun) -> RunRecord:
@@ -72,9 +71,9 @@ def _copied(new: NewRun) -> list[TrainingRunEvent]:
     ]
 
 
-async def _estimate(connection: AsyncConnection, new: NewRun) -> float:
+async def _estimate(connection: AsyncConnection, new: NewRun) -> float | None:
     """Seconds that a run is likely to take: as the latest ones did that had the same preset, architecture and epochs,
-    those on its own dataset if there are any.
+    those on its own dataset if there are any; None where there are none.
     """
     ended = training_runs.c.state == TrainingRun.STATE_SUCCEEDED
     query = sa.select(training_runs).where(ended)
@@ -87,7 +86,7 @@ async def _estimate(connection: AsyncConnection, new: NewRun) -> float:
     ]
     nearest = [row for row in alike if _dataset(row.dataset_version) == _dataset(new.dataset_version)] or alike
     took = [(row.finish_time_us - row.start_time_us) / 1e6 for row in nearest]
-    return median(took) if took else UNKNOWN_SECONDS
+    return median(took) if took else None
 
 
 def _dataset(dataset_version: str) -> str:
@@ -212,5 +211,5 @@ def record(row: Any, num_ahead: int = 0) -> RunRecord:
         checkpoint=checkpoint,
         continued=continued,
         num_ahead=num_ahead,
-        estimated_seconds=None if row.estimated_seconds == UNKNOWN_SECONDS else row.estimated_seconds,
+        estimated_seconds=row.estimated_seconds,
     )

@@ -29,8 +29,8 @@ training_runs = sa.Table(
     sa.Column("metrics", sa.JSON, nullable=False),
     # How far the work at hand is; only the latest.
     sa.Column("progress", sa.LargeBinary),
-    # How long it is likely to take, as far as was known when it was asked for.
-    sa.Column("estimated_seconds", sa.Float, nullable=False, server_default="60"),
+    # How long it is likely to take, as far as was known when it was asked for; NULL where nothing was.
+    sa.Column("estimated_seconds", sa.Float),
     sa.Column("latest_sequence", sa.BigInteger, nullable=False),
     sa.Column("version", sa.Integer),
     sa.Column("evaluation_sha256", text(64)),

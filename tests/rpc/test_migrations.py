@@ -25,6 +25,14 @@ TABLES = {"dataset": dataset_tables.metadata, "trainer": trainer_tables.metadata
 INSERT = sa.text("INSERT INTO datasets VALUES ('default', :dataset, 1, 1)")
 COUNT = sa.text("SELECT count(*) FROM datasets")
 
+RUN = sa.text(
+    "INSERT INTO training_runs (project, run, model, dataset_version, dataset_manifest_sha256, recipe, promote, "
+    "request_id, create_time_us, state, epoch, metrics, latest_sequence, attempt, num_lost, "
+    "committed_worker_sequence, estimated_seconds) "
+    "VALUES ('default', :run, 'm', '', '', '', FALSE, '', 1, 1, 0, '[]', 1, 0, 0, 0, :seconds)"
+)
+EVENT = sa.text("INSERT INTO events (project, run, sequence, event) VALUES ('default', :run, 1, '')")
+
 services = pytest.mark.parametrize("service", TABLES)
 
 
@@ -74,6 +82,27 @@ def test_migrations_can_be_undone(service: str, empty: str) -> None:
     assert sa.inspect(engine).get_table_names() == ["alembic_version"]
     upgrade(empty, service)
     assert set(sa.inspect(engine).get_table_names()) == {*TABLES[service].tables, "alembic_version"}
+
+
+def test_estimates_that_are_none_become_null(empty: str) -> None:
+    """Rows of a release that wrote 60 seconds for what it did not know are changed, their events are kept, and back."""
+    engine = engine_of(empty, "trainer")
+    schema = "trainer" if "://" in empty else None
+    migrate(engine, folder("trainer"), schema)
+    with engine.begin() as connection:
+        command.downgrade(configuration(connection, folder("trainer")), "0005")
+    with engine.begin() as connection:
+        for run, seconds in (("unknown", 60.0), ("known", 30.5)):
+            connection.execute(RUN, {"run": run, "seconds": seconds})
+            connection.execute(EVENT, {"run": run})
+    estimates = sa.text("SELECT run, estimated_seconds FROM training_runs ORDER BY run")
+    for revision, expected in (("head", None), ("0005", 60.0)):
+        with engine.begin() as connection:
+            move = command.upgrade if revision == "head" else command.downgrade
+            move(configuration(connection, folder("trainer")), revision)
+        with engine.connect() as connection:
+            assert connection.execute(estimates).all() == [("known", 30.5), ("unknown", expected)]
+            assert connection.execute(sa.text("SELECT count(*) FROM events")).scalar_one() == 2
 
 
 def test_services_share_a_postgresql_database_but_no_table(postgres: PostgresServer) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
+import sqlalchemy as sa
 from grpc import aio
 
 from handful.errors import InvalidArgument
@@ -88,6 +89,21 @@ async def test_runs_say_how_many_are_ahead(trainer_service: TrainerService, vers
     assert [run.num_ahead for run in runs] == [0, 1, 2]
     await claim(trainer_service)
     assert [(await read(trainer_service, run.name)).num_ahead for run in runs] == [0, 0, 1]
+
+
+async def test_an_estimate_of_a_minute_is_one(
+    trainer_service: TrainerService, version: str, store: ObjectStore
+) -> None:
+    """Of the first run of its kind nothing is known; after one that took exactly 60 s, the next is likely to."""
+    run = await create(trainer_service, version)
+    assert not run.HasField("estimated_seconds")
+    await (await claim(trainer_service)).succeed(bundle(store))
+    async with trainer_service.database.write() as connection:
+        took = "UPDATE training_runs SET start_time_us = 1000000, finish_time_us = 61000000"
+        await connection.execute(sa.text(took))
+    again = await create(trainer_service, version)
+    assert again.HasField("estimated_seconds")
+    assert again.estimated_seconds == 60
 
 
 async def test_a_hundred_creates_at_once_with_one_request_id_make_one_run(
