@@ -33,7 +33,7 @@ def recipe(fields: Mapping[str, object]) -> Recipe:
 
 
 def as_dict(message: Recipe) -> dict[str, Any]:
-    """The fields that are set, by name, choices as words."""
+    """The fields that are set, by name, choices as words; one that a newer release knows as its number, as text."""
     return {descriptor.name: _plain(descriptor, value) for descriptor, value in message.ListFields()}
 
 
@@ -57,7 +57,8 @@ def _value(descriptor: FieldDescriptor, value: object) -> Any:
 def _plain(descriptor: FieldDescriptor, value: Any) -> object:
     if descriptor.enum_type is None:
         return value
-    return descriptor.enum_type.values_by_number[value].name.removeprefix(_prefix(descriptor))
+    choice = descriptor.enum_type.values_by_number.get(value)
+    return str(value) if choice is None else choice.name.removeprefix(_prefix(descriptor))
 
 
 def _prefix(descriptor: FieldDescriptor) -> str:

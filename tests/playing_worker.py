@@ -21,6 +21,7 @@ from services.trainer import attempts
 from services.trainer.architectures import ARCHITECTURES
 from services.trainer.messages import claim_message
 from services.trainer.records import Grip, RunKey
+from services.trainer.understanding import known
 from tests.servers import DatasetService, TrainerService
 
 PROJECT = "projects/default"
@@ -258,9 +259,14 @@ def asking(
     claim: str = "",
     pretrained: Iterable[str] = ARCHITECTURES,
     fetchable: Iterable[str] = (),
+    understands: Iterable[str] = known(),
 ) -> worker_pb2.ClaimTrainingRunRequest:
-    """A worker's request for work; under a new claim_id unless one is given."""
-    capabilities = worker_pb2.Capabilities(device="cpu", pretrained=pretrained, fetchable=fetchable)
+    """The request for work of a worker of this release, or of one that understands something else; under a new claim_id
+    unless one is given.
+    """
+    capabilities = worker_pb2.Capabilities(
+        device="cpu", pretrained=pretrained, fetchable=fetchable, understands=sorted(understands)
+    )
     return worker_pb2.ClaimTrainingRunRequest(
         worker_id=worker, claim_id=claim or str(uuid.uuid4()), capabilities=capabilities
     )

@@ -22,6 +22,8 @@ def follow_to_the_end(client: Client, run: Run, console: Console) -> int:
     name = run.name.rpartition("/")[2]
     if run.training_run.HasField("estimated_seconds"):
         console.print(f"Such runs took {run.training_run.estimated_seconds:.0f} s.", highlight=False)
+    if run.training_run.waits_for:
+        console.print(f"[yellow]{escape(run.training_run.waits_for)}[/yellow]", highlight=False)
     try:
         ended = live.follow(run, console)
     except KeyboardInterrupt:

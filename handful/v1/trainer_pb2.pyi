@@ -91,6 +91,7 @@ class TrainingRun(_message.Message):
     CONTINUED_TRAINING_RUN_FIELD_NUMBER: _builtins.int
     CONTINUED_AFTER_EPOCH_FIELD_NUMBER: _builtins.int
     ESTIMATED_SECONDS_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/trainingRuns/{run}`."""
     model: _builtins.str
@@ -125,6 +126,10 @@ class TrainingRun(_message.Message):
     """Seconds from start_time to finish_time that it was likely to take when it was asked for: the median of the latest
     runs with the same preset, architecture and epochs, on the same dataset where there were any. Not set where there
     was none.
+    """
+    waits_for: _builtins.str
+    """What it waits for, in plain words, where no worker that was heard of lately can take it: there is none, or each lacks
+    something, or is of a release that does not know what the recipe asks for. Empty: it waits for its turn, or not.
     """
     @_builtins.property
     def recipe(self) -> _bundle_pb2.Recipe:
@@ -174,10 +179,11 @@ class TrainingRun(_message.Message):
         continued_training_run: _builtins.str = ...,
         continued_after_epoch: _builtins.int = ...,
         estimated_seconds: _builtins.float | None = ...,
+        waits_for: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_seconds", b"_estimated_seconds", "create_time", b"create_time", "estimated_seconds", b"estimated_seconds", "failure", b"failure", "finish_time", b"finish_time", "recipe", b"recipe", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_seconds", b"_estimated_seconds", "attempt", b"attempt", "continued_after_epoch", b"continued_after_epoch", "continued_training_run", b"continued_training_run", "create_time", b"create_time", "dataset_manifest_sha256", b"dataset_manifest_sha256", "dataset_version", b"dataset_version", "epoch", b"epoch", "estimated_seconds", b"estimated_seconds", "evaluated_model_version", b"evaluated_model_version", "failure", b"failure", "finish_time", b"finish_time", "latest_sequence", b"latest_sequence", "metrics", b"metrics", "model", b"model", "model_version", b"model_version", "name", b"name", "num_ahead", b"num_ahead", "promote", b"promote", "recipe", b"recipe", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_seconds", b"_estimated_seconds", "attempt", b"attempt", "continued_after_epoch", b"continued_after_epoch", "continued_training_run", b"continued_training_run", "create_time", b"create_time", "dataset_manifest_sha256", b"dataset_manifest_sha256", "dataset_version", b"dataset_version", "epoch", b"epoch", "estimated_seconds", b"estimated_seconds", "evaluated_model_version", b"evaluated_model_version", "failure", b"failure", "finish_time", b"finish_time", "latest_sequence", b"latest_sequence", "metrics", b"metrics", "model", b"model", "model_version", b"model_version", "name", b"name", "num_ahead", b"num_ahead", "promote", b"promote", "recipe", b"recipe", "start_time", b"start_time", "state", b"state", "waits_for", b"waits_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__estimated_seconds: _TypeAlias = _typing.Literal["estimated_seconds"]  # noqa: Y015
     _WhichOneofArgType__estimated_seconds: _TypeAlias = _typing.Literal["_estimated_seconds", b"_estimated_seconds"]  # noqa: Y015

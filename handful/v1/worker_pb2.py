@@ -26,7 +26,7 @@ from handful.v1 import bundle_pb2 as handful_dot_v1_dot_bundle__pb2
 from handful.v1 import trainer_pb2 as handful_dot_v1_dot_trainer__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17handful/v1/worker.proto\x12\nhandful.v1\x1a\x17handful/v1/bundle.proto\x1a\x18handful/v1/trainer.proto\"\xea\x01\n\x0c\x43\x61pabilities\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\x12\x12\n\npretrained\x18\x03 \x03(\t\x12\x11\n\tfetchable\x18\x04 \x03(\t\x12+\n\x04kind\x18\x05 \x01(\x0e\x32\x1d.handful.v1.Capabilities.Kind\x12\x13\n\x0blacks_torch\x18\x06 \x01(\x08\x12\x10\n\x08has_yolo\x18\x1e \x01(\x08\"9\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_WARM\x10\x01\x12\x0c\n\x08KIND_JOB\x10\x02\"8\n\nCheckpoint\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x05\"\xf6\x02\n\x05\x43laim\x12\x14\n\x0ctraining_run\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05token\x18\x03 \x01(\t\x12\x15\n\rlease_seconds\x18\x04 \x01(\x01\x12\"\n\x06recipe\x18\x05 \x01(\x0b\x32\x12.handful.v1.Recipe\x12\x1f\n\x17\x64\x61taset_manifest_sha256\x18\x06 \x01(\t\x12*\n\ncheckpoint\x18\x07 \x01(\x0b\x32\x16.handful.v1.Checkpoint\x12)\n\x07history\x18\x08 \x03(\x0b\x32\x18.handful.v1.EpochMetrics\x12\x12\n\nrequest_id\x18\t \x01(\t\x12!\n\x19\x65valuated_manifest_sha256\x18\n \x01(\t\x12#\n\x07notices\x18\x0b \x03(\x0b\x32\x12.handful.v1.Notice\x12(\n earlier_dataset_manifest_sha256s\x18\x0c \x03(\t\"n\n\x17\x43laimTrainingRunRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x10\n\x08\x63laim_id\x18\x02 \x01(\t\x12.\n\x0c\x63\x61pabilities\x18\x03 \x01(\x0b\x32\x18.handful.v1.Capabilities\"<\n\x18\x43laimTrainingRunResponse\x12 \n\x05\x63laim\x18\x01 \x01(\x0b\x32\x11.handful.v1.Claim\"S\n\x0bWorkerEvent\x12\x17\n\x0fworker_sequence\x18\x01 \x01(\x03\x12+\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1c.handful.v1.TrainingRunEvent\"\x99\x01\n\x18ReportTrainingRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05token\x18\x03 \x01(\t\x12\'\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x17.handful.v1.WorkerEvent\x12&\n\x08progress\x18\x05 \x01(\x0b\x32\x14.handful.v1.Progress\"\xd8\x01\n\x19ReportTrainingRunResponse\x12!\n\x19\x63ommitted_worker_sequence\x18\x01 \x01(\x03\x12\x42\n\tdirective\x18\x02 \x01(\x0e\x32/.handful.v1.ReportTrainingRunResponse.Directive\"T\n\tDirective\x12\x19\n\x15\x44IRECTIVE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44IRECTIVE_CONTINUE\x10\x01\x12\x14\n\x10\x44IRECTIVE_CANCEL\x10\x02\"s\n\x17\x43ommitCheckpointRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05token\x18\x03 \x01(\t\x12*\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x16.handful.v1.Checkpoint\"\x1a\n\x18\x43ommitCheckpointResponse\"\xf9\x03\n\x18\x46inishTrainingRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05token\x18\x03 \x01(\t\x12\x43\n\tsucceeded\x18\x04 \x01(\x0b\x32..handful.v1.FinishTrainingRunRequest.SucceededH\x00\x12%\n\x06\x66\x61iled\x18\x05 \x01(\x0b\x32\x13.handful.v1.FailureH\x00\x12\x43\n\tcancelled\x18\x06 \x01(\x0b\x32..handful.v1.FinishTrainingRunRequest.CancelledH\x00\x12\x41\n\x08released\x18\x07 \x01(\x0b\x32-.handful.v1.FinishTrainingRunRequest.ReleasedH\x00\x12\x43\n\tevaluated\x18\x08 \x01(\x0b\x32..handful.v1.FinishTrainingRunRequest.EvaluatedH\x00\x1a*\n\tSucceeded\x12\x1d\n\x15model_manifest_sha256\x18\x01 \x01(\t\x1a&\n\tEvaluated\x12\x19\n\x11\x65valuation_sha256\x18\x01 \x01(\t\x1a\x0b\n\tCancelled\x1a\n\n\x08ReleasedB\t\n\x07outcome\"\x1b\n\x19\x46inishTrainingRunResponse2\x91\x03\n\rWorkerService\x12]\n\x10\x43laimTrainingRun\x12#.handful.v1.ClaimTrainingRunRequest\x1a$.handful.v1.ClaimTrainingRunResponse\x12`\n\x11ReportTrainingRun\x12$.handful.v1.ReportTrainingRunRequest\x1a%.handful.v1.ReportTrainingRunResponse\x12]\n\x10\x43ommitCheckpoint\x12#.handful.v1.CommitCheckpointRequest\x1a$.handful.v1.CommitCheckpointResponse\x12`\n\x11\x46inishTrainingRun\x12$.handful.v1.FinishTrainingRunRequest\x1a%.handful.v1.FinishTrainingRunResponseB\x16Z\x14handful/v1;handfulv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17handful/v1/worker.proto\x12\nhandful.v1\x1a\x17handful/v1/bundle.proto\x1a\x18handful/v1/trainer.proto\"\xff\x01\n\x0c\x43\x61pabilities\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\x12\x12\n\npretrained\x18\x03 \x03(\t\x12\x11\n\tfetchable\x18\x04 \x03(\t\x12+\n\x04kind\x18\x05 \x01(\x0e\x32\x1d.handful.v1.Capabilities.Kind\x12\x13\n\x0blacks_torch\x18\x06 \x01(\x08\x12\x10\n\x08has_yolo\x18\x1e \x01(\x08\x12\x13\n\x0bunderstands\x18( \x03(\t\"9\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_WARM\x10\x01\x12\x0c\n\x08KIND_JOB\x10\x02\"8\n\nCheckpoint\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x05\"\xf6\x02\n\x05\x43laim\x12\x14\n\x0ctraining_run\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05token\x18\x03 \x01(\t\x12\x15\n\rlease_seconds\x18\x04 \x01(\x01\x12\"\n\x06recipe\x18\x05 \x01(\x0b\x32\x12.handful.v1.Recipe\x12\x1f\n\x17\x64\x61taset_manifest_sha256\x18\x06 \x01(\t\x12*\n\ncheckpoint\x18\x07 \x01(\x0b\x32\x16.handful.v1.Checkpoint\x12)\n\x07history\x18\x08 \x03(\x0b\x32\x18.handful.v1.EpochMetrics\x12\x12\n\nrequest_id\x18\t \x01(\t\x12!\n\x19\x65valuated_manifest_sha256\x18\n \x01(\t\x12#\n\x07notices\x18\x0b \x03(\x0b\x32\x12.handful.v1.Notice\x12(\n earlier_dataset_manifest_sha256s\x18\x0c \x03(\t\"n\n\x17\x43laimTrainingRunRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x10\n\x08\x63laim_id\x18\x02 \x01(\t\x12.\n\x0c\x63\x61pabilities\x18\x03 \x01(\x0b\x32\x18.handful.v1.Capabilities\"<\n\x18\x43laimTrainingRunResponse\x12 \n\x05\x63laim\x18\x01 \x01(\x0b\x32\x11.handful.v1.Claim\"S\n\x0bWorkerEvent\x12\x17\n\x0fworker_sequence\x18\x01 \x01(\x03\x12+\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1c.handful.v1.TrainingRunEvent\"\x99\x01\n\x18ReportTrainingRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05token\x18\x03 \x01(\t\x12\'\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x17.handful.v1.WorkerEvent\x12&\n\x08progress\x18\x05 \x01(\x0b\x32\x14.handful.v1.Progress\"\xd8\x01\n\x19ReportTrainingRunResponse\x12!\n\x19\x63ommitted_worker_sequence\x18\x01 \x01(\x03\x12\x42\n\tdirective\x18\x02 \x01(\x0e\x32/.handful.v1.ReportTrainingRunResponse.Directive\"T\n\tDirective\x12\x19\n\x15\x44IRECTIVE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44IRECTIVE_CONTINUE\x10\x01\x12\x14\n\x10\x44IRECTIVE_CANCEL\x10\x02\"s\n\x17\x43ommitCheckpointRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05token\x18\x03 \x01(\t\x12*\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x16.handful.v1.Checkpoint\"\x1a\n\x18\x43ommitCheckpointResponse\"\xf9\x03\n\x18\x46inishTrainingRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05token\x18\x03 \x01(\t\x12\x43\n\tsucceeded\x18\x04 \x01(\x0b\x32..handful.v1.FinishTrainingRunRequest.SucceededH\x00\x12%\n\x06\x66\x61iled\x18\x05 \x01(\x0b\x32\x13.handful.v1.FailureH\x00\x12\x43\n\tcancelled\x18\x06 \x01(\x0b\x32..handful.v1.FinishTrainingRunRequest.CancelledH\x00\x12\x41\n\x08released\x18\x07 \x01(\x0b\x32-.handful.v1.FinishTrainingRunRequest.ReleasedH\x00\x12\x43\n\tevaluated\x18\x08 \x01(\x0b\x32..handful.v1.FinishTrainingRunRequest.EvaluatedH\x00\x1a*\n\tSucceeded\x12\x1d\n\x15model_manifest_sha256\x18\x01 \x01(\t\x1a&\n\tEvaluated\x12\x19\n\x11\x65valuation_sha256\x18\x01 \x01(\t\x1a\x0b\n\tCancelled\x1a\n\n\x08ReleasedB\t\n\x07outcome\"\x1b\n\x19\x46inishTrainingRunResponse2\x91\x03\n\rWorkerService\x12]\n\x10\x43laimTrainingRun\x12#.handful.v1.ClaimTrainingRunRequest\x1a$.handful.v1.ClaimTrainingRunResponse\x12`\n\x11ReportTrainingRun\x12$.handful.v1.ReportTrainingRunRequest\x1a%.handful.v1.ReportTrainingRunResponse\x12]\n\x10\x43ommitCheckpoint\x12#.handful.v1.CommitCheckpointRequest\x1a$.handful.v1.CommitCheckpointResponse\x12`\n\x11\x46inishTrainingRun\x12$.handful.v1.FinishTrainingRunRequest\x1a%.handful.v1.FinishTrainingRunResponseB\x16Z\x14handful/v1;handfulv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,41 +35,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z\024handful/v1;handfulv1'
   _globals['_CAPABILITIES']._serialized_start=91
-  _globals['_CAPABILITIES']._serialized_end=325
-  _globals['_CAPABILITIES_KIND']._serialized_start=268
-  _globals['_CAPABILITIES_KIND']._serialized_end=325
-  _globals['_CHECKPOINT']._serialized_start=327
-  _globals['_CHECKPOINT']._serialized_end=383
-  _globals['_CLAIM']._serialized_start=386
-  _globals['_CLAIM']._serialized_end=760
-  _globals['_CLAIMTRAININGRUNREQUEST']._serialized_start=762
-  _globals['_CLAIMTRAININGRUNREQUEST']._serialized_end=872
-  _globals['_CLAIMTRAININGRUNRESPONSE']._serialized_start=874
-  _globals['_CLAIMTRAININGRUNRESPONSE']._serialized_end=934
-  _globals['_WORKEREVENT']._serialized_start=936
-  _globals['_WORKEREVENT']._serialized_end=1019
-  _globals['_REPORTTRAININGRUNREQUEST']._serialized_start=1022
-  _globals['_REPORTTRAININGRUNREQUEST']._serialized_end=1175
-  _globals['_REPORTTRAININGRUNRESPONSE']._serialized_start=1178
-  _globals['_REPORTTRAININGRUNRESPONSE']._serialized_end=1394
-  _globals['_REPORTTRAININGRUNRESPONSE_DIRECTIVE']._serialized_start=1310
-  _globals['_REPORTTRAININGRUNRESPONSE_DIRECTIVE']._serialized_end=1394
-  _globals['_COMMITCHECKPOINTREQUEST']._serialized_start=1396
-  _globals['_COMMITCHECKPOINTREQUEST']._serialized_end=1511
-  _globals['_COMMITCHECKPOINTRESPONSE']._serialized_start=1513
-  _globals['_COMMITCHECKPOINTRESPONSE']._serialized_end=1539
-  _globals['_FINISHTRAININGRUNREQUEST']._serialized_start=1542
-  _globals['_FINISHTRAININGRUNREQUEST']._serialized_end=2047
-  _globals['_FINISHTRAININGRUNREQUEST_SUCCEEDED']._serialized_start=1929
-  _globals['_FINISHTRAININGRUNREQUEST_SUCCEEDED']._serialized_end=1971
-  _globals['_FINISHTRAININGRUNREQUEST_EVALUATED']._serialized_start=1973
-  _globals['_FINISHTRAININGRUNREQUEST_EVALUATED']._serialized_end=2011
-  _globals['_FINISHTRAININGRUNREQUEST_CANCELLED']._serialized_start=2013
-  _globals['_FINISHTRAININGRUNREQUEST_CANCELLED']._serialized_end=2024
-  _globals['_FINISHTRAININGRUNREQUEST_RELEASED']._serialized_start=2026
-  _globals['_FINISHTRAININGRUNREQUEST_RELEASED']._serialized_end=2036
-  _globals['_FINISHTRAININGRUNRESPONSE']._serialized_start=2049
-  _globals['_FINISHTRAININGRUNRESPONSE']._serialized_end=2076
-  _globals['_WORKERSERVICE']._serialized_start=2079
-  _globals['_WORKERSERVICE']._serialized_end=2480
+  _globals['_CAPABILITIES']._serialized_end=346
+  _globals['_CAPABILITIES_KIND']._serialized_start=289
+  _globals['_CAPABILITIES_KIND']._serialized_end=346
+  _globals['_CHECKPOINT']._serialized_start=348
+  _globals['_CHECKPOINT']._serialized_end=404
+  _globals['_CLAIM']._serialized_start=407
+  _globals['_CLAIM']._serialized_end=781
+  _globals['_CLAIMTRAININGRUNREQUEST']._serialized_start=783
+  _globals['_CLAIMTRAININGRUNREQUEST']._serialized_end=893
+  _globals['_CLAIMTRAININGRUNRESPONSE']._serialized_start=895
+  _globals['_CLAIMTRAININGRUNRESPONSE']._serialized_end=955
+  _globals['_WORKEREVENT']._serialized_start=957
+  _globals['_WORKEREVENT']._serialized_end=1040
+  _globals['_REPORTTRAININGRUNREQUEST']._serialized_start=1043
+  _globals['_REPORTTRAININGRUNREQUEST']._serialized_end=1196
+  _globals['_REPORTTRAININGRUNRESPONSE']._serialized_start=1199
+  _globals['_REPORTTRAININGRUNRESPONSE']._serialized_end=1415
+  _globals['_REPORTTRAININGRUNRESPONSE_DIRECTIVE']._serialized_start=1331
+  _globals['_REPORTTRAININGRUNRESPONSE_DIRECTIVE']._serialized_end=1415
+  _globals['_COMMITCHECKPOINTREQUEST']._serialized_start=1417
+  _globals['_COMMITCHECKPOINTREQUEST']._serialized_end=1532
+  _globals['_COMMITCHECKPOINTRESPONSE']._serialized_start=1534
+  _globals['_COMMITCHECKPOINTRESPONSE']._serialized_end=1560
+  _globals['_FINISHTRAININGRUNREQUEST']._serialized_start=1563
+  _globals['_FINISHTRAININGRUNREQUEST']._serialized_end=2068
+  _globals['_FINISHTRAININGRUNREQUEST_SUCCEEDED']._serialized_start=1950
+  _globals['_FINISHTRAININGRUNREQUEST_SUCCEEDED']._serialized_end=1992
+  _globals['_FINISHTRAININGRUNREQUEST_EVALUATED']._serialized_start=1994
+  _globals['_FINISHTRAININGRUNREQUEST_EVALUATED']._serialized_end=2032
+  _globals['_FINISHTRAININGRUNREQUEST_CANCELLED']._serialized_start=2034
+  _globals['_FINISHTRAININGRUNREQUEST_CANCELLED']._serialized_end=2045
+  _globals['_FINISHTRAININGRUNREQUEST_RELEASED']._serialized_start=2047
+  _globals['_FINISHTRAININGRUNREQUEST_RELEASED']._serialized_end=2057
+  _globals['_FINISHTRAININGRUNRESPONSE']._serialized_start=2070
+  _globals['_FINISHTRAININGRUNRESPONSE']._serialized_end=2097
+  _globals['_WORKERSERVICE']._serialized_start=2100
+  _globals['_WORKERSERVICE']._serialized_end=2501
 # @@protoc_insertion_point(module_scope)

@@ -57,6 +57,7 @@ class Capabilities(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     LACKS_TORCH_FIELD_NUMBER: _builtins.int
     HAS_YOLO_FIELD_NUMBER: _builtins.int
+    UNDERSTANDS_FIELD_NUMBER: _builtins.int
     device: _builtins.str
     """What it can train on by gradient: `cpu` or `cuda`."""
     memory_bytes: _builtins.int
@@ -75,6 +76,14 @@ class Capabilities(_message.Message):
     def fetchable(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Architectures whose pretrained weights it has not and may download."""
 
+    @_builtins.property
+    def understands(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What its release understands: fields of presets (`fast.head`), choices of them (`fast.head=LDA`), architectures
+        (`architecture=auto`), and kinds of runs (`evaluations`, `continued runs`). A run is given to nobody who does not
+        understand all of it. Empty: a release before this field, which gets what such releases train rightly: presets `fast`
+        without head LDA, and `baseline`, of the architectures above, and evaluations of their models.
+        """
+
     def __init__(
         self,
         *,
@@ -85,10 +94,11 @@ class Capabilities(_message.Message):
         kind: Global___Capabilities.Kind.ValueType = ...,
         lacks_torch: _builtins.bool = ...,
         has_yolo: _builtins.bool = ...,
+        understands: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "fetchable", b"fetchable", "has_yolo", b"has_yolo", "kind", b"kind", "lacks_torch", b"lacks_torch", "memory_bytes", b"memory_bytes", "pretrained", b"pretrained"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "fetchable", b"fetchable", "has_yolo", b"has_yolo", "kind", b"kind", "lacks_torch", b"lacks_torch", "memory_bytes", b"memory_bytes", "pretrained", b"pretrained", "understands", b"understands"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

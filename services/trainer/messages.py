@@ -31,6 +31,7 @@ def run_message(run: RunRecord) -> trainer_pb2.TrainingRun:
         continued_training_run=RunKey(run.key.project, run.continued.run).name if run.continued else "",
         continued_after_epoch=run.continued.epoch if run.continued else 0,
         estimated_seconds=run.estimated_seconds,
+        waits_for=run.waits_for,
     )
 
 

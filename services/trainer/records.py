@@ -85,6 +85,7 @@ class RunRecord:
     continued: Continued | None
     num_ahead: int = 0
     estimated_seconds: float | None = None
+    waits_for: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Runs in SQL, as products see them: asked for, read, listed, cancelled. What workers do to them is in `attempts`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -10,9 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from handful.errors import NotFound
 from handful.v1.bundle_pb2 import Recipe
 from handful.v1.trainer_pb2 import Failure, Progress, StateChanged, TrainingRun, TrainingRunEvent
-from handful.v1.worker_pb2 import Checkpoint
+from handful.v1.worker_pb2 import Capabilities, Checkpoint
 from services.shared.database import clock, newest_first
-from services.trainer import events
+from services.trainer import events, workers
+from services.trainer.fleet import waits_for
 from services.trainer.records import WAITING, Continued, ModelVersionRecord, NewRun, RunKey, RunRecord
 from services.trainer.tables import training_runs
 
@@ -164,7 +166,15 @@ def of(key: RunKey) -> Any:
 
 async def _records(connection: AsyncConnection, query: Any) -> list[RunRecord]:
     rows = (await connection.execute(query)).all()
-    return [record(row, await _num_ahead(connection, row)) for row in rows]
+    found = [record(row, await _num_ahead(connection, row)) for row in rows]
+    if not any(run.state in WAITING for run in found):
+        return found
+    heard = await workers.known(connection)
+    return [replace(run, waits_for=_waits_for(run, heard)) for run in found]
+
+
+def _waits_for(run: RunRecord, heard: Sequence[Capabilities]) -> str:
+    return waits_for(run.recipe, heard, continued=run.continued is not None) if run.state in WAITING else ""
 
 
 async def _num_ahead(connection: AsyncConnection, row: Any) -> int:

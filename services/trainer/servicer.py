@@ -62,7 +62,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     ) -> trainer_pb2.ContinueTrainingRunResponse:
         async def new_run() -> NewRun:
             new = await self._continuing.new_run(request)
-            await self._fleet.check(new.recipe)
+            await self._fleet.check(new.recipe, continued=True)
             return new
 
         return await self._queue(request, trainer_pb2.ContinueTrainingRunResponse, new_run)

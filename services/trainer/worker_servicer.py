@@ -79,7 +79,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 request.claim_id,
                 request.capabilities.device,
                 self._lease_seconds,
-                lambda recipe: suits(recipe, request.capabilities),
+                lambda run: suits(run.recipe, request.capabilities, continued=run.continued is not None),
             )
             if run is None:
                 return None

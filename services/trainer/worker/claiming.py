@@ -23,6 +23,7 @@ from services.shared.objects import open_store
 from services.shared.objects.retrying import RetryingStore
 from services.trainer.architectures import ARCHITECTURES
 from services.trainer.sound_architectures import can_be_had
+from services.trainer.understanding import known
 from services.trainer.worker import backbones, health
 from services.trainer.worker.children import Children
 from services.trainer.worker.parts import can_build, has_torch, has_yolo
@@ -124,4 +125,5 @@ def _capabilities(kind: str, weights: PretrainedWeights) -> Capabilities:
         kind=KINDS[kind],
         lacks_torch=not torch,
         has_yolo=has_yolo(),
+        understands=sorted(known()),
     )

@@ -1,5 +1,5 @@
-"""Where nothing is known of how long a run takes, that is said by no number: until now it was 60 seconds, which stood for
-a run that had taken as long, too. Whoever scales workers counts on 60 seconds as before.
+"""Where nothing is known of how long a run takes, no number says so: until now it was 60 seconds, which stood for runs
+that had taken as long, too. Whoever scales workers counts on 60 seconds as before.
 """
 
 import sqlalchemy as sa
