@@ -138,6 +138,8 @@ async def _write(context: Context, answer: Any, slow_reader_seconds: float) -> N
         raise errors.Unavailable(
             "The answers were not read fast enough. Call again from where you are.", reason="WATCHER_TOO_SLOW"
         ) from None
+    except aio.InternalError:  # the caller went away while this was written
+        raise asyncio.CancelledError from None
 
 
 def _check(request: Any) -> None:
