@@ -4,35 +4,27 @@ Every method raises the errors of `handful.errors`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from handful import names
+from handful import names, predictions
 from handful.calls import call, new_request_id, pages
 from handful.channel import Addresses, project_from_env
 from handful.errors import AlreadyExists
 from handful.exchange import Exported, OnBytes, fetch, send
-from handful.folders import LabelledFile, find, is_sound, modality_of
+from handful.folders import LabelledFile, find, modality_of
 from handful.peers import reach
+from handful.predictions import File
 from handful.recipe import recipe
 from handful.run import Run
-from handful.uploads import check_modality, upload
+from handful.uploads import Pushed, check_modality, upload
 from handful.v1 import bundle_pb2, dataset_pb2, inference_pb2, model_pb2, trainer_pb2
 from handful.v1.dataset_pb2 import UploadExamplesResponse
 from handful.v1.dataset_pb2_grpc import DatasetServiceStub
 from handful.v1.inference_pb2_grpc import InferenceServiceStub
 from handful.v1.model_pb2_grpc import ModelServiceStub
 from handful.v1.trainer_pb2_grpc import TrainerServiceStub
-
-
-@dataclass(frozen=True)
-class Pushed:
-    """What became of a folder: the sealed version, and the verdicts on files that were refused and are not in it."""
-
-    version: dataset_pb2.DatasetVersion
-    rejected: list[UploadExamplesResponse]
 
 
 class Client:
@@ -281,13 +273,15 @@ class Client:
 
     # Predictions
 
-    def predict(self, model: str, file: Path | str | bytes, top_k: int = 0) -> inference_pb2.PredictResponse:
+    def predict(self, model: str, file: File, top_k: int = 0) -> inference_pb2.PredictResponse:
         """What a picture shows or a sound is, best first. `model` is `flowers`, `flowers@staging`, or a full name."""
-        data = file if isinstance(file, bytes) else Path(file).read_bytes()
-        field = "sound" if is_sound(data) else "image"
-        request = inference_pb2.PredictRequest(model=self._model_name(model), top_k=top_k, **{field: data})
-        answer: inference_pb2.PredictResponse = call(self._inference.Predict, request)
-        return answer
+        return predictions.predict(self._inference, self._model_name(model), file, top_k)
+
+    def explain(self, model: str, file: File, label: str = "") -> inference_pb2.ExplainResponse:
+        """Which places of a picture or sound speak for a class, by default the most probable one, and which training
+        examples are nearest. ResourceExhausted where many ask at once.
+        """
+        return predictions.explain(self._inference, self._model_name(model), file, label)
 
     def _dataset_name(self, dataset: str) -> str:
         return dataset if dataset.startswith("projects/") else f"{self.parent}/datasets/{dataset}"

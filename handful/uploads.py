@@ -2,15 +2,24 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from handful.errors import FailedPrecondition
 from handful.folders import LabelledFile
 from handful.v1.bundle_pb2 import MODALITY_IMAGE, MODALITY_SOUND, Modality
-from handful.v1.dataset_pb2 import Dataset, UploadExamplesRequest, UploadExamplesResponse
+from handful.v1.dataset_pb2 import Dataset, DatasetVersion, UploadExamplesRequest, UploadExamplesResponse
 from handful.v1.dataset_pb2_grpc import DatasetServiceStub
 
 CHUNK_BYTES = 256 * 1024
 _PLURALS = {MODALITY_IMAGE: "pictures", MODALITY_SOUND: "sounds"}
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What became of a folder: the sealed version, and the verdicts on files that were refused and are not in it."""
+
+    version: DatasetVersion
+    rejected: list[UploadExamplesResponse]
 
 
 def upload(stub: DatasetServiceStub, dataset: str, files: Iterable[LabelledFile]) -> Iterator[UploadExamplesResponse]:

@@ -18,10 +18,10 @@ from handful import Client, Run
 from handful.channel import Addresses
 from handful.cli.outcome import INTERRUPTED, follow_to_the_end, state
 from handful.cli.stack import DEFAULT_WORKER_ADDRESS, Stack
-from handful.client import Pushed
 from handful.errors import InvalidArgument, NotFound
 from handful.folders import find
 from handful.recipe import as_dict, recipe
+from handful.uploads import Pushed
 from handful.v1.dataset_pb2 import DatasetVersion, UploadExamplesResponse
 from handful.v1.trainer_pb2 import Failure, RecipeField, TrainingRun
 

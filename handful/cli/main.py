@@ -6,7 +6,19 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from handful.cli import architectures, commands, compare, continuing, demo, doctor, exchange, report, sweep, weights
+from handful.cli import (
+    architectures,
+    commands,
+    compare,
+    continuing,
+    demo,
+    doctor,
+    exchange,
+    explain,
+    report,
+    sweep,
+    weights,
+)
 from handful.cli.stack import MissingParts
 from handful.errors import HandfulError, InvalidArgument
 
@@ -178,6 +190,12 @@ def _add_models(add: Add) -> None:
     predict.add_argument("model", help="flowers, flowers@staging or flowers/versions/2")
     predict.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JPEG, PNG or WebP; WAV, FLAC, OGG or MP3")
     predict.add_argument("--top", type=int, default=3, help="answers per file (default: 3)")
+
+    explained = add("explain", "draw what a model looked at, and name the examples that are most like it", explain.run)
+    explained.add_argument("model", help="flowers, flowers@staging or flowers/versions/2")
+    explained.add_argument("file", type=Path, metavar="FILE", help="JPEG, PNG or WebP; WAV, FLAC, OGG or MP3")
+    explained.add_argument("--class", dest="label", default="", metavar="CLASS", help="why it; default: the likeliest")
+    explained.add_argument("--out", type=Path, metavar="FILE", help="where the drawing goes (default: FILE-CLASS.png)")
 
     evaluate = add("evaluate", "measure a model on a dataset, without what it was trained on", commands.evaluate)
     evaluate.add_argument("model", help="flowers, flowers@staging or flowers/versions/2")

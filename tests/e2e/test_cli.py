@@ -88,6 +88,18 @@ def test_five_minutes(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     assert answered.returncode == 1
 
 
+def test_a_drawing_says_what_a_model_looked_at(cli: Cli, pictures: Path, tmp_path: Path) -> None:
+    """And names the files it is most like; a class that the model does not have is refused."""
+    cli("push", pictures, "--dataset", "explained")
+    assert cli("train", "explained").returncode == 0
+    why = cli("explain", "explained", pictures / "tulip" / "1.jpg", "--class", "tulip", "--out", tmp_path / "why.png")
+    assert "orange speaks for tulip, blue against it." in why.stdout
+    assert ".jpg (tulip, 0." in why.stdout
+    assert (tmp_path / "why.png").read_bytes().startswith(b"\x89PNG")
+    other = cli("explain", "explained", pictures / "tulip" / "1.jpg", "--class", "oak")
+    assert (other.returncode, "label: is no class of the model" in other.stderr) == (2, True)
+
+
 def test_a_run_is_gone_on_from(cli: Cli, pictures: Path) -> None:
     """One more epoch, with smaller steps, from where a run ended, is another version; `fast` says why it has none."""
     cli("push", pictures, "--dataset", "tulips")

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image
 
 from handful import Client
 from handful.bundle.manifest import bundle_key, from_bytes
 from handful.cli.stack import Stack
 from handful.errors import FailedPrecondition, InvalidArgument
 from handful.v1.bundle_pb2 import MODALITY_SOUND, ModelManifest
+from handful.v1.inference_pb2 import EvidenceMap
 from handful.v1.trainer_pb2 import Architecture, TrainingRun, TrainingRunEvent
 from services.trainer.sound_architectures import AUTO, CANDIDATES, SOUND_ARCHITECTURES
 from tests.e2e.test_export import bare, run
@@ -122,6 +124,19 @@ def test_a_long_sound_says_what_is_heard_when(trained: Trained) -> None:
     assert [(one.start_seconds, one.end_seconds) for one in answer.segments] == [(0, 6), (6, 12), (12, 18)]
     assert [[each.label for each in one.predictions] for one in answer.segments] == [["beep"], [], ["hum"]]
     assert len(answer.predictions) == 1
+
+
+@pytest.mark.parametrize(("label", "seconds"), [("beep", (0, 6)), ("hum", (12, 18))])
+def test_the_piece_that_speaks_for_a_class_is_explained(trained: Trained, label: str, seconds: tuple[int, int]) -> None:
+    """Of a long sound the piece in which the class is heard, in bands by times."""
+    answer = trained.client.explain(QUICK, encoded(LONG, "FLAC"), label)
+    found = answer.evidence
+    assert (answer.label, found.method) == (label, EvidenceMap.METHOD_OCCLUSION)
+    assert (found.start_seconds, found.end_seconds) == seconds
+    assert len(found.values) == found.rows * found.columns
+    assert len(found.band_hertz) == found.rows + 1
+    assert max(found.values) > 0
+    assert Image.open(io.BytesIO(found.png)).format == "PNG"
 
 
 @pytest.mark.parametrize(
