@@ -103,8 +103,8 @@ def device() -> Iterator[Finding]:
     gpus = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") if shutil.which("nvidia-smi") else None
     if find_spec("torch") is None:
         unused = f" The GPU that is here ({gpus}) is for torch alone." if gpus else ""
-        trained = f"preset fast on {', '.join(_without_torch()) or 'no architecture'}"
-        yield WARN, f"torch is not installed: {trained} is trained all the same; for all else: `make setup`.{unused}"
+        trained = f"presets fast and quality on {', '.join(_without_torch()) or 'no architecture'}"
+        yield WARN, f"torch is not installed: {trained} are trained all the same; for all else: `make setup`.{unused}"
         return
     found = _output(sys.executable, "-c", _TORCH)
     if found is None:

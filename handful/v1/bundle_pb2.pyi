@@ -436,15 +436,17 @@ class Recipe(_message.Message):
     INITIAL_HEAD_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
     SHRINKAGE_FIELD_NUMBER: _builtins.int
+    MAX_GFLOPS_FIELD_NUMBER: _builtins.int
     preset: _builtins.str
-    """`fast` (features once, then a convex head), `fine_tune` (gradient training of the network, all of it or its last
-    blocks) or `baseline` (gradient training of a head on a frozen body, as textbooks do it). Empty:
-    `fast`; where a field is set that `fast` lacks, `baseline`; and `fine_tune` where `baseline` lacks it too.
+    """`fast` (features once, then a convex head), `quality` (as `fast`, on the best of several networks), `fine_tune`
+    (gradient training of the network, all of it or its last blocks) or `baseline` (gradient training of a head on a
+    frozen body, as textbooks do it). Empty: `fast`; where a field is set that `fast` lacks, `baseline`; and `fine_tune`
+    where `baseline` lacks it too.
     """
     architecture: _builtins.str
-    """Architecture id from ListArchitectures, of the dataset's modality. Empty: the server's default; for sounds `auto`,
-    which takes what does best out of fold on the training examples. The run's recipe says which that was once a worker
-    has settled it.
+    """Architecture id from ListArchitectures, of the dataset's modality. Empty: the server's default; for sounds, and in
+    `quality`, `auto`, which takes what does best out of fold on the training examples. The run's recipe says which that
+    was once a worker has settled it.
     """
     weights: Global___Weights.ValueType
     """What the architecture starts from. Default PRETRAINED."""
@@ -453,7 +455,7 @@ class Recipe(_message.Message):
     num_epochs: _builtins.int
     """Epochs. In `fast` the most passes of the solver, which stops earlier when it has converged."""
     regularization_c: _builtins.float
-    """Inverse strength of the L2 penalty of the convex head (scikit-learn's C). `fast` only."""
+    """Inverse strength of the L2 penalty of the convex head (scikit-learn's C). `fast` and `quality` only."""
     learning_rate: _builtins.float
     """Step size. Gradient training only; in `fine_tune` that of the body's last block."""
     batch_size: _builtins.int
@@ -525,9 +527,13 @@ class Recipe(_message.Message):
     initial_head: Global___InitialHead.ValueType
     """What the head starts from."""
     head: Global___HeadKind.ValueType
-    """How the convex head is fitted. `fast` only."""
+    """How the convex head is fitted. `fast` and `quality` only."""
     shrinkage: _builtins.float
-    """How far the covariance of LDA is drawn towards a multiple of the identity, in (0, 1]. `fast` only."""
+    """How far the covariance of LDA is drawn towards a multiple of the identity, in (0, 1]. `fast` and `quality` only."""
+    max_gflops: _builtins.float
+    """Of the networks at hand `quality` tries those that cost at most so many GFLOPs (Architecture.gflops); with
+    architecture `auto` only.
+    """
     def __init__(
         self,
         *,
@@ -570,10 +576,11 @@ class Recipe(_message.Message):
         initial_head: Global___InitialHead.ValueType = ...,
         head: Global___HeadKind.ValueType = ...,
         shrinkage: _builtins.float | None = ...,
+        max_gflops: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_brightness", b"_brightness", "_contrast", b"_contrast", "_crop_scale", b"_crop_scale", "_cutmix", b"_cutmix", "_early_stopping_epochs", b"_early_stopping_epochs", "_frozen_blocks", b"_frozen_blocks", "_gradient_clip_norm", b"_gradient_clip_norm", "_head_learning_rate", b"_head_learning_rate", "_horizontal_flip", b"_horizontal_flip", "_hue", b"_hue", "_label_smoothing", b"_label_smoothing", "_layer_decay", b"_layer_decay", "_learning_rate", b"_learning_rate", "_mixup", b"_mixup", "_momentum", b"_momentum", "_num_epochs", b"_num_epochs", "_random_erasing", b"_random_erasing", "_regularization_c", b"_regularization_c", "_rotation_degrees", b"_rotation_degrees", "_saturation", b"_saturation", "_seed", b"_seed", "_shrinkage", b"_shrinkage", "_target_size", b"_target_size", "_vertical_flip", b"_vertical_flip", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "brightness", b"brightness", "contrast", b"contrast", "crop_scale", b"crop_scale", "cutmix", b"cutmix", "early_stopping_epochs", b"early_stopping_epochs", "frozen_blocks", b"frozen_blocks", "gradient_clip_norm", b"gradient_clip_norm", "head_learning_rate", b"head_learning_rate", "horizontal_flip", b"horizontal_flip", "hue", b"hue", "label_smoothing", b"label_smoothing", "layer_decay", b"layer_decay", "learning_rate", b"learning_rate", "mixup", b"mixup", "momentum", b"momentum", "num_epochs", b"num_epochs", "random_erasing", b"random_erasing", "regularization_c", b"regularization_c", "rotation_degrees", b"rotation_degrees", "saturation", b"saturation", "seed", b"seed", "shrinkage", b"shrinkage", "target_size", b"target_size", "vertical_flip", b"vertical_flip", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_brightness", b"_brightness", "_contrast", b"_contrast", "_crop_scale", b"_crop_scale", "_cutmix", b"_cutmix", "_early_stopping_epochs", b"_early_stopping_epochs", "_frozen_blocks", b"_frozen_blocks", "_gradient_clip_norm", b"_gradient_clip_norm", "_head_learning_rate", b"_head_learning_rate", "_horizontal_flip", b"_horizontal_flip", "_hue", b"_hue", "_label_smoothing", b"_label_smoothing", "_layer_decay", b"_layer_decay", "_learning_rate", b"_learning_rate", "_max_gflops", b"_max_gflops", "_mixup", b"_mixup", "_momentum", b"_momentum", "_num_epochs", b"_num_epochs", "_random_erasing", b"_random_erasing", "_regularization_c", b"_regularization_c", "_rotation_degrees", b"_rotation_degrees", "_saturation", b"_saturation", "_seed", b"_seed", "_shrinkage", b"_shrinkage", "_target_size", b"_target_size", "_vertical_flip", b"_vertical_flip", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "brightness", b"brightness", "contrast", b"contrast", "crop_scale", b"crop_scale", "cutmix", b"cutmix", "early_stopping_epochs", b"early_stopping_epochs", "frozen_blocks", b"frozen_blocks", "gradient_clip_norm", b"gradient_clip_norm", "head_learning_rate", b"head_learning_rate", "horizontal_flip", b"horizontal_flip", "hue", b"hue", "label_smoothing", b"label_smoothing", "layer_decay", b"layer_decay", "learning_rate", b"learning_rate", "max_gflops", b"max_gflops", "mixup", b"mixup", "momentum", b"momentum", "num_epochs", b"num_epochs", "random_erasing", b"random_erasing", "regularization_c", b"regularization_c", "rotation_degrees", b"rotation_degrees", "saturation", b"saturation", "seed", b"seed", "shrinkage", b"shrinkage", "target_size", b"target_size", "vertical_flip", b"vertical_flip", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_brightness", b"_brightness", "_contrast", b"_contrast", "_crop_scale", b"_crop_scale", "_cutmix", b"_cutmix", "_early_stopping_epochs", b"_early_stopping_epochs", "_frozen_blocks", b"_frozen_blocks", "_gradient_clip_norm", b"_gradient_clip_norm", "_head_learning_rate", b"_head_learning_rate", "_horizontal_flip", b"_horizontal_flip", "_hue", b"_hue", "_label_smoothing", b"_label_smoothing", "_layer_decay", b"_layer_decay", "_learning_rate", b"_learning_rate", "_mixup", b"_mixup", "_momentum", b"_momentum", "_num_epochs", b"_num_epochs", "_random_erasing", b"_random_erasing", "_regularization_c", b"_regularization_c", "_rotation_degrees", b"_rotation_degrees", "_saturation", b"_saturation", "_seed", b"_seed", "_shrinkage", b"_shrinkage", "_target_size", b"_target_size", "_vertical_flip", b"_vertical_flip", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "architecture", b"architecture", "auto_augmentation", b"auto_augmentation", "batch_size", b"batch_size", "brightness", b"brightness", "class_weights", b"class_weights", "contrast", b"contrast", "crop_scale", b"crop_scale", "cutmix", b"cutmix", "early_stopping_epochs", b"early_stopping_epochs", "freeze", b"freeze", "frozen_blocks", b"frozen_blocks", "frozen_mode", b"frozen_mode", "gradient_clip_norm", b"gradient_clip_norm", "head", b"head", "head_learning_rate", b"head_learning_rate", "horizontal_flip", b"horizontal_flip", "hue", b"hue", "initial_head", b"initial_head", "label_smoothing", b"label_smoothing", "layer_decay", b"layer_decay", "learning_rate", b"learning_rate", "mixup", b"mixup", "momentum", b"momentum", "num_epochs", b"num_epochs", "optimizer", b"optimizer", "precision", b"precision", "preset", b"preset", "random_erasing", b"random_erasing", "regularization_c", b"regularization_c", "rotation_degrees", b"rotation_degrees", "saturation", b"saturation", "schedule", b"schedule", "seed", b"seed", "shrinkage", b"shrinkage", "target_size", b"target_size", "vertical_flip", b"vertical_flip", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_brightness", b"_brightness", "_contrast", b"_contrast", "_crop_scale", b"_crop_scale", "_cutmix", b"_cutmix", "_early_stopping_epochs", b"_early_stopping_epochs", "_frozen_blocks", b"_frozen_blocks", "_gradient_clip_norm", b"_gradient_clip_norm", "_head_learning_rate", b"_head_learning_rate", "_horizontal_flip", b"_horizontal_flip", "_hue", b"_hue", "_label_smoothing", b"_label_smoothing", "_layer_decay", b"_layer_decay", "_learning_rate", b"_learning_rate", "_max_gflops", b"_max_gflops", "_mixup", b"_mixup", "_momentum", b"_momentum", "_num_epochs", b"_num_epochs", "_random_erasing", b"_random_erasing", "_regularization_c", b"_regularization_c", "_rotation_degrees", b"_rotation_degrees", "_saturation", b"_saturation", "_seed", b"_seed", "_shrinkage", b"_shrinkage", "_target_size", b"_target_size", "_vertical_flip", b"_vertical_flip", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "architecture", b"architecture", "auto_augmentation", b"auto_augmentation", "batch_size", b"batch_size", "brightness", b"brightness", "class_weights", b"class_weights", "contrast", b"contrast", "crop_scale", b"crop_scale", "cutmix", b"cutmix", "early_stopping_epochs", b"early_stopping_epochs", "freeze", b"freeze", "frozen_blocks", b"frozen_blocks", "frozen_mode", b"frozen_mode", "gradient_clip_norm", b"gradient_clip_norm", "head", b"head", "head_learning_rate", b"head_learning_rate", "horizontal_flip", b"horizontal_flip", "hue", b"hue", "initial_head", b"initial_head", "label_smoothing", b"label_smoothing", "layer_decay", b"layer_decay", "learning_rate", b"learning_rate", "max_gflops", b"max_gflops", "mixup", b"mixup", "momentum", b"momentum", "num_epochs", b"num_epochs", "optimizer", b"optimizer", "precision", b"precision", "preset", b"preset", "random_erasing", b"random_erasing", "regularization_c", b"regularization_c", "rotation_degrees", b"rotation_degrees", "saturation", b"saturation", "schedule", b"schedule", "seed", b"seed", "shrinkage", b"shrinkage", "target_size", b"target_size", "vertical_flip", b"vertical_flip", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
@@ -603,6 +610,8 @@ class Recipe(_message.Message):
     _WhichOneofArgType__layer_decay: _TypeAlias = _typing.Literal["_layer_decay", b"_layer_decay"]  # noqa: Y015
     _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
     _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
+    _WhichOneofReturnType__max_gflops: _TypeAlias = _typing.Literal["max_gflops"]  # noqa: Y015
+    _WhichOneofArgType__max_gflops: _TypeAlias = _typing.Literal["_max_gflops", b"_max_gflops"]  # noqa: Y015
     _WhichOneofReturnType__mixup: _TypeAlias = _typing.Literal["mixup"]  # noqa: Y015
     _WhichOneofArgType__mixup: _TypeAlias = _typing.Literal["_mixup", b"_mixup"]  # noqa: Y015
     _WhichOneofReturnType__momentum: _TypeAlias = _typing.Literal["momentum"]  # noqa: Y015
@@ -657,6 +666,8 @@ class Recipe(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__layer_decay) -> _WhichOneofReturnType__layer_decay | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_gflops) -> _WhichOneofReturnType__max_gflops | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mixup) -> _WhichOneofReturnType__mixup | None: ...
     @_typing.overload
@@ -1075,7 +1086,7 @@ class Head(_message.Message):
     temperature: _builtins.float
     """What its logits were divided by, so that probabilities say how often answers are right; weight and bias in the file
     are divided already. It minimises n x CE + 4 (ln T)^2 over the training examples, answered out of fold. Not set
-    where it was not found, which a notice of the model says where the recipe is `fast`; then it is 1.
+    where it was not found, which a notice of the model says where the recipe is `fast` or `quality`; then it is 1.
     """
     def __init__(
         self,
@@ -1218,7 +1229,7 @@ class ModelManifest(_message.Message):
     @_builtins.property
     def neighbours(self) -> Global___Neighbours:
         """What tells an input that is like none of the classes; its numbers are in `neighbours.safetensors`. Not set where
-        the model cannot tell, as a notice UNKNOWN_NOT_TOLD says: its recipe is not `fast`, or it has too few examples.
+        the model cannot tell, as a notice UNKNOWN_NOT_TOLD says: its recipe trains by gradients, or it has too few examples.
         """
 
     @_builtins.property
@@ -1394,8 +1405,8 @@ class Evaluation(_message.Message):
 
     @_builtins.property
     def cross_validation(self) -> Global___CrossValidation:
-        """How the head does on training examples that it was not fitted on. Only in a bundle, and only of `fast`; not set
-        where a class is too small, which a notice of the model says.
+        """How the head does on training examples that it was not fitted on. Only in a bundle, and only of `fast` and `quality`;
+        not set where a class is too small, which a notice of the model says.
         """
 
     @_builtins.property
@@ -1579,6 +1590,7 @@ class CrossValidation(_message.Message):
     BASELINES_FIELD_NUMBER: _builtins.int
     LABEL_SUSPECTS_FIELD_NUMBER: _builtins.int
     MORE_EXAMPLES_FIELD_NUMBER: _builtins.int
+    ARCHITECTURE_CHOICE_FIELD_NUMBER: _builtins.int
     folds: _builtins.int
     """Folds: 5, or as many as the smallest class has groups."""
     repeats: _builtins.int
@@ -1630,6 +1642,12 @@ class CrossValidation(_message.Message):
     def more_examples(self) -> Global___MoreExamples:
         """What more examples would bring. Not set where the smallest class has fewer than 8 examples: it cannot be told then."""
 
+    @_builtins.property
+    def architecture_choice(self) -> Global___ArchitectureChoice:
+        """How the architecture was chosen, where the recipe left that open. All figures above are the chosen one's, and a
+        little too good by the choice; its own accuracy is not.
+        """
+
     def __init__(
         self,
         *,
@@ -1651,14 +1669,75 @@ class CrossValidation(_message.Message):
         baselines: _abc.Iterable[Global___Baseline] | None = ...,
         label_suspects: _abc.Iterable[Global___LabelSuspect] | None = ...,
         more_examples: Global___MoreExamples | None = ...,
+        architecture_choice: Global___ArchitectureChoice | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accuracy_interval", b"accuracy_interval", "more_examples", b"more_examples"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accuracy_interval", b"accuracy_interval", "architecture_choice", b"architecture_choice", "more_examples", b"more_examples"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "accuracy_interval", b"accuracy_interval", "baselines", b"baselines", "candidates", b"candidates", "ece", b"ece", "f1_macro", b"f1_macro", "f1_weighted", b"f1_weighted", "folds", b"folds", "label_suspects", b"label_suspects", "log_loss", b"log_loss", "more_examples", b"more_examples", "num_examples", b"num_examples", "precision_macro", b"precision_macro", "precision_weighted", b"precision_weighted", "recall_macro", b"recall_macro", "recall_weighted", b"recall_weighted", "repeats", b"repeats", "top5_accuracy", b"top5_accuracy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "accuracy_interval", b"accuracy_interval", "architecture_choice", b"architecture_choice", "baselines", b"baselines", "candidates", b"candidates", "ece", b"ece", "f1_macro", b"f1_macro", "f1_weighted", b"f1_weighted", "folds", b"folds", "label_suspects", b"label_suspects", "log_loss", b"log_loss", "more_examples", b"more_examples", "num_examples", b"num_examples", "precision_macro", b"precision_macro", "precision_weighted", b"precision_weighted", "recall_macro", b"recall_macro", "recall_weighted", b"recall_weighted", "repeats", b"repeats", "top5_accuracy", b"top5_accuracy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CrossValidation: _TypeAlias = CrossValidation  # noqa: Y015
+
+@_typing.final
+class ArchitectureChoice(_message.Message):
+    """ArchitectureChoice is what several architectures did on the same folds, each with a head of the first kind that the
+    recipe allows.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Candidate(_message.Message):
+        """Candidate is an architecture as it did out of fold."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ARCHITECTURE_FIELD_NUMBER: _builtins.int
+        ACCURACY_FIELD_NUMBER: _builtins.int
+        LOG_LOSS_FIELD_NUMBER: _builtins.int
+        architecture: _builtins.str
+        """Architecture id."""
+        accuracy: _builtins.float
+        """Share of right answers, in [0, 1], averaged over the repeats."""
+        log_loss: _builtins.float
+        """Mean cross-entropy in nats."""
+        def __init__(
+            self,
+            *,
+            architecture: _builtins.str = ...,
+            accuracy: _builtins.float = ...,
+            log_loss: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "architecture", b"architecture", "log_loss", b"log_loss"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    ACCURACY_FIELD_NUMBER: _builtins.int
+    accuracy: _builtins.float
+    """Share of right answers, in [0, 1], of the choice itself: each fold is answered by what would have been chosen by the
+    answers to the other folds.
+    """
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArchitectureChoice.Candidate]:
+        """All that were tried; the first is the chosen one."""
+
+    def __init__(
+        self,
+        *,
+        candidates: _abc.Iterable[Global___ArchitectureChoice.Candidate] | None = ...,
+        accuracy: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "candidates", b"candidates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchitectureChoice: _TypeAlias = ArchitectureChoice  # noqa: Y015
 
 @_typing.final
 class MoreExamples(_message.Message):

@@ -6,7 +6,7 @@ pictures come to it and, where their whole SHA-256 is known, its pretrained weig
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,14 @@ def find(architecture: str, field: str) -> ArchitectureRow:
     if row is None:
         raise InvalidArgument.fields([(field, f"{architecture!r} is unknown; there are: {', '.join(ARCHITECTURES)}")])
     return row
+
+
+def to_choose_from(had: Collection[str], max_gflops: float) -> list[ArchitectureRow]:
+    """Of the architectures that are had, those that a choice may fall on, the cheapest first: not those that need more,
+    and none whose code asks more of a model than ours does, which nobody said yes to.
+    """
+    rows = [row for row in ARCHITECTURES.values() if row.id in had and row.gflops <= max_gflops]
+    return sorted((row for row in rows if not row.code_license), key=lambda row: row.gflops)
 
 
 def backbone_id(

@@ -19,7 +19,7 @@ from services.shared.objects import ObjectStore
 from services.trainer import events, recipes, runs
 from services.trainer.architectures import ARCHITECTURES, ULTRALYTICS
 from services.trainer.datasets import Datasets, some
-from services.trainer.presets import FAST, PRESETS
+from services.trainer.presets import OF_FEATURES, PRESETS
 from services.trainer.records import TERMINAL, Continued, NewRun, RunKey, RunRecord
 
 Problems = list[tuple[str, str]]
@@ -93,8 +93,9 @@ def _checkpoint(run: RunRecord) -> Checkpoint:
     problem = ""
     if run.evaluated_version:
         problem = "measures a model and trains none; name a training run"
-    elif run.recipe.preset == FAST:
-        problem = "was trained with preset fast, which has no checkpoints and takes seconds: train again instead"
+    elif run.recipe.preset in OF_FEATURES:
+        kind = run.recipe.preset
+        problem = f"was trained with preset {kind}, which has no checkpoints and takes seconds: train again instead"
     elif ARCHITECTURES[run.recipe.architecture].network.library == ULTRALYTICS:
         problem = "was trained by Ultralytics, whose trainer keeps no checkpoints here: train again instead"
     elif run.state not in TERMINAL:

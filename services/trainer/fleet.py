@@ -8,9 +8,9 @@ from handful.v1.trainer_pb2 import Architecture
 from handful.v1.worker_pb2 import Capabilities
 from services.shared.database import Database
 from services.trainer import workers
-from services.trainer.architectures import ARCHITECTURES, ULTRALYTICS
-from services.trainer.presets import FAST
-from services.trainer.sound_architectures import SOUND_ARCHITECTURES
+from services.trainer.architectures import ARCHITECTURES, ULTRALYTICS, to_choose_from
+from services.trainer.presets import OF_FEATURES
+from services.trainer.sound_architectures import AUTO, SOUND_ARCHITECTURES
 from services.trainer.understanding import needed, understood
 
 WeightsState = Architecture.WeightsState
@@ -24,12 +24,19 @@ def suits(recipe: Recipe, capabilities: Capabilities, *, continued: bool) -> boo
 def _has_parts(recipe: Recipe, capabilities: Capabilities) -> bool:
     if needs_yolo(recipe) and not capabilities.has_yolo:
         return False
+    if chooses(recipe):
+        return bool(to_choose_from(capabilities.pretrained, recipe.max_gflops))
     had = {*capabilities.pretrained, *capabilities.fetchable}
     if capabilities.lacks_torch:
-        gradient = recipe.preset != FAST or recipe.weights == WEIGHTS_RANDOM
+        gradient = recipe.preset not in OF_FEATURES or recipe.weights == WEIGHTS_RANDOM
         # A recipe without a preset trains nothing: it measures.
         return not recipe.preset or (not gradient and recipe.architecture in had)
     return recipe.weights != WEIGHTS_PRETRAINED or recipe.architecture in had
+
+
+def chooses(recipe: Recipe) -> bool:
+    """Whether a recipe leaves it to the worker which of its networks for pictures to take."""
+    return recipe.HasField("max_gflops") and recipe.architecture == AUTO
 
 
 def needs_yolo(recipe: Recipe) -> bool:
@@ -64,11 +71,17 @@ def _lacking(recipe: Recipe, heard: Sequence[Capabilities]) -> FailedPreconditio
             "software: install that beside a worker and start it again, or take another architecture.",
             reason="NO_YOLO",
         )
+    if chooses(recipe):
+        return FailedPrecondition(
+            f"No worker has the pretrained weights of a network that needs at most {recipe.max_gflops:g} GFLOPs a "
+            "picture. Raise max_gflops, or bring weights to a worker with `handful weights fetch`.",
+            reason="WEIGHTS_UNAVAILABLE",
+        )
     if all(capabilities.lacks_torch for capabilities in heard):
         had = {one for each in heard for one in (*each.pretrained, *each.fetchable)}
         able = sorted(had & set(ARCHITECTURES))
         return FailedPrecondition(
-            "No worker has torch. Without it they train preset fast with the pretrained weights of "
+            "No worker has torch. Without it they train presets fast and quality with the pretrained weights of "
             f"{', '.join(able) or 'no architecture'}, or on sounds, and nothing else. Start a worker "
             "with torch for this run; in a clone, `make setup` installs it.",
             reason="NO_TORCH",

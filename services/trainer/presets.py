@@ -10,8 +10,11 @@ from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 from services.trainer.sound_architectures import AUTO, CANDIDATES, SOUND_ARCHITECTURES
 
 FAST = "fast"
+QUALITY = "quality"
 BASELINE = "baseline"
 FINE_TUNE = "fine_tune"
+# Those that fit a head to features, and train by no gradients: they need no torch, and keep no checkpoints.
+OF_FEATURES = (FAST, QUALITY)
 REGULARIZATION_C = 1.0
 
 
@@ -65,15 +68,7 @@ _COMMON = (
     ),
     Field("seed", "Seed of everything random.", 0, 0, 2**31 - 1),
 )
-_FAST = (
-    Field(
-        "architecture",
-        f"Which network, of the dataset's modality. For sounds the default is {AUTO}: what does best out of fold on "
-        f"the training examples, of {', '.join(CANDIDATES)}.",
-        DEFAULT_ARCHITECTURE,
-        choices=(*ARCHITECTURES, AUTO, *SOUND_ARCHITECTURES),
-    ),
-    *_COMMON[1:],
+_HEAD = (
     Field("num_epochs", "Most passes of the solver; it stops when it has converged.", 200, 1, 10_000, "epochs"),
     Field(
         "head",
@@ -98,6 +93,38 @@ _FAST = (
         1.0,
         needs=Needs("head", ("AUTO", "LDA"), 0.0),
     ),
+)
+_FAST = (
+    Field(
+        "architecture",
+        f"Which network, of the dataset's modality. For sounds the default is {AUTO}: what does best out of fold on "
+        f"the training examples, of {', '.join(CANDIDATES)}.",
+        DEFAULT_ARCHITECTURE,
+        choices=(*ARCHITECTURES, AUTO, *SOUND_ARCHITECTURES),
+    ),
+    *_COMMON[1:],
+    *_HEAD,
+)
+_QUALITY = (
+    Field(
+        "architecture",
+        f"Which network. {AUTO}: of those whose pretrained weights the worker has, the one that does best out of fold "
+        "on the training examples.",
+        AUTO,
+        choices=(AUTO, *ARCHITECTURES),
+    ),
+    Field(
+        "max_gflops",
+        "Networks that need more for a picture are not tried; ListArchitectures says how much each needs.",
+        10.0,
+        0.01,
+        1000.0,
+        "GFLOPs",
+        needs=Needs("architecture", (AUTO,), 0.0),
+    ),
+    Field("weights", "What the networks start from.", "PRETRAINED", choices=("PRETRAINED",)),
+    *_COMMON[2:],
+    *_HEAD,
 )
 _BASELINE = (
     *_COMMON,
@@ -224,6 +251,12 @@ PRESETS: dict[str, Preset] = {
             "Seconds on a CPU, and the most accurate for a few examples: every picture goes through the network once, "
             "then a convex head is fitted to the optimum.",
             _FAST,
+        ),
+        Preset(
+            QUALITY,
+            "As `fast`, on the network that does best on these very pictures: every one at hand is tried out of fold. "
+            "Takes as many times longer as there are networks; the model answers as fast as its network is.",
+            _QUALITY,
         ),
         Preset(
             FINE_TUNE,

@@ -12,7 +12,7 @@ from handful.errors import InvalidArgument
 from handful.v1 import bundle_pb2, trainer_pb2
 from handful.v1.bundle_pb2 import Recipe
 from services.trainer.architectures import ARCHITECTURES, NOT_OFFERED, ULTRALYTICS
-from services.trainer.presets import BASELINE, FAST, FINE_TUNE, PRESETS, Field, Preset
+from services.trainer.presets import BASELINE, FAST, FINE_TUNE, PRESETS, QUALITY, Field, Preset
 from services.trainer.sound_architectures import AUTO, SOUND_ARCHITECTURES, modality
 
 
@@ -32,7 +32,7 @@ def resolve(asked: Recipe, default_architecture: str) -> Recipe:
         ("recipe", f"field number {unknown.field_number} is not known to this server") for unknown in _unknown(asked)
     ]
     for field in preset.fields:
-        if field.name == "architecture":
+        if field.name == "architecture" and field.default != AUTO:
             field = replace(field, default=default_architecture)  # noqa: PLW2901 - the table's row, as this server has it
         value, problem = _value(asked, field, recipe)
         if problem:
@@ -58,7 +58,10 @@ def fit(asked: Recipe, default_architecture: str, data: "bundle_pb2.Modality.Val
     held, others = ("sounds", "pictures") if of_sounds else ("pictures", "sounds")
     problems = []
     if of_sounds and recipe.preset != FAST:
-        problems.append(("recipe.preset", f"must be {FAST}: the dataset holds sounds, whose networks are not trained"))
+        why = "it tries several networks too" if recipe.preset == QUALITY else "their networks are not trained"
+        problems.append(("recipe.preset", f"must be {FAST}: the dataset holds sounds, and {why}"))
+    elif recipe.preset == QUALITY and recipe.architecture == AUTO:
+        pass  # whatever the worker has for pictures
     elif modality(recipe.architecture) != data:
         there = (AUTO, *SOUND_ARCHITECTURES) if of_sounds else ARCHITECTURES
         named = f"{recipe.architecture} is of {others}, and the dataset holds {held}; there are: {', '.join(there)}"
@@ -81,7 +84,7 @@ def message(preset: Preset, default_architecture: str) -> trainer_pb2.RecipePres
                 name=field.name,
                 description=_description(field),
                 type=field.type,
-                default_value=default_architecture if field.name == "architecture" else _default(preset, field),
+                default_value=_default(preset, field, default_architecture),
                 minimum=field.minimum,
                 maximum=field.maximum,
                 unit=field.unit,
@@ -99,7 +102,9 @@ def _description(field: Field) -> str:
     return f"{field.description} Only with {needed}, where the default is {field.default}."
 
 
-def _default(preset: Preset, field: Field) -> str:
+def _default(preset: Preset, field: Field, architecture: str) -> str:
+    if field.name == "architecture" and field.default != AUTO:
+        return architecture
     needs = field.needs
     if needs is None:
         return str(field.default)

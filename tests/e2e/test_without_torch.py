@@ -69,7 +69,7 @@ def test_the_doctor_says_what_is_trained_without(light: dict[str, str], tmp_path
     assert said["parts", "ok"] == "complete: dataset, trainer, worker-light, inference"
     assert {check for check, status in said if status not in ("ok", "warn")} == {"dataset", "trainer", "inference"}
     lites = "efficientnet_lite0, efficientnet_lite1, efficientnet_lite2"
-    assert f"torch is not installed: preset fast on {lites} is trained" in said["device", "warn"]
+    assert f"torch is not installed: presets fast and quality on {lites} are trained" in said["device", "warn"]
     assert "for all else: `make setup`" in said["device", "warn"]
 
 
@@ -82,11 +82,11 @@ async def test_it_trains_what_needs_no_torch(
     light: dict[str, str],
     tmp_path: Path,
 ) -> None:
-    """It builds the backbone and trains `fast`; runs that need torch are left waiting, and new ones are refused."""
+    """It builds backbones and trains `fast` and `quality`; what needs torch is left waiting, and refused from then on."""
     version = await seal(dataset_service, picture)
     heavy = [Recipe(preset="baseline"), Recipe(weights=WEIGHTS_RANDOM), Recipe(architecture="efficientnet_b0")]
     waiting = [await create(trainer_service, version, recipe=recipe) for recipe in heavy]
-    fast = await create(trainer_service, version)
+    able = [await create(trainer_service, version, recipe=Recipe(preset=preset)) for preset in ("fast", "quality")]
     environment = {
         **light,
         "HANDFUL_HOME": str(tmp_path),
@@ -97,8 +97,9 @@ async def test_it_trains_what_needs_no_torch(
     }
     job = await asyncio.create_subprocess_exec(PYTHON, "-m", "services.trainer.worker", cwd=ROOT, env=environment)
     assert await job.wait() == 0
-    ended = await read(trainer_service, fast.name)
-    assert ended.state == TrainingRun.STATE_SUCCEEDED, ended.failure
+    for run in able:
+        ended = await read(trainer_service, run.name)
+        assert ended.state == TrainingRun.STATE_SUCCEEDED, ended.failure
     left = [await read(trainer_service, run.name) for run in waiting]
     assert [run.state for run in left] == [TrainingRun.STATE_QUEUED] * 3
     async with trainer_service.database.read() as connection:
@@ -110,5 +111,5 @@ async def test_it_trains_what_needs_no_torch(
         error = await refusal(create(trainer_service, version, recipe=recipe))
         assert isinstance(error, FailedPrecondition)
         assert error.reason == "NO_TORCH"
-        assert "preset fast with the pretrained weights of efficientnet_lite0" in error.message
+        assert "presets fast and quality with the pretrained weights of efficientnet_lite0" in error.message
         assert "make setup" in error.message

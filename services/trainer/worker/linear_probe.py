@@ -1,7 +1,8 @@
-"""Recipe `fast`: features once, then a convex head fitted to the optimum, cross-validated on the same features."""
+"""Recipes `fast` and `quality`: features once, then a convex head fitted to the optimum, cross-validated on the same
+features. `quality`, and `fast` of sounds, choose what gives the features first.
+"""
 
 import time
-from functools import partial
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -9,15 +10,13 @@ from threadpoolctl import threadpool_limits
 from handful.bundle import neighbours
 from handful.bundle.heads import Floats, LinearHead, softmax
 from handful.bundle.predictor import Pixels, to_pixels
-from handful.v1.bundle_pb2 import HEAD_KIND_LDA, MODALITY_SOUND, Backbone, Head
-from services.trainer.architectures import ARCHITECTURES
+from handful.v1.bundle_pb2 import HEAD_KIND_LDA, Backbone, Head
 from services.trainer.presets import REGULARIZATION_C
-from services.trainer.worker import backbones, discriminant, logistic_regression, sound_choice
+from services.trainer.worker import architecture_choice, discriminant, logistic_regression
 from services.trainer.worker.calibration import tempered
 from services.trainer.worker.cross_validation import Labels
 from services.trainer.worker.evaluation import scores
 from services.trainer.worker.examples import Examples, targets
-from services.trainer.worker.features import Features, gather
 from services.trainer.worker.publishing import NUM_GOLDEN
 from services.trainer.worker.resources import peak_memory_bytes
 from services.trainer.worker.spans import Span
@@ -27,13 +26,16 @@ from services.trainer.worker.work import Trained, Work
 
 def train(work: Work, examples: Examples) -> Trained:
     """Features of every example, the head, and its answers on the validation examples."""
-    backbone, rows = (sound_choice.features if examples.modality == MODALITY_SOUND else _features)(work, examples)
+    prepared = architecture_choice.prepare(work, examples)
+    backbone, rows = prepared.backbone, prepared.rows
     train_rows, val_rows = rows[: len(examples.train)], rows[len(examples.train) :]
     train_labels, val_labels = targets(examples.train), targets(examples.val)
     # One thread: the matrices are small, and the figures do not depend on how many cores there are.
     with threadpool_limits(1, "blas"):
         span = Span.of(train_rows)
         described, cross_validation = validate(work, examples, span, train_labels)
+        if cross_validation is not None and prepared.choice is not None:
+            cross_validation.architecture_choice.CopyFrom(prepared.choice)
         work.progress("fitting")
         passes = _Passes(work, described.temperature or 1.0, (train_rows, val_rows), (train_labels, val_labels))
         head = _fit(work, described, span, train_labels, len(examples.labels), passes)
@@ -43,15 +45,6 @@ def train(work: Work, examples: Examples) -> Trained:
     golden_rows = (val_rows if examples.val else train_rows)[:NUM_GOLDEN]
     answers = head.probabilities(val_rows), _golden(backbone, shown), head.probabilities(golden_rows)
     return Trained(examples, backbone, head, described, *answers, cross_validation, known)
-
-
-def _features(work: Work, examples: Examples) -> tuple[Backbone, Floats]:
-    """The backbone that the recipe names, and float32[n, width] of training, then validation examples."""
-    plain = ARCHITECTURES[work.recipe.architecture].preprocessing
-    find = partial(backbones.find, work.store, work.weights, work.recipe, plain, work.project, work.children)
-    backbone, graph = work.wait("graph", find)
-    features = Features(work.store, work.cache, examples, backbone, graph, work.threads)
-    return backbone, gather(work, features, (*examples.train, *examples.val))
 
 
 def named(examples: Examples) -> neighbours.Named:

@@ -1,5 +1,5 @@
-"""Which parts a worker's environment has: torch may be missing, and `fast` on EfficientNet-Lites goes without; so may
-Ultralytics, the extra `yolo`, which only YOLO needs.
+"""Which parts a worker's environment has: torch may be missing, and `fast` and `quality` on EfficientNet-Lites go
+without; so may Ultralytics, the extra `yolo`, which only YOLO needs.
 """
 
 from importlib.util import find_spec
@@ -24,7 +24,7 @@ def need_torch(what: str) -> None:
     if not has_torch():
         raise NoTorch(
             f"{what} needs torch, which the worker that took the run has not. Start a worker with torch, or train with "
-            "preset fast and the pretrained weights of an EfficientNet-Lite."
+            "preset fast or quality and the pretrained weights of an EfficientNet-Lite."
         )
 
 

@@ -17,7 +17,7 @@ from services.shared.objects import (
     StoreUnavailable,
 )
 from services.trainer.architectures import ARCHITECTURES, ULTRALYTICS
-from services.trainer.presets import BASELINE, FAST, FINE_TUNE
+from services.trainer.presets import BASELINE, FINE_TUNE, OF_FEATURES
 from services.trainer.worker import checkpoints, linear_probe, measuring
 from services.trainer.worker.agreement import GraphDisagrees
 from services.trainer.worker.evaluation import evaluate, wrong_answers
@@ -102,7 +102,7 @@ def _train(work: Work) -> str:
 def trainer(recipe: Recipe) -> Callable[[Work, Examples], Trained]:
     """What trains by a recipe; NoTorch or NoYolo."""
     preset = recipe.preset
-    if preset == FAST:
+    if preset in OF_FEATURES:
         return linear_probe.train
     row = ARCHITECTURES[recipe.architecture]
     if row.network.library == ULTRALYTICS:

@@ -17,9 +17,9 @@ from handful.v1.bundle_pb2 import (
     Recipe,
 )
 from services.trainer.architectures import ARCHITECTURES
-from services.trainer.presets import BASELINE, FAST, FINE_TUNE
+from services.trainer.presets import BASELINE, FINE_TUNE, OF_FEATURES
 from services.trainer.recipes import resolve
-from services.trainer.sound_architectures import modality
+from services.trainer.sound_architectures import AUTO, modality
 from services.trainer.worker import backbones
 from services.trainer.worker.pretrained import WeightsUnavailable
 from services.trainer.worker.work import Work
@@ -31,8 +31,9 @@ def settle(work: Work) -> None:
     """Fetches the weights that the recipe wants. WeightsUnavailable, or, where the recipe leaves it open, a recipe that
     trains the whole network from random numbers, with a notice: a head on a random body would be worth nothing.
     """
-    if work.recipe.weights == WEIGHTS_RANDOM or modality(work.recipe.architecture) == MODALITY_SOUND:
-        return  # there is nothing to fetch, or it comes in packages, and is missed when the graph is built
+    architecture = work.recipe.architecture
+    if work.recipe.weights == WEIGHTS_RANDOM or architecture == AUTO or modality(architecture) == MODALITY_SOUND:
+        return  # there is nothing to fetch, or it is here, or comes in packages, and is missed when the graph is built
     try:
         _fetch(work)
     except WeightsUnavailable as problem:
@@ -54,7 +55,7 @@ def settle(work: Work) -> None:
 
 def _fetch(work: Work) -> None:
     row = ARCHITECTURES[work.recipe.architecture]
-    if work.recipe.preset != FAST or not backbones.is_stored(work.store, row):
+    if work.recipe.preset not in OF_FEATURES or not backbones.is_stored(work.store, row):
         work.wait("weights", partial(backbones.fetch, work.weights, row, work.children))
 
 

@@ -36,7 +36,7 @@ def validate(work: Work, examples: Examples, span: Span, labels: Labels) -> tupl
     of_pictures = examples.modality == MODALITY_IMAGE
     # Each kind of head, the suspects, the colours of pictures, the curve.
     rounds = len(kinds(work.recipe)) + 1 + of_pictures + len(learning_curve.SHARES) * drawn
-    step = _Steps(work, "validating", folds.num_fits * rounds)
+    step = Steps(work, "validating", folds.num_fits * rounds)
     candidates = try_all(work.recipe, span, labels, len(names), folds, step)
     numbered = np.unique(groups, return_inverse=True)[1]
     chosen = best(candidates, labels, numbered)
@@ -57,9 +57,9 @@ def validate(work: Work, examples: Examples, span: Span, labels: Labels) -> tupl
     return described, found
 
 
-def _coloured(work: Work, examples: Examples, labels: Labels, folds: Folds, step: "_Steps") -> Floats:
+def _coloured(work: Work, examples: Examples, labels: Labels, folds: Folds, step: "Steps") -> Floats:
     """float32[n]: in what share of the repeats colours and sizes alone answer each example rightly."""
-    measured = _Steps(work, "colours", len(examples.train))
+    measured = Steps(work, "colours", len(examples.train))
     rows = colours.of(work, examples, examples.train, measured)
     fit = partial(colours.fit, num_classes=len(examples.labels))
     return folds.out_of_fold(rows, labels, len(examples.labels), fit, step).right(labels)
@@ -74,7 +74,7 @@ def _say_why_not(work: Work, label: str, groups: int) -> None:
         work.notice("HEAD_FALLBACK", message)
 
 
-class _Steps:
+class Steps:
     """Says how many of all steps are done."""
 
     def __init__(self, work: Work, phase: str, total: int) -> None:

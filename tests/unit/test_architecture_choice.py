@@ -1,0 +1,99 @@
+"""Which architecture a run takes: judged by answers out of fold, and honest about how much a choice flatters itself."""
+
+import numpy as np
+import pytest
+
+from handful.errors import InvalidArgument
+from handful.v1.bundle_pb2 import MODALITY_IMAGE, MODALITY_SOUND, Recipe
+from handful.v1.worker_pb2 import Capabilities
+from services.trainer.architectures import DEFAULT_ARCHITECTURE, to_choose_from
+from services.trainer.fleet import suits
+from services.trainer.recipes import fit, resolve
+from services.trainer.understanding import known
+from services.trainer.worker.architecture_choice import Tried, accuracy_of_choosing, best
+from services.trainer.worker.cross_validation import Folds, OutOfFold
+
+LITES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+LABELS = np.arange(40) % 2
+
+
+def tried(name: str, right: object, sure: float = 2.0) -> Tried:
+    """An architecture whose heads answer some examples rightly, all of them equally surely."""
+    answers = np.where(np.asarray(right), LABELS, 1 - LABELS)
+    logits = np.eye(2, dtype=np.float32)[answers] * np.float32(sure)
+    return Tried.of(name, OutOfFold(5, logits[None]), LABELS)
+
+
+def test_the_one_that_is_right_most_often_is_taken() -> None:
+    """Accuracy decides; of equals the smaller loss, and of what is equal in both the cheapest, which comes first."""
+    most, fewer = np.arange(40) < 36, np.arange(40) < 35
+    assert best([tried("a", fewer, 9), tried("b", most)]).architecture == "b"
+    assert best([tried("a", most, 9), tried("b", most, 2)]).architecture == "b"
+    assert best([tried("a", most), tried("b", most)]).architecture == "a"
+
+
+def test_a_choice_among_guesses_knows_that_it_guesses() -> None:
+    """The best of thirty coins looks good on what it was chosen by; chosen without what is asked it is a coin again."""
+    random = np.random.default_rng(0)
+    folds = Folds.drawn(LABELS, [f"{place:02}" for place in range(40)], 2, 0)
+    folds = Folds(folds.folds, folds.smallest_class, folds.of_row[:1])
+    gaps, fair = [], []
+    for _ in range(60):
+        coins = [tried(str(number), random.random(40) < 0.5) for number in range(30)]
+        fair.append(accuracy_of_choosing(coins, folds))
+        gaps.append(best(coins).message.accuracy - fair[-1])
+    assert np.mean(gaps) > 0.1
+    assert np.mean(fair) == pytest.approx(0.5, abs=0.05)
+
+
+def test_where_one_is_clearly_better_the_choice_costs_nothing() -> None:
+    """What every fold chooses is as good as it looks."""
+    folds = Folds.drawn(LABELS, [f"{place:02}" for place in range(40)], 2, 0)
+    folds = Folds(folds.folds, folds.smallest_class, folds.of_row[:1])
+    good = tried("good", np.arange(40) != 7)
+    assert accuracy_of_choosing([tried("bad", np.arange(40) % 3), good], folds) == pytest.approx(39 / 40)
+
+
+def test_what_is_too_costly_or_binds_the_model_is_not_tried() -> None:
+    """The cheapest comes first; Ultralytics' networks, whose licence the model would have, are chosen by name alone."""
+    assert [row.id for row in to_choose_from([*reversed(LITES), "yolo11n_cls", "vgg16"], 10)] == list(LITES)
+    assert [row.id for row in to_choose_from(LITES, 0.6)] == list(LITES[:2])
+    assert not to_choose_from(LITES, 0.1)
+
+
+def test_a_worker_without_torch_takes_quality() -> None:
+    """It needs weights that are at hand and nothing else; what may be downloaded is not waited for."""
+    quality = resolve(Recipe(preset="quality"), DEFAULT_ARCHITECTURE)
+    assert suits(quality, Capabilities(understands=known(), pretrained=LITES, lacks_torch=True), continued=False)
+    assert not suits(quality, Capabilities(understands=known(), fetchable=LITES), continued=False)
+    quality.max_gflops = 0.2
+    assert not suits(quality, Capabilities(understands=known(), pretrained=LITES), continued=False)
+    named = resolve(Recipe(preset="quality", architecture="resnet18"), DEFAULT_ARCHITECTURE)
+    assert not suits(named, Capabilities(understands=known(), pretrained=LITES), continued=False)
+    assert suits(named, Capabilities(understands=known(), pretrained=["resnet18"]), continued=False)
+
+
+@pytest.mark.parametrize(
+    ("asked", "held", "field"),
+    [
+        (Recipe(preset="quality"), MODALITY_SOUND, "recipe.preset"),
+        (Recipe(preset="quality", architecture="speech_embedding"), MODALITY_IMAGE, "recipe.architecture"),
+        (Recipe(preset="quality", architecture="resnet18", max_gflops=1), MODALITY_IMAGE, "recipe.max_gflops"),
+        (Recipe(preset="fast", max_gflops=1), MODALITY_IMAGE, "recipe.max_gflops"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused_by_field(asked: Recipe, held: int, field: str) -> None:
+    """Sounds, whose networks `fast` tries itself, and fields that would say nothing."""
+    with pytest.raises(InvalidArgument) as caught:
+        fit(asked, DEFAULT_ARCHITECTURE, held)  # type: ignore[arg-type]
+    assert [name for name, _ in caught.value.violations] == [field]
+
+
+def test_the_servers_default_is_one_of_many_to_quality() -> None:
+    """Which network other presets take by default does not narrow the choice; a settled recipe stays as it is."""
+    asked = fit(Recipe(preset="quality"), "efficientnet_b0", MODALITY_IMAGE)
+    assert (asked.architecture, asked.max_gflops) == ("auto", 10)
+    settled = fit(Recipe(preset="quality", architecture="efficientnet_lite2"), "efficientnet_b0", MODALITY_IMAGE)
+    assert settled.max_gflops == 0
+    assert fit(settled, "efficientnet_b0", MODALITY_IMAGE) == settled
