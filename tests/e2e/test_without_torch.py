@@ -82,7 +82,7 @@ async def test_it_trains_what_needs_no_torch(
     light: dict[str, str],
     tmp_path: Path,
 ) -> None:
-    """It builds backbones and trains `fast` and `quality`; what needs torch is left waiting, and refused from then on."""
+    """It builds backbones and trains `fast` and `quality`; what needs torch waits, and is refused from then on."""
     version = await seal(dataset_service, picture)
     heavy = [Recipe(preset="baseline"), Recipe(weights=WEIGHTS_RANDOM), Recipe(architecture="efficientnet_b0")]
     waiting = [await create(trainer_service, version, recipe=recipe) for recipe in heavy]
