@@ -22,7 +22,8 @@ from handful.bundle.neighbours import Neighbours
 from handful.bundle.predictor import Backbone, Pixels
 from handful.v1.bundle_pb2 import Backbone as BackboneMessage
 from handful.v1.bundle_pb2 import Head, ImagePreprocessing, ModelManifest
-from services.inference.loading import LoadedBackbone, Loader, Model
+from services.inference.backbones import LoadedBackbone
+from services.inference.loading import Loader, Model
 from services.inference.pointers import VersionRef
 from services.shared.objects import ObjectStore
 

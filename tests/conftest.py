@@ -144,7 +144,7 @@ async def trainer_service(
 @pytest.fixture
 async def inference_stub(store: FilesystemStore) -> AsyncIterator[inference_pb2_grpc.InferenceServiceAsyncStub]:
     """An inference service in this process, over the test's store; its pointers are read once per project."""
-    batcher = Batcher(threads=2, queue=64, cap=4)
+    batcher = Batcher(threads=2, queue=64)
     explainer = Explainer()
     models = Models(InferencePointers(store), Loader(store, 256 * MEBIBYTE))
     servicer = InferenceServicer(models, batcher, explainer)

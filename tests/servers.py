@@ -134,7 +134,7 @@ async def serving(
     store: ObjectStore, loader: Loader, queue: int = 64
 ) -> AsyncIterator[inference_pb2_grpc.InferenceServiceAsyncStub]:
     """An inference service with one thread, which follows its pointers."""
-    batcher, explainer, pointers = Batcher(1, queue, 1), Explainer(), InferencePointers(store)
+    batcher, explainer, pointers = Batcher(1, queue), Explainer(), InferencePointers(store)
     servicer = InferenceServicer(Models(pointers, loader), batcher, explainer)
     server = Server(Limits(drain_seconds=0))
     register = partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)

@@ -9,6 +9,7 @@ from services.inference.batching import Batcher
 from services.inference.explanations.explaining import Explainer
 from services.inference.loading import Loader
 from services.inference.pointers import Pointers
+from services.inference.runtimes.choosing import Chooser, allowed
 from services.inference.servicer import InferenceServicer
 from services.inference.settings import InferenceSettings
 from services.inference.switching import Models
@@ -25,8 +26,9 @@ CONNECTION_SECONDS = 300
 async def serve(settings: InferenceSettings) -> None:
     store = open_store(settings.store)
     pointers = Pointers(store)
-    loader = Loader(store, settings.inference_memory_mib * MEBIBYTE)
-    batcher = Batcher(settings.threads, settings.inference_queue, settings.inference_batch)
+    chooser = Chooser(allowed(settings.inference_runtime), settings.inference_batch)
+    loader = Loader(store, settings.inference_memory_mib * MEBIBYTE, chooser, settings.threads)
+    batcher = Batcher(settings.threads, settings.inference_queue)
     explainer = Explainer()
     servicer = InferenceServicer(Models(pointers, loader), batcher, explainer)
     limits = Limits(MESSAGE_BYTES, connection_age_seconds=CONNECTION_SECONDS, reflection=settings.reflection)

@@ -1,6 +1,6 @@
 """From waiting pictures and sounds to answers: threads without a timer. A free thread takes what waits for one
-backbone, up to a cap, decodes it, runs the backbone once and every head on its own rows; a sound, which has a length of
-its own, goes alone. The queue is bounded and refuses beyond.
+backbone, up to its cap, decodes it, runs the backbone once and every head on its own rows; a sound, which has a length
+of its own, goes alone. The queue is bounded and refuses beyond.
 """
 
 import asyncio
@@ -41,10 +41,9 @@ class Waiting:
 class Batcher:
     """Answers pictures with some threads."""
 
-    def __init__(self, threads: int, queue: int, cap: int) -> None:
+    def __init__(self, threads: int, queue: int) -> None:
         self._threads = threads
         self._queue = queue
-        self._cap = cap
         self._waiting: deque[Waiting] = deque()
         self._num_bytes = 0
         self._seconds = FIRST_GUESS_SECONDS
@@ -111,8 +110,9 @@ class Batcher:
             if self._closed:
                 return []
             oldest = self._waiting[0]
-            graph = oldest.model.head.graph_sha256
-            batch = [one for one in self._waiting if one.model.head.graph_sha256 == graph][: self._cap]
+            # The very one: where it was replaced meanwhile, the old one answers whom it was promised to.
+            body, cap = oldest.model.backbone.backbone, oldest.model.backbone.cap
+            batch = [one for one in self._waiting if one.model.backbone.backbone is body][:cap]
             if oldest.model.head.of_sounds:
                 batch = [oldest]
             for one in batch:

@@ -39,6 +39,11 @@ class Pool:
         # One caller's end does not end the load that others wait for.
         return await asyncio.shield(task)
 
+    def replace(self, key: str, value: Sized) -> None:
+        """Another value for a key that is there; nothing happens where it is not, or not any more."""
+        if key in self._loaded:
+            self._loaded[key] = value
+
     @property
     def num_bytes(self) -> int:
         return sum(value.num_bytes for value in self._loaded.values())

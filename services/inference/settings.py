@@ -3,6 +3,8 @@
 import os
 from dataclasses import dataclass, field
 
+from services.inference.runtimes import RUNTIMES
+from services.inference.runtimes.choosing import AUTO
 from services.shared.objects.settings import StoreSettings
 from services.shared.settings import log_level, parent_pipe, setting
 
@@ -14,7 +16,10 @@ class InferenceSettings:
     inference_memory_mib: int = setting(1024, purpose="memory for loaded models, in MiB", minimum=64)
     inference_threads: int = setting(0, purpose="threads that predict; 0: one per usable core", minimum=0, maximum=256)
     inference_queue: int = setting(64, purpose="pictures that may wait before calls are refused", minimum=1)
-    inference_batch: int = setting(4, purpose="pictures in one forward pass, at most", minimum=1, maximum=64)
+    inference_batch: int = setting(8, purpose="pictures in one forward pass, at most", minimum=1, maximum=64)
+    inference_runtime: str = setting(
+        AUTO, purpose="what runs networks; auto: the fastest of those installed", choices=(AUTO, *RUNTIMES)
+    )
     reflection: bool = setting(default=False, purpose="whether gRPC reflection is served")
     parent_pipe: bool = parent_pipe()
     log_level: str = log_level()

@@ -10,8 +10,9 @@ from handful.bundle.heads import Floats
 from handful.bundle.predictor import Backbone, Pixels, Predictor, to_pixels
 from handful.errors import InvalidArgument, ResourceExhausted
 from services.inference.answering import Answer
+from services.inference.backbones import LoadedBackbone
 from services.inference.batching import MAX_QUEUED_BYTES, Batcher
-from services.inference.loading import LoadedBackbone, Loader, Model
+from services.inference.loading import Loader, Model
 from services.inference.pointers import VersionRef
 from services.shared.objects.filesystem import FilesystemStore
 from services.shared.server import MEBIBYTE
@@ -29,7 +30,7 @@ class Broken(Backbone):
 
 @pytest.fixture
 async def batcher() -> AsyncIterator[Batcher]:
-    batcher = Batcher(threads=1, queue=QUEUE, cap=CAP)
+    batcher = Batcher(threads=1, queue=QUEUE)
     yield batcher
     batcher.close()
 
@@ -43,7 +44,7 @@ async def model(store: FilesystemStore) -> Model:
 async def busy(batcher: Batcher, model: Model, picture: Callable[..., bytes]) -> AsyncIterator[Gate]:
     """The batcher's only thread is held up with one picture; whatever is asked for next has to wait."""
     gate = Gate(mean_colour("gate"))
-    held = ask(batcher, [picture()], Model(model.head, LoadedBackbone(gate, 0)))
+    held = ask(batcher, [picture()], Model(model.head, LoadedBackbone(gate, 0, CAP)))
     assert await asyncio.to_thread(gate.entered.wait, 30)
     yield gate
     gate.opened.set()
@@ -65,7 +66,7 @@ async def test_waiting_pictures_are_answered_together(
     """What waits for one backbone goes through it in passes of at most the cap, the oldest first."""
     gate = Gate(mean_colour())
     gate.opened.set()
-    gated = Model(model.head, LoadedBackbone(gate, 0))
+    gated = Model(model.head, LoadedBackbone(gate, 0, CAP))
     asking = ask(batcher, [picture(seed) for seed in range(6)], gated)
     await asyncio.sleep(0)
     busy.opened.set()
@@ -78,7 +79,7 @@ async def test_an_answer_does_not_depend_on_its_company(
 ) -> None:
     """Answers given in one pass are bit for bit those given one by one, each caller's its own."""
     pictures = [picture(seed, (30 * seed, 100, 250 - 30 * seed)) for seed in range(QUEUE)]
-    alone = Predictor(model.head.labels, PREPROCESSING, model.backbone.backbone, model.head.head)
+    alone = Predictor(model.head.labels, PREPROCESSING, Backbone(mean_colour()), model.head.head)
     expected = [alone.probabilities(to_pixels(one, PREPROCESSING)[None])[0] for one in pictures]
     asking = ask(batcher, pictures, model)
     await asyncio.sleep(0)
@@ -94,7 +95,7 @@ async def test_models_on_one_backbone_share_a_pass(
     gate = Gate(mean_colour())
     gate.opened.set()
     other = await load(store, publish(store, ["warm", "leaf", "sky", "dim", "dusk"]))
-    first, second = (Model(one.head, LoadedBackbone(gate, 0)) for one in (model, other))
+    first, second = (Model(one.head, LoadedBackbone(gate, 0, CAP)) for one in (model, other))
     red = picture(1, (230, 30, 30))
     asking = ask(batcher, [red], first) + ask(batcher, [red], second)
     await asyncio.sleep(0)
@@ -114,7 +115,7 @@ async def test_backbones_do_not_share_a_pass(
     asking: list[asyncio.Task[Answer]] = []
     for seed in range(6):
         gates[seed % 2].opened.set()
-        asking += ask(batcher, [picture(seed)], Model(models[seed % 2].head, LoadedBackbone(gates[seed % 2], 0)))
+        asking += ask(batcher, [picture(seed)], Model(models[seed % 2].head, LoadedBackbone(gates[seed % 2], 0, CAP)))
     await asyncio.sleep(0)
     busy.opened.set()
     await asyncio.gather(*asking)
@@ -144,7 +145,7 @@ async def test_a_caller_that_went_away_is_not_computed_for(
     """Cancelled calls take no part in a pass, and the others get their answers."""
     gate = Gate(mean_colour())
     gate.opened.set()
-    asking = ask(batcher, [picture(seed) for seed in range(4)], Model(model.head, LoadedBackbone(gate, 0)))
+    asking = ask(batcher, [picture(seed) for seed in range(4)], Model(model.head, LoadedBackbone(gate, 0, CAP)))
     await asyncio.sleep(0)
     asking[0].cancel()
     asking[2].cancel()
@@ -205,7 +206,7 @@ async def test_a_pass_that_fails_does_not_end_the_thread(
     batcher: Batcher, model: Model, picture: Callable[..., bytes]
 ) -> None:
     """Whoever waits for a pass that fails hears of it, and the next pass is made."""
-    broken = Model(model.head, LoadedBackbone(Broken(mean_colour()), 0))
+    broken = Model(model.head, LoadedBackbone(Broken(mean_colour()), 0, CAP))
     answers = await asyncio.gather(*ask(batcher, [picture()] * 3, broken), return_exceptions=True)
     assert [type(answer) for answer in answers] == [MemoryError] * 3
     assert (await batcher.answer(picture(), model)).probabilities.shape == (3,)

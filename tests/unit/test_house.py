@@ -100,10 +100,11 @@ def test_s3_and_the_environment_have_their_places() -> None:
     assert {path for path in readers if not path.startswith(("handful/cli/", SHIPPED))} == known
 
 
-def test_the_runtime_is_loaded_in_one_place() -> None:
-    """Nobody else imports ONNX Runtime, which tells of its use unless it is told not to first."""
+def test_a_runtime_is_loaded_in_one_place() -> None:
+    """Nobody else imports ONNX Runtime or OpenVINO, which tell of their use unless they are kept from it first."""
     graph = grimp.build_graph("handful", "services", include_external_packages=True, cache_dir=None)
     assert graph.find_modules_that_directly_import("onnxruntime") == {"handful.bundle.runtime"}
+    assert graph.find_modules_that_directly_import("openvino") == {"services.inference.runtimes.of_openvino"}
 
 
 @pytest.mark.parametrize("pattern", [r"https?://", r"--(extra-)?index-url", r"--find-links"])

@@ -13,8 +13,9 @@ from handful.bundle.predictor import Backbone
 from handful.bundle.sounds import Inputs
 from handful.errors import InvalidArgument, ResourceExhausted
 from handful.v1.bundle_pb2 import Backbone as BackboneMessage
+from services.inference.backbones import Graph, LoadedBackbone
 from services.inference.batching import Batcher
-from services.inference.loading import LoadedBackbone, Model
+from services.inference.loading import Model
 from services.shared.objects.filesystem import FilesystemStore
 from services.trainer.sound_architectures import SOUND_ARCHITECTURES
 from tests.bundles import Gate, mean_colour, publish
@@ -44,7 +45,7 @@ class Ear(Backbone):
 
 @pytest.fixture
 async def batcher() -> AsyncIterator[Batcher]:
-    batcher = Batcher(threads=1, queue=8, cap=4)
+    batcher = Batcher(threads=1, queue=8)
     yield batcher
     batcher.close()
 
@@ -63,7 +64,7 @@ def ear() -> Ear:
 def sounds(pictures: Model, ear: Ear) -> Model:
     """A model of sounds."""
     described = BackboneMessage(sound_preprocessing=PREPROCESSING)
-    return Model(replace(pictures.head, described=described, graph_sha256="ear"), LoadedBackbone(ear, 0))
+    return Model(replace(pictures.head, described=described, graph=Graph((), "ear")), LoadedBackbone(ear, 0))
 
 
 async def test_a_sound_that_is_too_long_is_refused_before_it_is_heard(

@@ -1,0 +1,135 @@
+"""Which runtime serves a graph, and how many pictures it takes at once: measured on this machine, once while the
+process lives. What a processor says it can do is not asked: it says bfloat16 where that is slower.
+"""
+
+import asyncio
+import json
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from handful.bundle.sounds import Inputs
+from services.inference.runtimes import DEFAULT, RUNTIMES
+from services.inference.runtimes.measuring import pack
+from services.shared.settings import CannotStart
+
+log = structlog.get_logger()
+
+AUTO = "auto"
+# What is within this of the best counts as well: the default runtime, and smaller batches.
+TOLERANCE = 1.03
+SECONDS = 2.0
+PATIENCE_SECONDS = 120.0
+
+
+class RuntimeMissing(CannotStart):
+    """The runtime that the settings name is not installed."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What serves a graph: a runtime, and the most pictures in one pass."""
+
+    runtime: str = DEFAULT
+    cap: int = 1
+
+
+def allowed(named: str) -> tuple[str, ...]:
+    """The runtimes that a setting allows: of `auto` all that are installed. RuntimeMissing."""
+    if named == AUTO:
+        return tuple(name for name, runtime in RUNTIMES.items() if runtime.version is not None)
+    if RUNTIMES[named].version is None:
+        raise RuntimeMissing(
+            f"HANDFUL_INFERENCE_RUNTIME={named}: it is not installed. Install Handful with the extra {named}, or leave "
+            f"it to {AUTO}."
+        )
+    return (named,)
+
+
+class Chooser:
+    """Has graphs measured, one at a time, for the runtimes that are allowed and batches of at most `cap` pictures."""
+
+    def __init__(self, names: Sequence[str], cap: int) -> None:
+        self._names = tuple(names)
+        self._cap = cap
+        self._choices: dict[str, Choice] = {}
+        self._turn = asyncio.Semaphore(1)
+
+    def known(self, graph_sha256: str) -> Choice | None:
+        """What was chosen for a graph; None before it is measured."""
+        return self._choices.get(graph_sha256)
+
+    async def choose(self, graph_sha256: str, graph: bytes, inputs: Sequence[Inputs]) -> Choice:
+        """What serves the graph best. `inputs` are some real ones, of one picture or sound each. Where none of the
+        runtimes may, or they cannot be measured, it is the default, and the log says so.
+        """
+        async with self._turn:
+            found = await self._measured(self._names, graph, inputs)
+            if found is None and set(self._names) != {DEFAULT}:  # another library may have taken the process with it
+                found = await self._measured((DEFAULT,), graph, inputs)
+        rows, refused = ([], {}) if found is None else (found["rows"], found["refused"])
+        self._choices[graph_sha256] = pick(rows)
+        self._tell(graph_sha256, rows, refused)
+        return self._choices[graph_sha256]
+
+    def refuse(self, graph_sha256: str) -> None:
+        """The graph stays with the default runtime, whatever was measured."""
+        self._choices[graph_sha256] = Choice()
+
+    async def _measured(self, names: Sequence[str], graph: bytes, inputs: Sequence[Inputs]) -> dict[str, Any] | None:
+        arguments = [",".join(names), str(self._cap), str(SECONDS)]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "services.inference.runtimes.measuring", *arguments),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert process.stdin is not None  # noqa: S101 - it is a pipe
+        assert process.stdout is not None  # noqa: S101 - it is too
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                process.stdin.write(pack(graph, inputs))  # left open: when we are gone, so is the process
+                await process.stdin.drain()
+                said = await process.stdout.read()
+                await process.wait()
+            found: dict[str, Any] = json.loads(said.splitlines()[-1])
+        except (TimeoutError, OSError, IndexError, ValueError):
+            log.exception("runtimes cannot be measured", runtimes=names, code=process.returncode)
+            return None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        return found
+
+    def _tell(self, graph_sha256: str, rows: Iterable[Sequence[Any]], refused: dict[str, str]) -> None:
+        choice = self._choices[graph_sha256]
+        table: dict[str, dict[int, float]] = {}
+        for name, size, milliseconds in rows:
+            table.setdefault(name, {})[size] = round(milliseconds, 2)
+        said = {"graph_sha256": graph_sha256, "runtime": choice.runtime, "cap": choice.cap, "ms_per_picture": table}
+        log.info("runtimes measured", **said)
+        for name, reason in refused.items():
+            log.warning("a runtime is refused", graph_sha256=graph_sha256, runtime=name, reason=reason)
+
+
+def pick(rows: Sequence[Sequence[Any]]) -> Choice:
+    """The runtime with the least geometric mean of the time of one picture alone and of one in the best batch, the
+    default one if that is not slower by more than the tolerance; and the smallest batch that is within the tolerance of
+    the best.
+    """
+    times: dict[str, dict[int, float]] = {}
+    for name, size, milliseconds in rows:
+        times.setdefault(name, {})[size] = milliseconds
+    if not times:
+        return Choice()
+    scores = {name: math.sqrt(of[1] * min(of.values())) for name, of in times.items()}
+    best = min(scores, key=lambda name: scores[name])
+    chosen = DEFAULT if scores.get(DEFAULT, math.inf) <= TOLERANCE * scores[best] else best
+    enough = TOLERANCE * min(times[chosen].values())
+    return Choice(chosen, min(size for size, milliseconds in times[chosen].items() if milliseconds <= enough))
