@@ -147,9 +147,9 @@ async def inference_stub(store: FilesystemStore) -> AsyncIterator[inference_pb2_
     batcher = Batcher(threads=2, queue=64)
     explainer = Explainer()
     models = Models(InferencePointers(store), Loader(store, 256 * MEBIBYTE))
-    servicer = InferenceServicer(models, batcher, explainer)
-    register = partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
     server = Server(Limits(message_bytes=33 * MEBIBYTE, drain_seconds=0))
+    servicer = InferenceServicer(models, batcher, explainer, server.draining)
+    register = partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
     port = await server.start("127.0.0.1:0", {"handful.v1.InferenceService": register})
     options = [("grpc.max_send_message_length", -1)]
     async with aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:

@@ -135,8 +135,8 @@ async def serving(
 ) -> AsyncIterator[inference_pb2_grpc.InferenceServiceAsyncStub]:
     """An inference service with one thread, which follows its pointers."""
     batcher, explainer, pointers = Batcher(1, queue), Explainer(), InferencePointers(store)
-    servicer = InferenceServicer(Models(pointers, loader), batcher, explainer)
     server = Server(Limits(drain_seconds=0))
+    servicer = InferenceServicer(Models(pointers, loader), batcher, explainer, server.draining)
     register = partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
     port = await server.start("127.0.0.1:0", {"handful.v1.InferenceService": register})
     following = asyncio.create_task(pointers.follow())

@@ -42,6 +42,16 @@ class InferenceServiceStub:
                 request_serializer=handful_dot_v1_dot_inference__pb2.PredictRequest.SerializeToString,
                 response_deserializer=handful_dot_v1_dot_inference__pb2.PredictResponse.FromString,
                 _registered_method=True)
+        self.PredictBatch = channel.unary_unary(
+                '/handful.v1.InferenceService/PredictBatch',
+                request_serializer=handful_dot_v1_dot_inference__pb2.PredictBatchRequest.SerializeToString,
+                response_deserializer=handful_dot_v1_dot_inference__pb2.PredictBatchResponse.FromString,
+                _registered_method=True)
+        self.StreamPredict = channel.stream_stream(
+                '/handful.v1.InferenceService/StreamPredict',
+                request_serializer=handful_dot_v1_dot_inference__pb2.StreamPredictRequest.SerializeToString,
+                response_deserializer=handful_dot_v1_dot_inference__pb2.StreamPredictResponse.FromString,
+                _registered_method=True)
         self.Explain = channel.unary_unary(
                 '/handful.v1.InferenceService/Explain',
                 request_serializer=handful_dot_v1_dot_inference__pb2.ExplainRequest.SerializeToString,
@@ -57,6 +67,23 @@ class InferenceServiceServicer:
 
     def Predict(self, request, context):
         """Predicts the class of one picture or sound. NOT_FOUND where there is no such model, with up to ten that exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PredictBatch(self, request, context):
+        """Predicts the classes of up to 64 pictures or sounds by one version. What is wrong with one of them is said in its
+        place, and the others are answered; only a model that is not there ends the call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamPredict(self, request_iterator, context):
+        """Predicts as long as the caller asks. Each answer carries the id of its request; they come as they are ready, not in
+        order, and errors among them. At most 8 requests of a stream are answered at a time; more are not read meanwhile, so
+        that a caller is slowed down, not refused. UNAVAILABLE with reason STREAM_IDLE ends it after 60 s without a request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,6 +105,16 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Predict,
                     request_deserializer=handful_dot_v1_dot_inference__pb2.PredictRequest.FromString,
                     response_serializer=handful_dot_v1_dot_inference__pb2.PredictResponse.SerializeToString,
+            ),
+            'PredictBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.PredictBatch,
+                    request_deserializer=handful_dot_v1_dot_inference__pb2.PredictBatchRequest.FromString,
+                    response_serializer=handful_dot_v1_dot_inference__pb2.PredictBatchResponse.SerializeToString,
+            ),
+            'StreamPredict': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamPredict,
+                    request_deserializer=handful_dot_v1_dot_inference__pb2.StreamPredictRequest.FromString,
+                    response_serializer=handful_dot_v1_dot_inference__pb2.StreamPredictResponse.SerializeToString,
             ),
             'Explain': grpc.unary_unary_rpc_method_handler(
                     servicer.Explain,
@@ -115,6 +152,60 @@ class InferenceService:
             '/handful.v1.InferenceService/Predict',
             handful_dot_v1_dot_inference__pb2.PredictRequest.SerializeToString,
             handful_dot_v1_dot_inference__pb2.PredictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PredictBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handful.v1.InferenceService/PredictBatch',
+            handful_dot_v1_dot_inference__pb2.PredictBatchRequest.SerializeToString,
+            handful_dot_v1_dot_inference__pb2.PredictBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamPredict(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/handful.v1.InferenceService/StreamPredict',
+            handful_dot_v1_dot_inference__pb2.StreamPredictRequest.SerializeToString,
+            handful_dot_v1_dot_inference__pb2.StreamPredictResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,15 @@ class InferenceServiceStub:
     def __new__(cls, channel: _aio.Channel) -> InferenceServiceAsyncStub: ...
     Predict: _grpc.UnaryUnaryMultiCallable[_inference_pb2.PredictRequest, _inference_pb2.PredictResponse]
     """Predicts the class of one picture or sound. NOT_FOUND where there is no such model, with up to ten that exist."""
+    PredictBatch: _grpc.UnaryUnaryMultiCallable[_inference_pb2.PredictBatchRequest, _inference_pb2.PredictBatchResponse]
+    """Predicts the classes of up to 64 pictures or sounds by one version. What is wrong with one of them is said in its
+    place, and the others are answered; only a model that is not there ends the call.
+    """
+    StreamPredict: _grpc.StreamStreamMultiCallable[_inference_pb2.StreamPredictRequest, _inference_pb2.StreamPredictResponse]
+    """Predicts as long as the caller asks. Each answer carries the id of its request; they come as they are ready, not in
+    order, and errors among them. At most 8 requests of a stream are answered at a time; more are not read meanwhile, so
+    that a caller is slowed down, not refused. UNAVAILABLE with reason STREAM_IDLE ends it after 60 s without a request.
+    """
     Explain: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ExplainRequest, _inference_pb2.ExplainResponse]
     """Says why a model takes a picture or sound for a class: the places that speak for it and against it, and the nearest
     training examples. Takes one forward pass, or some dozens where the network has no exact answer; one is made at a
@@ -54,6 +63,15 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Predict: _aio.UnaryUnaryMultiCallable[_inference_pb2.PredictRequest, _inference_pb2.PredictResponse]  # type: ignore[assignment]
     """Predicts the class of one picture or sound. NOT_FOUND where there is no such model, with up to ten that exist."""
+    PredictBatch: _aio.UnaryUnaryMultiCallable[_inference_pb2.PredictBatchRequest, _inference_pb2.PredictBatchResponse]  # type: ignore[assignment]
+    """Predicts the classes of up to 64 pictures or sounds by one version. What is wrong with one of them is said in its
+    place, and the others are answered; only a model that is not there ends the call.
+    """
+    StreamPredict: _aio.StreamStreamMultiCallable[_inference_pb2.StreamPredictRequest, _inference_pb2.StreamPredictResponse]  # type: ignore[assignment]
+    """Predicts as long as the caller asks. Each answer carries the id of its request; they come as they are ready, not in
+    order, and errors among them. At most 8 requests of a stream are answered at a time; more are not read meanwhile, so
+    that a caller is slowed down, not refused. UNAVAILABLE with reason STREAM_IDLE ends it after 60 s without a request.
+    """
     Explain: _aio.UnaryUnaryMultiCallable[_inference_pb2.ExplainRequest, _inference_pb2.ExplainResponse]  # type: ignore[assignment]
     """Says why a model takes a picture or sound for a class: the places that speak for it and against it, and the nearest
     training examples. Takes one forward pass, or some dozens where the network has no exact answer; one is made at a
@@ -73,6 +91,27 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.PredictResponse, _abc.Awaitable[_inference_pb2.PredictResponse]]:
         """Predicts the class of one picture or sound. NOT_FOUND where there is no such model, with up to ten that exist."""
+
+    @_abc_1.abstractmethod
+    def PredictBatch(
+        self,
+        request: _inference_pb2.PredictBatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.PredictBatchResponse, _abc.Awaitable[_inference_pb2.PredictBatchResponse]]:
+        """Predicts the classes of up to 64 pictures or sounds by one version. What is wrong with one of them is said in its
+        place, and the others are answered; only a model that is not there ends the call.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamPredict(
+        self,
+        request_iterator: _MaybeAsyncIterator[_inference_pb2.StreamPredictRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inference_pb2.StreamPredictResponse], _abc.AsyncIterator[_inference_pb2.StreamPredictResponse]]:
+        """Predicts as long as the caller asks. Each answer carries the id of its request; they come as they are ready, not in
+        order, and errors among them. At most 8 requests of a stream are answered at a time; more are not read meanwhile, so
+        that a caller is slowed down, not refused. UNAVAILABLE with reason STREAM_IDLE ends it after 60 s without a request.
+        """
 
     @_abc_1.abstractmethod
     def Explain(

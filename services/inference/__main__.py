@@ -19,7 +19,7 @@ from services.shared.server import MEBIBYTE, Limits, Server
 
 # A picture of the largest size and the few fields around it.
 MESSAGE_BYTES = MAX_BYTES + MEBIBYTE
-# All calls are short, so a connection can be moved; without it a server that was added would get no call.
+# Calls are short, so a connection can be moved; without it a server that was added would get no call.
 CONNECTION_SECONDS = 300
 
 
@@ -30,9 +30,9 @@ async def serve(settings: InferenceSettings) -> None:
     loader = Loader(store, settings.inference_memory_mib * MEBIBYTE, chooser, settings.threads)
     batcher = Batcher(settings.threads, settings.inference_queue)
     explainer = Explainer()
-    servicer = InferenceServicer(Models(pointers, loader), batcher, explainer)
     limits = Limits(MESSAGE_BYTES, connection_age_seconds=CONNECTION_SECONDS, reflection=settings.reflection)
     server = Server(limits)
+    servicer = InferenceServicer(Models(pointers, loader), batcher, explainer, server.draining)
     try:
         register = partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
         await server.start(settings.inference_address, {"handful.v1.InferenceService": register})

@@ -1,42 +1,61 @@
 """InferenceService: decodes requests, has them answered, encodes answers."""
 
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+
 from grpc import aio
 
-from handful.bundle.predictor import best
-from handful.errors import InvalidArgument
+from handful.errors import HandfulError, InvalidArgument
 from handful.v1 import inference_pb2, inference_pb2_grpc
-from services.inference.answering import Answer, Segment
+from services.inference import many
 from services.inference.batching import Batcher
+from services.inference.encoding import predict_error, predict_response, predictions
 from services.inference.explanations.encoding import evidence_map, nearest_example
 from services.inference.explanations.explaining import Explainer
 from services.inference.loading import Model
 from services.inference.switching import Models
+from services.shared.streams import in_time, until_draining
 
-DEFAULT_TOP_K = 5
 SHOWN_LABELS = 10
+MAX_BATCH = 64
 Context = aio.ServicerContext[object, object]
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
-    def __init__(self, models: Models, batcher: Batcher, explainer: Explainer) -> None:
+    """Streams end once the event `draining` is set."""
+
+    def __init__(self, models: Models, batcher: Batcher, explainer: Explainer, draining: asyncio.Event) -> None:
         self._models = models
         self._batcher = batcher
         self._explainer = explainer
+        self._draining = draining
 
     async def Predict(self, request: inference_pb2.PredictRequest, context: Context) -> inference_pb2.PredictResponse:
-        if request.top_k < 0:
-            raise InvalidArgument.fields([("top_k", "must not be negative")])
+        return await self._predict(request)
+
+    async def PredictBatch(
+        self, request: inference_pb2.PredictBatchRequest, context: Context
+    ) -> inference_pb2.PredictBatchResponse:
+        _check_top_k(request.top_k)
         ref, model = await self._models.get(request.model)
-        answer = await self._batcher.answer(_data(request, model), model)
-        top_k = request.top_k or DEFAULT_TOP_K
-        return inference_pb2.PredictResponse(
-            unknown=answer.unknown,
-            distance=answer.distance,
-            max_distance=answer.max_distance,
-            model_version=ref.name,
-            predictions=_predictions(answer, model, top_k),
-            segments=[_segment(one, model, top_k) for one in answer.segments],
-        )
+
+        async def ask(data: bytes) -> inference_pb2.PredictResponse:
+            return predict_response(ref.name, model, await self._batcher.answer(data, model), request.top_k)
+
+        answers = await many.in_order(_files(request, model), ask)
+        return inference_pb2.PredictBatchResponse(results=map(_result, answers))
+
+    async def StreamPredict(
+        self, request_iterator: AsyncIterator[inference_pb2.StreamPredictRequest], context: Context
+    ) -> AsyncIterator[inference_pb2.StreamPredictResponse]:
+        async def ask(request: inference_pb2.StreamPredictRequest) -> inference_pb2.PredictResponse:
+            return await self._predict(request.predict)
+
+        requests = in_time(request_iterator, "Open the stream again.", reason="STREAM_IDLE")
+        async with aclosing(many.as_they_come(until_draining(requests, self._draining), ask)) as answers:
+            async for request, answer in answers:
+                yield _answered(request.request_id, answer)
 
     async def Explain(self, request: inference_pb2.ExplainRequest, context: Context) -> inference_pb2.ExplainResponse:
         ref, model = await self._models.get(request.model)
@@ -44,12 +63,23 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         found = await self._explainer.explain(_data(request, model), model, _label(request.label, labels))
         return inference_pb2.ExplainResponse(
             model_version=ref.name,
-            predictions=_predictions(found.answer, model, len(labels)),
+            predictions=predictions(found.answer, model, len(labels)),
             unknown=found.answer.unknown,
             label=labels[found.label],
             evidence=evidence_map(found.places),
             nearest_examples=[nearest_example(one, labels) for one in found.nearest],
         )
+
+    async def _predict(self, request: inference_pb2.PredictRequest) -> inference_pb2.PredictResponse:
+        _check_top_k(request.top_k)
+        ref, model = await self._models.get(request.model)
+        answer = await self._batcher.answer(_data(request, model), model)
+        return predict_response(ref.name, model, answer, request.top_k)
+
+
+def _check_top_k(top_k: int) -> None:
+    if top_k < 0:
+        raise InvalidArgument.fields([("top_k", "must not be negative")])
 
 
 def _label(label: str, labels: tuple[str, ...]) -> int | None:
@@ -72,17 +102,26 @@ def _data(request: inference_pb2.PredictRequest | inference_pb2.ExplainRequest, 
     return request.image
 
 
-def _predictions(answer: Answer, model: Model, top_k: int) -> list[inference_pb2.Prediction]:
-    answers = best(model.head.labels, answer.probabilities, top_k)
-    return [inference_pb2.Prediction(label=label, score=score) for label, score in answers]
+def _files(request: inference_pb2.PredictBatchRequest, model: Model) -> Sequence[bytes]:
+    """As `_data`, of a batch."""
+    wanted, other = ("sounds", "images") if model.head.of_sounds else ("images", "sounds")
+    if getattr(request, other):
+        raise InvalidArgument.fields([(other, f"must be empty: send `{wanted}`, which the model understands")])
+    files: Sequence[bytes] = getattr(request, wanted)
+    if not 0 < len(files) <= MAX_BATCH:
+        raise InvalidArgument.fields([(wanted, f"must be 1 to {MAX_BATCH}, not {len(files)}")])
+    return files
 
 
-def _segment(one: Segment, model: Model, top_k: int) -> inference_pb2.Segment:
-    answer = one.answer
-    return inference_pb2.Segment(
-        start_seconds=one.start,
-        end_seconds=one.end,
-        predictions=[] if answer is None else _predictions(answer, model, top_k),
-        unknown=answer is not None and answer.unknown,
-        distance=None if answer is None else answer.distance,
-    )
+def _answered(
+    request_id: str, answer: inference_pb2.PredictResponse | HandfulError
+) -> inference_pb2.StreamPredictResponse:
+    if isinstance(answer, HandfulError):
+        return inference_pb2.StreamPredictResponse(request_id=request_id, error=predict_error(answer))
+    return inference_pb2.StreamPredictResponse(request_id=request_id, prediction=answer)
+
+
+def _result(answer: inference_pb2.PredictResponse | HandfulError) -> inference_pb2.PredictBatchResult:
+    if isinstance(answer, HandfulError):
+        return inference_pb2.PredictBatchResult(error=predict_error(answer))
+    return inference_pb2.PredictBatchResult(prediction=answer)

@@ -20,7 +20,7 @@ from grpc import aio
 
 from handful import errors
 from services.shared.identifiers import new_id
-from services.shared.objects import ObjectCorrupt, ObjectMissing, StoreFull, StoreRefused, StoreUnavailable
+from services.shared.statuses import as_error
 
 log = structlog.get_logger()
 
@@ -189,7 +189,7 @@ class _call:  # noqa: N801 - used as a statement, `async with _call(...)`
         if isinstance(problem, (asyncio.CancelledError, GeneratorExit)):
             self._log("CANCELLED")
             return
-        error = _as_error(problem)
+        error = as_error(problem)
         self._log(error.code.name, error=error, problem=problem)
         trailers: list[tuple[str, str | bytes]] = [
             (REQUEST_ID, self.request_id),
@@ -213,37 +213,3 @@ class _call:  # noqa: N801 - used as a statement, `async with _call(...)`
             # Health is asked every few seconds, for ever.
             say = log.debug if self.method.startswith("/grpc.health.") else log.info
             say("call", **line)
-
-
-_OF_OBJECTS: tuple[tuple[tuple[type[Exception], ...], type[errors.HandfulError], str, str], ...] = (
-    ((StoreFull,), errors.ResourceExhausted, "STORE_FULL", "The object store is full."),
-    (
-        (StoreRefused,),
-        errors.Unavailable,
-        "STORE_REFUSED",
-        "The object store refuses this service. Whoever runs it finds in its log what to mend.",
-    ),
-    ((StoreUnavailable,), errors.Unavailable, "DEPENDENCY_DOWN", "The object store cannot be reached. Try again."),
-    (
-        (ObjectMissing, ObjectCorrupt),
-        errors.DataLoss,
-        "BLOB_CORRUPT",
-        "A stored object is missing, or is not what it was.",
-    ),
-)
-
-
-def _as_error(problem: BaseException) -> errors.HandfulError:
-    if isinstance(problem, errors.HandfulError):
-        return problem
-    for kinds, error, reason, message in _OF_OBJECTS:
-        if isinstance(problem, kinds):
-            return _caused(error(message, reason=reason), problem)
-    if isinstance(problem, TimeoutError):
-        return errors.DeadlineExceeded("The call took longer than its deadline allows.")
-    return errors.Internal("Something went wrong on our side. The log has it under the request id of this answer.")
-
-
-def _caused(error: errors.HandfulError, problem: BaseException) -> errors.HandfulError:
-    error.__cause__ = problem
-    return error

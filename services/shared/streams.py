@@ -1,4 +1,4 @@
-"""What callers stream to us, taken as long as it keeps coming."""
+"""What callers stream to us, taken as long as it keeps coming and the server stays."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,15 +12,32 @@ Request = TypeVar("Request")
 
 
 async def in_time(
-    requests: AsyncIterator[Request], what_next: str, seconds: float = IDLE_SECONDS
+    requests: AsyncIterator[Request], what_next: str, seconds: float = IDLE_SECONDS, reason: str = "UPLOAD_IDLE"
 ) -> AsyncIterator[Request]:
-    """The requests. Unavailable UPLOAD_IDLE, with a sentence on what to do next, where none comes for so long."""
+    """The requests. Unavailable with the reason, and a sentence on what to do next, where none comes for so long."""
     while True:
         try:
             async with asyncio.timeout(seconds):
                 request = await anext(requests, None)
         except TimeoutError:
-            raise Unavailable(f"Nothing came for {seconds:g} s. {what_next}", reason="UPLOAD_IDLE") from None
+            raise Unavailable(f"Nothing came for {seconds:g} s. {what_next}", reason=reason) from None
         if request is None:
             return
         yield request
+
+
+async def until_draining(requests: AsyncIterator[Request], draining: asyncio.Event) -> AsyncIterator[Request]:
+    """The requests. Unavailable SERVER_DRAINING once the server is about to stop."""
+    stopping = asyncio.create_task(draining.wait())
+    try:
+        while True:
+            coming = asyncio.ensure_future(anext(requests, None))
+            await asyncio.wait({coming, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done():
+                coming.cancel()
+                raise Unavailable("The server is stopping. Open the stream again.", reason="SERVER_DRAINING")
+            if (request := coming.result()) is None:
+                return
+            yield request
+    finally:
+        stopping.cancel()
