@@ -51,7 +51,7 @@ class Stack:
     @classmethod
     def on_free_ports(cls, home: Path) -> "Stack":
         """Beside anything else that runs on this machine; services log into `home/logs`."""
-        dataset, trainer, inference, worker = (f"127.0.0.1:{port}" for port in _free_ports(4))
+        dataset, trainer, inference, worker = (f"127.0.0.1:{port}" for port in free_ports(4))
         # Whatever this machine's own installation is set to is not meant for this one.
         bare = {name: value for name, value in os.environ.items() if not name.startswith("HANDFUL_")}
         return cls(home, Addresses(dataset, trainer, inference), worker, home / "logs", bare)
@@ -199,7 +199,8 @@ def _check_free(variable: str, address: str) -> None:
             )
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nothing listens on now."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
