@@ -13,6 +13,7 @@ MESSAGE_BYTES = 34 * MEBIBYTE
 # Where a name has several addresses, as a headless service of Kubernetes has, calls go round them.
 # UNAVAILABLE is tried again: every call of ours is safe to repeat, creates by their request_id. So is CANCELLED, which
 # a server that stops gives to calls that reach it at that moment; what its caller cancels is over all the same.
+# RESOURCE_EXHAUSTED comes with how long to wait, or with word not to try again; gRPC obeys both.
 _SERVICE = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
@@ -23,7 +24,7 @@ _SERVICE = {
                 "initialBackoff": "0.2s",
                 "maxBackoff": "3s",
                 "backoffMultiplier": 3,
-                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED", "RESOURCE_EXHAUSTED"],
             },
         }
     ],
@@ -61,6 +62,8 @@ OPTIONS: list[tuple[str, int | str]] = [
     # A name is looked up again as soon as a server of it goes, not half a minute later: pods that are replaced have new
     # addresses.
     ("grpc.dns_min_time_between_resolutions_ms", 2_000),
+    # A request is kept until it is answered, to be sent again; by default gRPC keeps none above 256 KiB.
+    ("grpc.per_rpc_retry_buffer_size", MESSAGE_BYTES),
     ("grpc.service_config", json.dumps(_SERVICE)),
 ]
 

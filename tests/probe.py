@@ -26,6 +26,7 @@ class Probe:
     def __init__(self) -> None:
         self.running = 0
         self.refusals = 0
+        self.refusal: HandfulError = errors.Unavailable("not yet")
 
     async def who(self, _request: StringValue, _context: Any) -> StringValue:
         await asyncio.sleep(0.02)
@@ -56,7 +57,7 @@ class Probe:
     async def recover(self, request: StringValue, _context: Any) -> StringValue:
         self.refusals += 1
         if self.refusals < 3:
-            raise errors.Unavailable("not yet")
+            raise self.refusal
         return request
 
     async def each(self, requests: AsyncIterator[StringValue], _context: Any) -> AsyncIterator[StringValue]:

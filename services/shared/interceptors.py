@@ -25,7 +25,7 @@ from services.shared.statuses import as_error
 log = structlog.get_logger()
 
 REQUEST_ID = "x-request-id"
-PUSHBACK = "grpc-retry-pushback-ms"
+PUSHBACK, NEVER = "grpc-retry-pushback-ms", "-1"
 # A unary call without a deadline of its own ends here.
 UNARY_CEILING_SECONDS = 30.0
 _MAX_REQUEST_ID = 128
@@ -197,6 +197,8 @@ class _call:  # noqa: N801 - used as a statement, `async with _call(...)`
         ]
         if "pushback_ms" in error.facts:
             trailers.append((PUSHBACK, error.facts["pushback_ms"]))
+        elif error.code == grpc.StatusCode.RESOURCE_EXHAUSTED:  # a full disk has no time to name
+            trailers.append((PUSHBACK, NEVER))
         await self.context.abort(error.code, error.message, tuple(trailers))
 
     def _log(self, code: str, error: errors.HandfulError | None = None, problem: BaseException | None = None) -> None:

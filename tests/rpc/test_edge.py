@@ -1,6 +1,7 @@
 """The edge of every server: request ids, statuses, deadlines and limits, on a real server with a service of our own."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -140,16 +141,31 @@ async def _read_all(call: Any) -> None:
         pass
 
 
-async def test_unavailable_is_tried_again(edge: Edge) -> None:
-    """A call that a servicer answers with UNAVAILABLE is repeated by the channel that the client uses."""
+def recover(address: str, value: str) -> str:
+    """Asks with the channel that the client uses what is refused twice."""
+    with connect(address) as channel:
+        stub: Any = channel.unary_unary("/probe/recover", StringValue.SerializeToString, StringValue.FromString)
+        return str(stub(StringValue(value=value), timeout=SECONDS).value)
 
-    def call() -> str:
-        with connect(edge.address) as channel:
-            stub: Any = channel.unary_unary("/probe/recover", StringValue.SerializeToString, StringValue.FromString)
-            return str(stub(StringValue(value="at last"), timeout=SECONDS).value)
 
-    assert await asyncio.to_thread(call) == "at last"
+@pytest.mark.parametrize("size", [7, 3_000_000])
+@pytest.mark.parametrize(
+    "given", [errors.Unavailable("not yet"), errors.ResourceExhausted("too much", facts={"pushback_ms": "150"})]
+)
+async def test_what_may_be_tried_again_is(edge: Edge, given: HandfulError, size: int) -> None:
+    """Small and large requests, after the pause that the server asks for."""
+    edge.probe.refusal, started = given, time.monotonic()
+    assert await asyncio.to_thread(recover, edge.address, "x" * size) == "x" * size
     assert edge.probe.refusals == 3
+    assert given.code == grpc.StatusCode.UNAVAILABLE or time.monotonic() - started >= 0.3
+
+
+async def test_what_is_full_is_not_tried_again(edge: Edge) -> None:
+    """RESOURCE_EXHAUSTED that does not say when to come again."""
+    edge.probe.refusal = errors.ResourceExhausted("The object store is full.", reason="STORE_FULL")
+    with pytest.raises(grpc.RpcError):
+        await asyncio.to_thread(recover, edge.address, "x")
+    assert edge.probe.refusals == 1
 
 
 async def test_what_is_too_large_is_refused_by_grpc(edge: Edge) -> None:
