@@ -53,10 +53,15 @@ fmt: $(STAMP) ## format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-protos: $(STAMP) ## generate handful/v1 from protos
-	@rm -f handful/v1/*_pb2*.py handful/v1/*_pb2*.pyi
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos \
-		--python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. protos/handful/v1/*.proto
+# The Open Inference Protocol's stubs serve the inference service alone, and lie there.
+OIP := services/inference/oip/v2
+PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc \
+	--python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:.
+
+protos: $(STAMP) ## generate handful/v1 and services/inference/oip/v2 from protos
+	@rm -f handful/v1/*_pb2*.py* $(OIP)/*_pb2*.py*
+	@$(PROTOC) -Iprotos protos/handful/v1/*.proto
+	@$(PROTOC) -I$(OIP)=protos/inference protos/inference/*.proto
 
 lock: $(STAMP) ## pin every dependency again, with hashes (needs uv)
 	@uv pip compile --quiet --universal --python-version 3.11 --extra dev --generate-hashes --no-emit-index-url --no-annotate \

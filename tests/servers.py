@@ -20,6 +20,8 @@ from services.dataset.catalog import Catalog
 from services.inference.batching import Batcher
 from services.inference.explanations.explaining import Explainer
 from services.inference.loading import Loader
+from services.inference.oip.v2 import open_inference_pb2_grpc
+from services.inference.oip_servicer import NAME, OipServicer
 from services.inference.pointers import Pointers as InferencePointers
 from services.inference.servicer import InferenceServicer
 from services.inference.switching import Models
@@ -147,6 +149,27 @@ async def serving(
     explainer.close()
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
+
+
+@asynccontextmanager
+async def open_inference(store: ObjectStore, queue: int = 64) -> AsyncIterator[str]:
+    """The address of an inference service with both its protocols."""
+    batcher, explainer, pointers = Batcher(1, queue), Explainer(), InferencePointers(store)
+    models = Models(pointers, Loader(store, 64 * MEBIBYTE))
+    server = Server(Limits(message_bytes=33 * MEBIBYTE, drain_seconds=0))
+    ours = InferenceServicer(models, batcher, explainer, server.draining)
+    oip = OipServicer(pointers, models, batcher, server.draining)
+    port = await server.start(
+        "127.0.0.1:0",
+        {
+            "handful.v1.InferenceService": partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, ours),
+            NAME: partial(open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server, oip),
+        },
+    )
+    yield f"127.0.0.1:{port}"
+    await server.stop()
+    batcher.close()
+    explainer.close()
 
 
 def execute(where: str, service: str, statement: str) -> None:

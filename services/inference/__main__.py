@@ -8,6 +8,8 @@ from handful.v1 import inference_pb2_grpc
 from services.inference.batching import Batcher
 from services.inference.explanations.explaining import Explainer
 from services.inference.loading import Loader
+from services.inference.oip.v2 import open_inference_pb2_grpc
+from services.inference.oip_servicer import NAME, OipServicer
 from services.inference.pointers import Pointers
 from services.inference.runtimes.choosing import Chooser, allowed
 from services.inference.servicer import InferenceServicer
@@ -32,10 +34,13 @@ async def serve(settings: InferenceSettings) -> None:
     explainer = Explainer()
     limits = Limits(MESSAGE_BYTES, connection_age_seconds=CONNECTION_SECONDS, reflection=settings.reflection)
     server = Server(limits)
-    servicer = InferenceServicer(Models(pointers, loader), batcher, explainer, server.draining)
+    models = Models(pointers, loader)
+    servicer = InferenceServicer(models, batcher, explainer, server.draining)
+    oip = OipServicer(pointers, models, batcher, server.draining)
     try:
-        register = partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
-        await server.start(settings.inference_address, {"handful.v1.InferenceService": register})
+        ours = partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
+        theirs = partial(open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server, oip)
+        await server.start(settings.inference_address, {"handful.v1.InferenceService": ours, NAME: theirs})
         await server.run([pointers.follow()], parent_pipe=settings.parent_pipe)
     finally:
         batcher.close()

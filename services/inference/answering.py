@@ -1,9 +1,22 @@
 """What a model says of features: probabilities, and how far they are from what it was fitted on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from handful.bundle.heads import Floats
 from services.inference.loading import LoadedHead
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Nanoseconds of one answer: waiting for a free thread, decoding, in the network, and from features to the answer;
+    and, of a pass through the network that several share, 1 for one of each model and 0 for the others.
+    """
+
+    queue: int = 0
+    decode: int = 0
+    network: int = 0
+    head: int = 0
+    passes: int = 0
 
 
 @dataclass(frozen=True)
@@ -16,6 +29,7 @@ class Answer:
     distance: float | None = None
     max_distance: float | None = None
     segments: tuple["Segment", ...] = ()
+    spent: Spent = field(default=Spent(), compare=False)
 
     @property
     def unknown(self) -> bool:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import structlog
@@ -17,9 +17,10 @@ from handful.bundle.images import BadImage
 from handful.bundle.predictor import Pixels, to_pixels
 from handful.bundle.recordings import BadSound
 from handful.errors import InvalidArgument, ResourceExhausted
-from services.inference.answering import Answer, say
+from services.inference.answering import Answer, Spent, say
 from services.inference.listening import listen
 from services.inference.loading import Model
+from services.inference.statistics import Statistics
 
 log = structlog.get_logger()
 
@@ -29,13 +30,23 @@ FIRST_GUESS_SECONDS = 0.02
 _SMOOTHING = 0.1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Waiting:
     """One picture or sound whose answer someone awaits."""
 
-    data: bytes
+    data: bytes | Pixels
     model: Model
     answer: "asyncio.Future[Answer]"
+    # What it is called in an error.
+    name: str
+    since_ns: int = field(default_factory=time.perf_counter_ns)
+    # Nanoseconds that it waited, and that it took to decode.
+    queue: int = 0
+    decode: int = 0
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.data) if isinstance(self.data, bytes) else self.data.nbytes
 
 
 class Batcher:
@@ -43,7 +54,8 @@ class Batcher:
 
     def __init__(self, threads: int, queue: int) -> None:
         self._threads = threads
-        self._queue = queue
+        self.queue = queue
+        self.statistics = Statistics()
         self._waiting: deque[Waiting] = deque()
         self._num_bytes = 0
         self._seconds = FIRST_GUESS_SECONDS
@@ -55,33 +67,50 @@ class Batcher:
 
     async def answer(self, data: bytes, model: Model) -> Answer:
         """What the model says. InvalidArgument where the file is none, ResourceExhausted where too many wait."""
-        waiting = Waiting(data, model, self._loop.create_future())
-        with self._changed:
-            full = len(self._waiting) >= self._queue
-            if full or (self._waiting and self._num_bytes + len(data) > MAX_QUEUED_BYTES):
-                raise self._overloaded()
-            self._waiting.append(waiting)
-            self._num_bytes += len(data)
-            self._changed.notify()
-        try:
-            return await waiting.answer
-        finally:
-            self._forget(waiting)
+        return (await self.answer_all([data], model))[0]
+
+    async def answer_all(self, files: Sequence[bytes | Pixels], model: Model) -> list[Answer]:
+        """What the model says of each, in their order; pictures may be decoded already, as the model takes them. They
+        are refused together, and what is wrong with one ends them all.
+        """
+        waiting = [
+            Waiting(one, model, self._loop.create_future(), _name(model, number, len(files)))
+            for number, one in enumerate(files, 1)
+        ]
+        with self.statistics.counting(model.version) as answers:
+            self._admit(waiting)
+            try:
+                answers.extend(await asyncio.gather(*(one.answer for one in waiting)))
+            finally:
+                self._forget(waiting)
+        return answers
 
     def close(self) -> None:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
-    def _forget(self, one: Waiting) -> None:
-        """A caller that went away makes room at once."""
+    def _admit(self, waiting: Sequence[Waiting]) -> None:
+        num_bytes = sum(one.num_bytes for one in waiting)
         with self._changed:
-            if one in self._waiting:
-                self._remove(one)
+            full = len(self._waiting) + len(waiting) > self.queue
+            if full or (self._waiting and self._num_bytes + num_bytes > MAX_QUEUED_BYTES):
+                raise self._overloaded()
+            self._waiting.extend(waiting)
+            self._num_bytes += num_bytes
+            self._changed.notify(len(waiting))
+
+    def _forget(self, waiting: Sequence[Waiting]) -> None:
+        """A caller that went away, or has its error, makes room at once."""
+        with self._changed:
+            for one in waiting:
+                one.answer.cancel()
+                if one in self._waiting:
+                    self._remove(one)
 
     def _remove(self, one: Waiting) -> None:
         self._waiting.remove(one)
-        self._num_bytes -= len(one.data)
+        self._num_bytes -= one.num_bytes
 
     def _overloaded(self) -> ResourceExhausted:
         wait_ms = round(1e3 * len(self._waiting) * self._seconds / self._threads)
@@ -120,28 +149,51 @@ class Batcher:
             return batch
 
     def _answer(self, batch: Sequence[Waiting]) -> None:
+        taken = time.perf_counter_ns()
         rows: list[tuple[Waiting, Pixels]] = []
         for one in batch:
-            if one.answer.done():  # its caller went away, or its deadline passed
-                continue
-            try:
-                if one.model.head.of_sounds:
-                    answer = listen(one.data, one.model, one.answer.done)
-                    if answer is not None:
-                        self._settle(one, answer)
-                else:
-                    rows.append((one, to_pixels(one.data, one.model.head.described.preprocessing)))
-            except (BadImage, BadSound) as bad:
-                field = "sound" if one.model.head.of_sounds else "image"
-                self._fail(one, InvalidArgument(f"{field}: {bad.message}", reason=bad.reason))
-            except MemoryError:
-                log.warning("memory did not suffice", num_bytes=len(one.data))
-                self._fail(one, _too_much())
+            one.queue = taken - one.since_ns
+            pixels = self._prepare(one)
+            if pixels is not None:
+                rows.append((one, pixels))
         if not rows:
             return
+        begun = time.perf_counter_ns()
         features = rows[0][0].model.backbone.backbone.features(np.stack([pixels for _, pixels in rows]))
+        network = (time.perf_counter_ns() - begun) // len(rows)
+        heads = set[int]()
         for (one, _), row in zip(rows, features, strict=True):
-            self._settle(one, say(one.model.head, row[None]))
+            begun, head = time.perf_counter_ns(), one.model.head
+            answer = say(head, row[None])
+            took = time.perf_counter_ns() - begun
+            spent = Spent(one.queue, one.decode, network, took, passes=int(id(head) not in heads))
+            heads.add(id(head))
+            self._settle(one, replace(answer, spent=spent))
+
+    def _prepare(self, one: Waiting) -> Pixels | None:
+        """A picture as the backbone takes it; None where there is nothing more to do."""
+        if one.answer.done():  # its caller went away, or its deadline passed
+            return None
+        begun = time.perf_counter_ns()
+        try:
+            if not isinstance(one.data, bytes):
+                return one.data
+            if one.model.head.of_sounds:
+                answer = listen(one.data, one.model, one.answer.done)
+                if answer is not None:
+                    spent = Spent(queue=one.queue, network=time.perf_counter_ns() - begun, passes=1)
+                    self._settle(one, replace(answer, spent=spent))
+                return None
+            pixels = to_pixels(one.data, one.model.head.described.preprocessing)
+        except (BadImage, BadSound) as bad:
+            self._fail(one, InvalidArgument(f"{one.name}: {bad.message}", reason=bad.reason))
+        except MemoryError:
+            log.warning("memory did not suffice", num_bytes=one.num_bytes)
+            self._fail(one, _too_much())
+        else:
+            one.decode = time.perf_counter_ns() - begun
+            return pixels
+        return None
 
     def _settle(self, one: Waiting, answer: Answer) -> None:
         def settle() -> None:
@@ -156,6 +208,11 @@ class Batcher:
                 one.answer.set_exception(problem)
 
         self._loop.call_soon_threadsafe(fail)
+
+
+def _name(model: Model, number: int, of: int) -> str:
+    kind = "sound" if model.head.of_sounds else "image"
+    return kind if of == 1 else f"{kind} {number} of {of}"
 
 
 def _too_much() -> ResourceExhausted:

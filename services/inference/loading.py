@@ -53,6 +53,8 @@ class Model:
 
     head: LoadedHead
     backbone: LoadedBackbone
+    # The name of its version.
+    version: str = ""
 
 
 class Loader:
@@ -70,7 +72,7 @@ class Loader:
     async def load(self, ref: VersionRef) -> Model:
         """The model of a version."""
         head = await self._pool.get(f"{ref.project}/{ref.manifest_sha256}", partial(self._head, ref))
-        return Model(head, await self._backbones.get(head.graph))
+        return Model(head, await self._backbones.get(head.graph), ref.name)
 
     async def _head(self, ref: VersionRef) -> LoadedHead:
         data = await self._read(bundle_key(ref.project, ref.manifest_sha256, "manifest.json"), ref.manifest_sha256)

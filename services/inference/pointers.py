@@ -1,6 +1,7 @@
 """What models a project has, as the trainer's pointer object says: read on first use, then followed every second."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -26,6 +27,11 @@ class VersionRef:
     name: str
     manifest_sha256: str
 
+    @property
+    def model(self) -> str:
+        """The id of its model."""
+        return names.match(names.MODEL_VERSION, self.name, "name")["model"]
+
 
 class Pointers:
     """The pointers of the projects in use."""
@@ -44,6 +50,12 @@ class Pointers:
             # What was published a moment ago is found at once; only changed aliases wait for `follow`.
             await self._refresh(parts["project"])
             return self._find(parts, model)
+
+    async def models(self, project: str) -> Mapping[str, ModelPointer]:
+        """The project's models by their ids."""
+        if project not in self._pointers:
+            await self._refresh(project)
+        return self._pointers.get(project, ProjectPointer()).models
 
     def _find(self, parts: dict[str, str], model: str) -> VersionRef:
         project, models = parts["project"], self._pointers.get(parts["project"], ProjectPointer()).models

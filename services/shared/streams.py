@@ -1,7 +1,7 @@
 """What callers stream to us, taken as long as it keeps coming and the server stays."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TypeVar
 
 from handful.errors import Unavailable
@@ -26,7 +26,7 @@ async def in_time(
         yield request
 
 
-async def until_draining(requests: AsyncIterator[Request], draining: asyncio.Event) -> AsyncIterator[Request]:
+async def until_draining(requests: AsyncIterator[Request], draining: asyncio.Event) -> AsyncGenerator[Request, None]:
     """The requests. Unavailable SERVER_DRAINING once the server is about to stop."""
     stopping = asyncio.create_task(draining.wait())
     try:

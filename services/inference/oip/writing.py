@@ -1,0 +1,59 @@
+"""From answers to an inference response, raw or typed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from handful.bundle.predictor import best
+from services.inference.answering import Answer
+from services.inference.oip.describing import DISTANCE, PROBABILITIES
+from services.inference.oip.reading import LENGTH_BYTES, Wanted
+from services.inference.oip.v2 import open_inference_pb2 as oip
+
+Output = oip.ModelInferResponse.InferOutputTensor
+Array = npt.NDArray[np.float32] | npt.NDArray[np.bool_]
+
+
+def add_output(
+    response: oip.ModelInferResponse, wanted: Wanted, answers: Sequence[Answer], labels: Sequence[str], *, typed: bool
+) -> None:
+    """Puts one output into the response."""
+    if wanted.classes:
+        _add_classes(response, wanted, [_classes(one, labels, wanted.classes) for one in answers], typed=typed)
+        return
+    numbers, tensor = _numbers(wanted.tensor.name, answers), wanted.tensor
+    output = response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=numbers.shape)
+    if not typed:
+        response.raw_output_contents.append(numbers.tobytes())
+    elif tensor.datatype == "BOOL":
+        output.contents.bool_contents.extend(bool(one) for one in numbers.ravel())
+    else:
+        output.contents.fp32_contents.extend(float(one) for one in numbers.ravel())
+
+
+def _numbers(name: str, answers: Sequence[Answer]) -> Array:
+    if name == PROBABILITIES:
+        return np.stack([one.probabilities for one in answers]).astype("<f4")
+    if name == DISTANCE:
+        return np.array([[one.distance] for one in answers], "<f4")
+    return np.array([[one.unknown] for one in answers], np.bool_)
+
+
+def _classes(answer: Answer, labels: Sequence[str], classes: int) -> list[bytes]:
+    """The most probable classes as Triton writes them."""
+    numbers = {label: number for number, label in enumerate(labels)}
+    found = best(tuple(labels), answer.probabilities, classes)
+    return [f"{score:f}:{numbers[label]}:{label}".encode() for label, score in found]
+
+
+def _add_classes(
+    response: oip.ModelInferResponse, wanted: Wanted, rows: Sequence[Sequence[bytes]], *, typed: bool
+) -> None:
+    shape, elements = (len(rows), len(rows[0])), [one for row in rows for one in row]
+    output = response.outputs.add(name=wanted.tensor.name, datatype="BYTES", shape=shape)
+    if typed:
+        output.contents.bytes_contents.extend(elements)
+    else:
+        raw = b"".join(len(one).to_bytes(LENGTH_BYTES, "little") + one for one in elements)
+        response.raw_output_contents.append(raw)
