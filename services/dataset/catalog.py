@@ -124,6 +124,13 @@ class CatalogWriter(CatalogReader):
         joined = {row.example: _example(row) for row in await self._rows(query)}
         return [joined[id_] for id_ in ids]
 
+    async def note_split(
+        self, key: DatasetKey, found: Sequence[ExampleRecord], split: "bundle_pb2.Split.ValueType"
+    ) -> None:
+        """Keeps that examples were uploaded for another split as well."""
+        theirs = examples.c.example.in_([one.example for one in found])
+        await self._connection.execute(sa.update(examples).filter_by(**_of(key)).where(theirs).values(also_split=split))
+
     async def add_version(self, key: DatasetKey, record: VersionRecord) -> VersionRecord:
         """The version of this manifest: the one that was there, or this one under the next number."""
         await alone(self._connection, key.name, "versions")

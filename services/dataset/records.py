@@ -43,6 +43,8 @@ class ExampleRecord:
     duration_us: int = 0
     # What it belongs to; empty: to nothing else.
     group: str = ""
+    # What the same content under the same label was uploaded for as well, later; unspecified: for nothing else.
+    also_split: "bundle_pb2.Split.ValueType" = bundle_pb2.SPLIT_UNSPECIFIED
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,10 @@ ADVISED_EXAMPLES = 15
 IMBALANCE = 5
 _SHOWN = 5
 
+Splits = dict[str, "bundle_pb2.Split.ValueType"]
 
-def count(examples: Sequence[ExampleRecord], splits: dict[str, "bundle_pb2.Split.ValueType"]) -> tuple[ClassCount, ...]:
+
+def count(examples: Sequence[ExampleRecord], splits: Splits) -> tuple[ClassCount, ...]:
     """How many examples of each class stand in each split, sorted by label."""
     counts: dict[str, Counter[bundle_pb2.Split.ValueType]] = defaultdict(Counter)
     for example in examples:
@@ -49,29 +51,45 @@ def check(classes: Sequence[ClassCount]) -> None:
 
 def notices(
     examples: Sequence[ExampleRecord],
+    splits: Splits,
     classes: Sequence[ClassCount],
     modality: "bundle_pb2.Modality.ValueType" = bundle_pb2.MODALITY_IMAGE,
 ) -> tuple[Notice, ...]:
     """What its owner should know about the data."""
-    return tuple(
-        found
-        for found in (_contradictions(examples, modality), _few(classes), _imbalance(classes), _unmeasured(classes))
-        if found
-    )
+    what = "sound" if modality == bundle_pb2.MODALITY_SOUND else "picture"
+    about_examples = (_contradictions(examples, what), _only_training(examples, splits, what))
+    about_classes = (_few(classes), _imbalance(classes), _unmeasured(classes))
+    return tuple(found for found in (*about_examples, *about_classes) if found)
 
 
-def _contradictions(examples: Sequence[ExampleRecord], modality: "bundle_pb2.Modality.ValueType") -> Notice | None:
+def _contradictions(examples: Sequence[ExampleRecord], what: str) -> Notice | None:
     files: dict[str, list[ExampleRecord]] = defaultdict(list)
     for example in examples:
         files[example.content_sha256].append(example)
     twice = [members for members in files.values() if len(members) > 1]
     if not twice:
         return None
-    what = "sound" if modality == bundle_pb2.MODALITY_SOUND else "picture"
     shown = [" and ".join(f"{member.label}/{member.filename}" for member in members) for members in twice]
     return Notice(
         "CONTRADICTING_LABELS",
         f"The same {what} stands under several labels: {_listed(shown)}. Upload each under one label only.",
+    )
+
+
+def _only_training(examples: Sequence[ExampleRecord], splits: Splits, what: str) -> Notice | None:
+    """What was to validate and does not, because it trains, or what it belongs to does."""
+    trains = sorted(
+        f"{one.label}/{one.filename}"
+        for one in examples
+        if bundle_pb2.SPLIT_VAL in (one.split, one.also_split) and splits[one.content_sha256] == bundle_pb2.SPLIT_TRAIN
+    )
+    if not trains:
+        return None
+    many = f"{len(trains)} {what}{'s' if len(trains) > 1 else ''}"
+    return Notice(
+        "VALIDATION_TRAINS",
+        f"In the validation data, but also in the training data, alone or with their group, and so used to train only: "
+        f"{many} ({_listed(trains)}). A model is measured on what it has not seen; validate on others.",
     )
 
 

@@ -44,7 +44,7 @@ def _seal(
     data = manifest.to_bytes(_manifest(modality, examples, split))
     digest = manifest.sha256(data)
     store.put(manifest.dataset_manifest_key(key.project, digest), data)
-    return Sealed(digest, modality, classes, report.notices(examples, classes, modality))
+    return Sealed(digest, modality, classes, report.notices(examples, split, classes, modality))
 
 
 def _manifest(

@@ -40,8 +40,8 @@ def groups(examples: Sequence[ExampleRecord]) -> dict[str, str]:
 def assign(examples: Sequence[ExampleRecord]) -> dict[str, "bundle_pb2.Split.ValueType"]:
     """The split of every content, by content_sha256.
 
-    Where someone uploaded examples for `val`, the split is theirs: what carries none trains, and a group that was
-    uploaded for both trains, so that nothing is measured on what it was fitted on. Otherwise a fifth of every class
+    Where someone uploaded examples for `val`, the split is theirs: what carries none trains, and a content or group
+    that was uploaded for both trains, so that nothing is measured on what it was fitted on. Otherwise a fifth of every class
     validates, at least one, and at least one trains, as far as groups allow.
     """
     group_of, members = groups(examples), defaultdict(list)
@@ -55,7 +55,9 @@ def assign(examples: Sequence[ExampleRecord]) -> dict[str, "bundle_pb2.Split.Val
 
 
 def _as_uploaded(members: Sequence[ExampleRecord]) -> "bundle_pb2.Split.ValueType":
-    only_val = all(member.split == bundle_pb2.SPLIT_VAL for member in members)
+    only_val = all(
+        member.split == bundle_pb2.SPLIT_VAL and member.also_split != bundle_pb2.SPLIT_TRAIN for member in members
+    )
     return bundle_pb2.SPLIT_VAL if only_val else bundle_pb2.SPLIT_TRAIN
 
 

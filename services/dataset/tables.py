@@ -32,6 +32,7 @@ examples = sa.Table(
     sa.Column("sample_rate", sa.Integer, nullable=False, server_default="0"),
     sa.Column("duration_us", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("group", text(256), nullable=False, server_default=""),
+    sa.Column("also_split", sa.Integer, nullable=False, server_default="0"),
     sa.UniqueConstraint("project", "dataset", "label", "content_sha256", name="uq_examples_content"),
     sa.ForeignKeyConstraint(
         ["project", "dataset"], ["datasets.project", "datasets.dataset"], name="fk_examples_dataset"

@@ -154,11 +154,11 @@ class Uploads:
         upload_sha256 = await asyncio.to_thread(_check_item, item)
         async with self._catalog.reading() as catalog:
             known = await catalog.examples_by_upload(key, item.begin.label, upload_sha256)
-        if known and _is_in(item.begin.group, known):
+        if known and _is_in(item.begin.group, known) and not _unlike(item.begin.split, known):
             return known, True
         if known:
             async with self._catalog.writing() as catalog:
-                return await _join(catalog, key, known, item.begin.group), True
+                return await _told(catalog, key, known, item.begin), True
         kept = await self._decoders.normalize(bytes(item.data), modality)
         # The blobs first: a row never names bytes that are not there.
         for one in kept:
@@ -166,13 +166,32 @@ class Uploads:
         group = item.begin.group or (upload_sha256 if len(kept) > 1 else "")
         records = [_record(item, upload_sha256, group, one) for one in kept]
         async with self._catalog.writing() as catalog:
-            stored = await _join(catalog, key, await catalog.add_examples(key, records), item.begin.group)
+            stored = await _told(catalog, key, await catalog.add_examples(key, records), item.begin)
         return stored, all(one.example != record.example for one, record in zip(stored, records, strict=True))
 
 
 def _is_in(group: str, found: Sequence[ExampleRecord]) -> bool:
     """Whether the examples are in the group already; no group asks for none."""
     return not group or all(one.group == group for one in found)
+
+
+def _unlike(split: "bundle_pb2.Split.ValueType", found: Sequence[ExampleRecord]) -> list[ExampleRecord]:
+    """Those of the examples that were never uploaded for that split; none asks for nothing."""
+    return [one for one in found if split and split not in (one.split, one.also_split)]
+
+
+async def _told(
+    catalog: CatalogWriter,
+    key: DatasetKey,
+    found: list[ExampleRecord],
+    begin: dataset_pb2.UploadExamplesRequest.Begin,
+) -> list[ExampleRecord]:
+    """The examples as they are after the caller said again what they belong to and what they are for."""
+    joined = await _join(catalog, key, found, begin.group)
+    unlike = _unlike(begin.split, joined)
+    if unlike:
+        await catalog.note_split(key, unlike, begin.split)
+    return joined
 
 
 async def _join(catalog: CatalogWriter, key: DatasetKey, found: list[ExampleRecord], group: str) -> list[ExampleRecord]:

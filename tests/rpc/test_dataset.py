@@ -106,6 +106,26 @@ async def test_uploaded_splits_are_kept(dataset_service: DatasetService, labelle
     assert [one.reason for one in version.notices] == ["FEW_EXAMPLES", "UNMEASURED_CLASSES"]
 
 
+@pytest.mark.parametrize("order", [(SPLIT_TRAIN, SPLIT_VAL), (SPLIT_VAL, SPLIT_TRAIN)])
+async def test_what_is_uploaded_for_both_splits_trains_and_is_named(
+    dataset_service: DatasetService,
+    labelled: Callable[..., list[Item]],
+    order: "tuple[bundle_pb2.Split.ValueType, ...]",
+) -> None:
+    """A picture that was uploaded to train and to validate only trains, whichever came first, and a notice says how
+    many there are and which.
+    """
+    name = await create(dataset_service)
+    shared = {SPLIT_TRAIN: range(5), SPLIT_VAL: range(3, 7)}
+    for split in (*order, *order):
+        await upload(dataset_service, name, *labelled("a", shared[split], split), *labelled("b", range(7, 10), order[0]))
+    await upload(dataset_service, name, *labelled("b", range(10, 12), order[1]))
+    version = await seal(dataset_service, name)
+    assert (version.classes[0].num_train, version.classes[0].num_val) == (5, 2)
+    (notice,) = [one for one in version.notices if one.reason == "VALIDATION_TRAINS"]
+    assert "used to train only: 2 pictures (a/3.jpg, a/4.jpg)." in notice.message
+
+
 async def test_a_picture_under_two_labels_is_one_group(
     dataset_service: DatasetService, flowers: str, labelled: Callable[..., list[Item]]
 ) -> None:

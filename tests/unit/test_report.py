@@ -1,9 +1,11 @@
 """The report: what is odd about the data, said so that its owner can act."""
 
+from dataclasses import replace
+
 import pytest
 
 from handful.errors import FailedPrecondition
-from handful.v1.bundle_pb2 import SPLIT_TRAIN, SPLIT_UNSPECIFIED, SPLIT_VAL
+from handful.v1.bundle_pb2 import MODALITY_SOUND, SPLIT_TRAIN, SPLIT_UNSPECIFIED, SPLIT_VAL
 from services.dataset.records import ClassCount, ExampleRecord
 from services.dataset.report import check, count, notices
 
@@ -58,15 +60,25 @@ def test_the_least_that_can_be_learnt_from_is_taken() -> None:
 )
 def test_oddities_are_found(classes: tuple[ClassCount, ...], reasons: list[str], said: str) -> None:
     """Few examples, imbalance and unmeasured classes are each told once, with names and numbers; else nothing is."""
-    found = notices([], classes)
+    found = notices([], {}, classes)
     assert [one.reason for one in found] == reasons
     assert said in " ".join(one.message for one in found)
+
+
+def test_what_was_to_validate_and_trains_is_found() -> None:
+    """A sound that was uploaded to validate and trains is told by name; what validates, and what was never to, is not."""
+    given = [replace(example("cat", content, f"{content}.wav"), split=SPLIT_VAL) for content in "123"]
+    given += [example("dog", "4"), replace(example("dog", "5", "5.wav"), also_split=SPLIT_VAL)]
+    splits = {"1": SPLIT_VAL, "2": SPLIT_TRAIN, "3": SPLIT_VAL, "4": SPLIT_TRAIN, "5": SPLIT_TRAIN}
+    (found,) = notices(given, splits, GOOD, MODALITY_SOUND)
+    assert found.reason == "VALIDATION_TRAINS"
+    assert "used to train only: 2 sounds (cat/2.wav, dog/5.wav)." in found.message
 
 
 def test_contradictions_are_found_with_their_files() -> None:
     """A picture under several labels is told with the files to look at, and a picture under one label is not."""
     given = [example("cat", "1", "tom.jpg"), example("dog", "1", "rex.jpg"), example("dog", "2", "fido.jpg")]
-    (found,) = notices(given, GOOD)
+    (found,) = notices(given, dict.fromkeys("12", SPLIT_TRAIN), GOOD)
     assert found.reason == "CONTRADICTING_LABELS"
     assert "cat/tom.jpg and dog/rex.jpg" in found.message
     assert "fido" not in found.message
