@@ -18,6 +18,7 @@ from handful.peers import reach
 from handful.predictions import File
 from handful.recipe import recipe
 from handful.run import Run
+from handful.thumbnails import thumbnails
 from handful.uploads import Pushed, check_modality, upload
 from handful.v1 import bundle_pb2, dataset_pb2, inference_pb2, model_pb2, trainer_pb2
 from handful.v1.dataset_pb2 import UploadExamplesResponse
@@ -94,11 +95,10 @@ class Client:
     def thumbnails(
         self, dataset: str, content_sha256s: Iterable[str], side: int = 0
     ) -> dict[str, dataset_pb2.Thumbnail]:
-        """Small pictures of a dataset's examples by their content, of those that it has; up to 100, 128 pixels wide."""
-        request = dataset_pb2.GetThumbnailsRequest(
-            parent=self._dataset_name(dataset), content_sha256s=content_sha256s, side=side
-        )
-        return {one.content_sha256: one for one in call(self._datasets.GetThumbnails, request).thumbnails}
+        """Small pictures of a dataset's examples by their content, of those that it has; by default 128 pixels wide.
+        One that cannot be made has a `problem` instead of a `jpeg`.
+        """
+        return thumbnails(self._datasets, self._dataset_name(dataset), content_sha256s, side)
 
     def upload(self, dataset: str, files: Iterable[LabelledFile]) -> Iterator[UploadExamplesResponse]:
         """Sends files; yields a verdict for each, in order, whose client_ref is the file's path.

@@ -32,6 +32,14 @@ _SOUNDS = (
 _PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF....WEBP")
 # Where one kind is so many times as frequent as the other, the other are strays, refused one by one.
 _STRAY = 4
+# More are not walked through; more than MANY are not what classes of some dozens of examples look like.
+MAX_FILES = 100_000
+MANY_FILES, MANY_CLASSES = 10_000, 200
+SHOWN = 3
+LAYOUT = (
+    "A folder to push has a folder for each class: cat/1.jpg dog/2.jpg; or train and val folders of those: "
+    "train/cat/1.jpg val/cat/2.jpg."
+)
 
 
 @dataclass(frozen=True)
@@ -44,21 +52,83 @@ class LabelledFile:
     group: str = ""
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What a folder holds: the files in class folders, in order, and how much was passed by."""
+
+    folder: Path
+    files: list[LabelledFile]
+    # Files and folders whose names begin with a dot.
+    num_hidden: int
+    # Files beside the class folders, which have no class.
+    num_loose: int
+
+    @property
+    def labels(self) -> list[str]:
+        return sorted({file.label for file in self.files})
+
+
 def find(folder: Path, groups: str = "") -> list[LabelledFile]:
-    """Every file of a folder of class folders, in order. InvalidArgument that shows the layout where there is none.
+    """Every file of a folder of class folders, in order; what is hidden is none. InvalidArgument that shows the layout
+    where there is none.
 
     `groups` is a regular expression with one pair of parentheses, found in every file's name: what the parentheses
     match is the file's group, such as the speaker.
     """
+    return survey(folder, groups).files
+
+
+def survey(folder: Path, groups: str = "") -> Survey:
+    """As `find`, with what was passed by."""
     if not folder.is_dir():
         raise InvalidArgument(f"{folder} is not a folder.")
-    found = list(_find(folder))
+    passed: Counter[str] = Counter()
+    found: list[LabelledFile] = []
+    for file in _find(folder, passed):
+        found.append(file)
+        if len(found) > MAX_FILES:
+            raise InvalidArgument(f"{folder} has more than {MAX_FILES:,} files in folders. {LAYOUT}")
     if not found:
-        raise InvalidArgument(
-            f"{folder} has no class folders with files. It must look like cat/1.jpg dog/2.jpg, "
-            "or like train/cat/1.jpg val/cat/2.jpg."
-        )
-    return _grouped(found, groups) if groups else found
+        beside = f" {passed['loose']} files lie in it directly." if passed["loose"] else ""
+        raise InvalidArgument(f"{folder} has no class folders with files.{beside} {LAYOUT}")
+    return Survey(folder, _grouped(found, groups) if groups else found, passed["hidden"], passed["loose"])
+
+
+def doubts(found: Survey) -> list[str]:
+    """Why a folder may not be what its owner means to push, in sentences; none where it looks like class folders."""
+    taken = [file for file in found.files if _modality(file.path) is not None]
+    num, others = len(found.files), len(found.files) - len(taken)
+    # One class that has all its files in folders is likely the parent of class folders.
+    deep = [file for file in taken if _depth(file, found.folder) > (0 if len(found.labels) == 1 else 1)]
+    inner = {one.name.lower() for one in _folders(found.folder)}
+    told = []
+    if others > num / 2:
+        told.append(f"{others:,} of {num:,} files are neither pictures nor sounds.")
+    if len(deep) > len(taken) / 2:
+        where, label = deep[0].path.relative_to(found.folder), deep[0].label
+        told.append(f"Most lie in folders within folders, such as {where}, whose class would be {label}.")
+    if num > MANY_FILES:
+        told.append(f"There are {num:,} files; some dozens of each class are enough.")
+    if len(found.labels) > MANY_CLASSES:
+        told.append(f"Every folder is a class, and there are {len(found.labels):,}.")
+    if {"train"} < inner & _SPLITS.keys() and inner - _SPLITS.keys():
+        beside = ", ".join(sorted(inner - _SPLITS.keys())[:SHOWN])
+        told.append(f"Beside train and val stands {beside}, so all of them are taken for classes. Move it elsewhere.")
+    return told
+
+
+def _depth(file: LabelledFile, folder: Path) -> int:
+    """How many folders there are between a file and its class folder."""
+    above = 2 if file.split == SPLIT_UNSPECIFIED else 3
+    return len(file.path.relative_to(folder).parts) - above
+
+
+def media(folder: Path) -> tuple[list[Path], int]:
+    """The pictures and sounds in a folder, however deep, in order, without what is hidden; and how many other files."""
+    passed: Counter[str] = Counter()
+    files = list(_files(folder, passed))
+    kept = [path for path in files if _modality(path) is not None]
+    return kept, len(files) - len(kept)
 
 
 def modality_of(files: Sequence[LabelledFile]) -> "Modality.ValueType":
@@ -71,7 +141,7 @@ def modality_of(files: Sequence[LabelledFile]) -> "Modality.ValueType":
     if not pictures and not sounds:
         raise InvalidArgument(
             f"None of the {len(files)} files is a picture or a sound that is taken: JPEG, PNG or WebP; "
-            "WAV, FLAC, OGG or MP3. Convert them first."
+            f"WAV, FLAC, OGG or MP3. Convert them first. {LAYOUT}"
         )
     if max(pictures, sounds) < _STRAY * min(pictures, sounds):
         raise InvalidArgument(
@@ -110,21 +180,41 @@ def _grouped(files: Sequence[LabelledFile], pattern: str) -> list[LabelledFile]:
     return [replace(file, group=match[1]) for file, match in zip(files, matches, strict=True) if match]
 
 
-def _find(folder: Path) -> Iterator[LabelledFile]:
-    inner = _folders(folder)
+def _find(folder: Path, passed: Counter[str]) -> Iterator[LabelledFile]:
+    inner = _folders(folder, passed)
+    passed["loose"] += sum(one.is_file() and not _is_hidden(one) for one in folder.iterdir())
     if inner and all(one.name.lower() in _SPLITS for one in inner):
         for split_folder in inner:
-            yield from _classes(split_folder, _SPLITS[split_folder.name.lower()])
+            yield from _classes(_folders(split_folder, passed), _SPLITS[split_folder.name.lower()], passed)
     else:
-        yield from _classes(folder, SPLIT_UNSPECIFIED)
+        yield from _classes(inner, SPLIT_UNSPECIFIED, passed)
 
 
-def _classes(folder: Path, split: "Split.ValueType") -> Iterator[LabelledFile]:
-    for class_folder in _folders(folder):
-        for path in sorted(class_folder.rglob("*")):
-            if path.is_file() and not path.name.startswith("."):
-                yield LabelledFile(path, class_folder.name, split)
+def _classes(folders: Sequence[Path], split: "Split.ValueType", passed: Counter[str]) -> Iterator[LabelledFile]:
+    for class_folder in folders:
+        for path in _files(class_folder, passed):
+            yield LabelledFile(path, class_folder.name, split)
 
 
-def _folders(folder: Path) -> list[Path]:
-    return sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
+def _files(folder: Path, passed: Counter[str]) -> Iterator[Path]:
+    """In order, however deep, of folders that are not hidden."""
+    inner = sorted(folder.iterdir())
+    passed["hidden"] += sum(map(_is_hidden, inner))
+    for path in inner:
+        if _is_hidden(path):
+            continue
+        if path.is_file():
+            yield path
+        elif path.is_dir() and not path.is_symlink():  # which may lead in a circle
+            yield from _files(path, passed)
+
+
+def _folders(folder: Path, passed: Counter[str] | None = None) -> list[Path]:
+    inner = sorted(folder.iterdir())
+    if passed is not None:
+        passed["hidden"] += sum(map(_is_hidden, inner))
+    return [one for one in inner if one.is_dir() and not _is_hidden(one)]
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(".")

@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from handful import Client
 from handful.cli import commands
+from handful.cli.tables import plain_table, print_table
 from handful.v1.bundle_pb2 import MODALITY_IMAGE, Modality
 from handful.v1.trainer_pb2 import Architecture
 
@@ -29,7 +30,7 @@ def show(given: argparse.Namespace) -> int:
         print(json.dumps(list(map(_as_dict, found)), indent=2))
         return 0
     columns = ("architecture", "input", "parameters", "GFLOPs", "features", "to train", "weights", "description")
-    table = commands.plain_table(*columns)
+    table = plain_table(*columns)
     for one in found:
         table.add_row(
             f"{one.id}{' (default)' if one.is_default else ''}",
@@ -41,7 +42,7 @@ def show(given: argparse.Namespace) -> int:
             _weights(one),
             escape(one.description),
         )
-    commands.console.print(table)
+    print_table(table, commands.console)
     return 0
 
 

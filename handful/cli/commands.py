@@ -11,21 +11,17 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from handful import Client, Run
 from handful.channel import Addresses
-from handful.cli.outcome import INTERRUPTED, follow_to_the_end, state
+from handful.cli.outcome import follow_to_the_end, state
 from handful.cli.stack import DEFAULT_WORKER_ADDRESS, Stack
+from handful.cli.tables import plain_table, print_table
 from handful.errors import InvalidArgument, NotFound
-from handful.folders import find
 from handful.recipe import as_dict, recipe
-from handful.uploads import Pushed
-from handful.v1.dataset_pb2 import DatasetVersion, UploadExamplesResponse
 from handful.v1.trainer_pb2 import Failure, RecipeField, TrainingRun
 
-SHOWN_CLASSES = 20
 # A pipe has no width; lines there are not broken.
 PIPE_WIDTH = 10_000
 console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
@@ -53,48 +49,6 @@ def up(given: argparse.Namespace) -> int:
             stack.stop()
             console.print(f"Stopped. Data stays in {home}.")
             return 0
-
-
-def push(given: argparse.Namespace) -> int:
-    dataset = given.dataset or given.folder.resolve().name.lower().replace("_", "-").replace(" ", "-")
-    with Client.from_env() as client:
-        try:
-            pushed = push_with_progress(client, dataset, given.folder, given.groups)
-        except KeyboardInterrupt:
-            console.print("Stopped. What was stored stays in the dataset. To send the rest, push the folder again.")
-            return INTERRUPTED
-    show(pushed.version)
-    console.print(f"Next: handful train {dataset}")
-    return 0
-
-
-def push_with_progress(client: Client, dataset: str, folder: Path, groups: str = "") -> Pushed:
-    """Pushes a folder under a progress bar."""
-    columns = (TextColumn("pushing"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=len(find(folder, groups)))
-
-        def hear(verdict: UploadExamplesResponse) -> None:
-            bar.advance(task)
-            if verdict.HasField("rejected"):
-                why = verdict.rejected
-                refused = escape(f"{verdict.client_ref}: {why.message} {why.hint}")
-                bar.console.print(f"[yellow]refused[/yellow] {refused}")
-
-        return client.push(dataset, folder, hear, groups)
-
-
-def show(version: DatasetVersion) -> None:
-    """What a version holds, and what is odd about it."""
-    train = sum(one.num_train for one in version.classes)
-    val = sum(one.num_val for one in version.classes)
-    console.print(f"{version.name}: {len(version.classes)} classes, {train} examples to train, {val} to validate")
-    for one in version.classes[:SHOWN_CLASSES]:
-        console.print(f"  {escape(one.label)}: {one.num_train} + {one.num_val}")
-    if len(version.classes) > SHOWN_CLASSES:
-        console.print(f"  and {len(version.classes) - SHOWN_CLASSES} more")
-    for notice in version.notices:
-        console.print(f"[yellow]note[/yellow] {escape(notice.message)}")
 
 
 def train(given: argparse.Namespace) -> int:
@@ -193,29 +147,8 @@ def recipes(_: argparse.Namespace) -> int:
             table = plain_table("field", "default", "allowed", "")
             for field in preset.fields:
                 table.add_row(field.name, field.default_value, _allowed(field), field.description)
-            console.print(table)
+            print_table(table, console)
     return 0
-
-
-def predict(given: argparse.Namespace) -> int:
-    failed = 0
-    with Client.from_env() as client:
-        for file in given.files:
-            try:
-                answer = client.predict(given.model, file, given.top)
-            except (InvalidArgument, OSError) as bad:
-                failed += 1
-                why = bad.message if isinstance(bad, InvalidArgument) else bad.strerror
-                console.print(f"{escape(str(file))}: [yellow]{escape(str(why))}[/yellow]")
-                continue
-            shown = "  ".join(f"{one.label} {one.score:.3f}" for one in answer.predictions)
-            said = f"{file}: unknown; of the classes most like: {shown}" if answer.unknown else f"{file}: {shown}"
-            console.print(f"{escape(said)}  [dim]({short(answer.model_version)})[/dim]")
-            for one in answer.segments:
-                heard = "  ".join(f"{each.label} {each.score:.3f}" for each in one.predictions) or "nothing"
-                said = f"unknown; of the classes most like: {heard}" if one.unknown else heard
-                console.print(escape(f"  {one.start_seconds:6.1f} to {one.end_seconds:6.1f} s: {said}"))
-    return 1 if failed else 0
 
 
 def promote(given: argparse.Namespace) -> int:
@@ -277,13 +210,8 @@ def _allowed(field: RecipeField) -> str:
     return f"{field.minimum:g} to {field.maximum:g} {field.unit}".rstrip()
 
 
-def plain_table(*columns: str) -> Table:
-    """A table without lines, for facts about many things."""
-    table = Table(box=None, pad_edge=False)
-    for position, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=position == 0)
-    return table
-
-
 def _print_table(table: Table, empty: str) -> None:
-    console.print(table if table.rows else empty)
+    if table.rows:
+        print_table(table, console)
+    else:
+        console.print(empty)

@@ -10,8 +10,9 @@ from rich.markup import escape
 
 from handful import Client
 from handful.cli import page
-from handful.cli.commands import console, plain_table
+from handful.cli.commands import console
 from handful.cli.outcome import state
+from handful.cli.tables import plain_table, print_table
 from handful.errors import InvalidArgument, NotFound
 from handful.recipe import as_dict
 from handful.v1.trainer_pb2 import ComparedTrainingRun, CompareTrainingRunsResponse, TrainingRun
@@ -51,7 +52,7 @@ def show(compared: CompareTrainingRunsResponse) -> None:
     table = plain_table(*COLUMNS, *compared.differing_fields)
     for row in rows(compared):
         table.add_row(*map(escape, row))
-    console.print(table)
+    print_table(table, console)
 
 
 def write(compared: CompareTrainingRunsResponse, file: Path | None, *, quiet: bool = False) -> None:

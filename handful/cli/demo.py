@@ -15,11 +15,11 @@ from pathlib import Path
 from rich.console import Console
 
 from handful import Client
-from handful.cli import commands, exchange
+from handful.cli import commands, exchange, pushing
 from handful.cli.live import follow
 from handful.cli.stack import MissingParts, Stack
 from handful.errors import FailedPrecondition
-from handful.folders import LabelledFile, find
+from handful.folders import LabelledFile, Survey, survey
 from handful.recipe import as_dict
 from handful.v1.bundle_pb2 import SPLIT_VAL
 from handful.v1.dataset_pb2 import DatasetVersion
@@ -43,7 +43,7 @@ def run(given: argparse.Namespace) -> int:
     home = folder / "home"
     try:
         data = given.data or _digits(folder / "digits", console)
-        files = find(data)
+        found = survey(data)
         stack = Stack.on_free_ports(home)
         stack.environment |= (settings := honoured())
         project = _project(settings, console)
@@ -51,7 +51,7 @@ def run(given: argparse.Namespace) -> int:
             stack.start()
         try:
             with Client(stack.addresses, project) as client:
-                report = _line(client, data, files, seconds, console, folder)
+                report = _line(client, found, seconds, console, folder)
         finally:
             stack.stop()
     finally:
@@ -85,12 +85,12 @@ def _project(settings: dict[str, str], console: Console) -> str:
 
 
 def _line(
-    client: Client, data: Path, files: list[LabelledFile], seconds: dict[str, float], console: Console, folder: Path
+    client: Client, found: Survey, seconds: dict[str, float], console: Console, folder: Path
 ) -> dict[str, object]:
     plots = folder / "plots"
     with _timed(seconds, "push"):
-        pushed = commands.push_with_progress(client, DATASET, data)
-    commands.show(pushed.version)
+        pushed = pushing.push_with_progress(client, DATASET, found)
+    pushing.show(pushed.version)
     with _timed(seconds, "train"):
         ended = follow(client.train(DATASET), console)
     if ended.state != TrainingRun.STATE_SUCCEEDED:
@@ -100,7 +100,7 @@ def _line(
     for plot in evaluation.plots:
         (plots / f"{plot.name}.png").write_bytes(plot.png)
     with _timed(seconds, "predict"):
-        _predict(client, files, console)
+        _predict(client, found.files, console)
     with _timed(seconds, "export"):
         made = exchange.export_with_progress(client, f"{DATASET}@production", folder, console)
         exported = exchange.self_test(made, folder / "home" / "export")
@@ -111,7 +111,7 @@ def _line(
 def _predict(client: Client, files: list[LabelledFile], console: Console) -> None:
     unseen = [file for file in files if file.split == SPLIT_VAL]
     shown = unseen or files
-    console.print("Some pictures it never saw:" if unseen else "Some of the pictures, most of which it was trained on:")
+    console.print("Some that it never saw:" if unseen else "Some of the examples, most of which it was trained on:")
     step = max(1, len(shown) // NUM_PREDICTED)
     for file in shown[::step][:NUM_PREDICTED]:
         best = client.predict(DATASET, file.path, top_k=1).predictions[0]
@@ -142,9 +142,9 @@ def _show(report: dict[str, object], console: Console) -> None:
     accuracy = report["val_accuracy"]
     measured = f"{accuracy:.1%} right" if accuracy is not None else "How well it does is not known"
     console.print(
-        f"\n[bold green]{measured}[/bold green] on {report['val_examples']} unseen pictures: "
+        f"\n[bold green]{measured}[/bold green] on {report['val_examples']} unseen examples: "
         f"{report['recipe']} on {report['architecture']} ({report['weights']} weights), "
-        f"{report['train_examples']} training pictures."
+        f"{report['train_examples']} training examples."
     )
     if isinstance(seconds, dict) and isinstance(plots, dict):
         console.print("seconds: " + ", ".join(f"{phase} {spent:.1f}" for phase, spent in seconds.items()))

@@ -24,6 +24,7 @@ from rich.markup import escape
 from handful.channel import Addresses
 from handful.cli import commands
 from handful.cli.stack import DEFAULT_WORKER_ADDRESS
+from handful.cli.tables import plain_table, print_table
 
 CONNECT_SECONDS = 2.0
 OK, WARN, MISSING, BROKEN = "ok", "warn", "missing", "broken"
@@ -53,12 +54,12 @@ def run(given: argparse.Namespace) -> int:
     if given.json:
         print(json.dumps({"healthy": healthy, "findings": [asdict(finding) for finding in findings]}))
     else:
-        table = commands.plain_table("", "", "")
+        table = plain_table("", "", "")
         for finding in findings:
             colour = _COLOURS[finding.status]
             table.add_row(f"[{colour}]{finding.status}[/{colour}]", finding.check, escape(finding.says))
         table.show_header = False
-        commands.console.print(table)
+        print_table(table, commands.console)
     return 0 if healthy else 1
 
 

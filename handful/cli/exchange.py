@@ -33,7 +33,7 @@ def export(given: argparse.Namespace) -> int:
     commands.console.print("Next, here or on any machine with Python 3.11 or newer:")
     commands.console.print(escape(f"  unzip {made.path} -d {folder} && cd {folder}"), soft_wrap=True)
     commands.console.print("  python3 -m venv .venv && . .venv/bin/activate && pip install -r requirements.txt")
-    commands.console.print("  python predict.py some.jpg")
+    commands.console.print("  python predict.py FILE")
     return 0
 
 
@@ -57,7 +57,7 @@ def show(made: Exported, console: Console) -> None:
     export = made.export
     console.print(escape(f"{made.path}: {export.size_bytes / 1e6:.0f} MB"), soft_wrap=True)
     console.print(
-        f"Its graph was tried on {export.num_golden} pictures: {export.top1_agreement:.0%} of its answers are the "
+        f"Its graph was tried on {export.num_golden} examples: {export.top1_agreement:.0%} of its answers are the "
         f"model's; probabilities differ by {export.max_abs_diff:.0e} at most."
     )
 

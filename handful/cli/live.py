@@ -27,7 +27,7 @@ _LOST = "connection lost: {} The run goes on; trying again ..."
 _TO_NOTHING = (TrainingRun.STATE_FAILED, TrainingRun.STATE_CANCELLED)
 # Phases of a run, as Progress names them, for people.
 PHASES = {
-    "loading": "loading pictures",
+    "loading": "loading examples",
     "weights": "downloading pretrained weights (once)",
     "graph": "preparing the network (once)",
     "features": "computing features",

@@ -1,6 +1,7 @@
 """`handful`: what can be said on the command line, and how errors are said: in a line, with what to do, exit code 2."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -15,6 +16,8 @@ from handful.cli import (
     doctor,
     exchange,
     explain,
+    predicting,
+    pushing,
     report,
     sweep,
     weights,
@@ -47,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = command(given)
     except KeyboardInterrupt:
         code = 130
+    except BrokenPipeError:  # who read, as `head` does, has enough; at the end Python would try to write the rest
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_FAILED
     except (HandfulError, MissingParts, OSError) as problem:
         print(f"handful: {_say(problem)}", file=sys.stderr)
         code = EXIT_CANNOT
@@ -105,7 +111,7 @@ def _add_starting(add: Add) -> None:
 
 
 def _add_data(add: Add) -> None:
-    push = add("push", "add a folder of class folders to a dataset, and seal a version", commands.push)
+    push = add("push", "add a folder of class folders to a dataset, and seal a version", pushing.run)
     push.add_argument(
         "folder", type=Path, help="cat/1.jpg dog/2.jpg ... (a fifth validates), or train/cat/1.jpg val/cat/2.jpg ..."
     )
@@ -116,6 +122,7 @@ def _add_data(add: Add) -> None:
         help="a regular expression whose parentheses match, in each file's name, what it belongs to, such as the "
         "speaker: '_([a-z]+)_'. No group is divided between training and validation",
     )
+    push.add_argument("--yes", action="store_true", help="push a folder that does not look like class folders, unasked")
     push.add_argument("--dataset", help="the dataset's id (default: the folder's name)")
 
 
@@ -186,9 +193,16 @@ def _add_comparing(add: Add) -> None:
 def _add_models(add: Add) -> None:
     add("models", "list models, their versions and aliases", commands.models)
 
-    predict = add("predict", "say what pictures show, or what sounds are of", commands.predict)
+    predict = add("predict", "say what pictures show, or what sounds are of", predicting.run)
     predict.add_argument("model", help="flowers, flowers@staging or flowers/versions/2")
-    predict.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JPEG, PNG or WebP; WAV, FLAC, OGG or MP3")
+    predict.add_argument(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="JPEG, PNG or WebP; WAV, FLAC, OGG or MP3; or a folder, for a table of all that are in it",
+    )
+    predict.add_argument("--json", action="store_true", help="print a JSON object for each file, on a line of its own")
     predict.add_argument("--top", type=int, default=3, help="answers per file (default: 3)")
 
     explained = add("explain", "draw what a model looked at, and name the examples that are most like it", explain.run)

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from handful import Client, Run
 from handful.cli import findings, live
+from handful.cli.tables import print_table
 from handful.v1.bundle_pb2 import Evaluation, LabelSuspect, Resources
 from handful.v1.trainer_pb2 import TrainingRun
 
@@ -56,7 +57,7 @@ def show_evaluation(client: Client, ended: TrainingRun, console: Console) -> Non
     for one in evaluation.classes:
         figures = (f"{value:.3f}" for value in (one.precision, one.recall, one.f1))
         table.add_row(escape(one.label), str(one.num_examples), *figures)
-    console.print(table)
+    print_table(table, console)
     console.print("  ".join(f"{metric.name.removeprefix('val/')} {metric.value:.4f}" for metric in evaluation.metrics))
 
 
@@ -116,5 +117,5 @@ def next_step(client: Client, model_version: str) -> str:
     model = next(one for one in client.models() if one.name == full_name)
     serving = {one.alias: one.version for one in model.aliases}.get("production")
     if serving == int(number):
-        return f"It is {name}@production now. Next: handful predict {name} some.jpg"
+        return f"It is {name}@production now. Next: handful predict {name} FILE"
     return f"{name}@production is still version {serving}. To serve this one: handful promote {name} {number}"

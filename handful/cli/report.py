@@ -10,7 +10,7 @@ from rich.markup import escape
 from handful import Client, Run
 from handful.cli import report_page
 from handful.cli.commands import console, find_run
-from handful.errors import FailedPrecondition
+from handful.errors import FailedPrecondition, HandfulError
 from handful.v1.bundle_pb2 import Evaluation
 from handful.v1.trainer_pb2 import TrainingRun, TrainingRunEvent
 
@@ -40,20 +40,33 @@ def gathered(client: Client, found: Run) -> report_page.Report:
         version, measured_on = ended.evaluated_model_version, ended.dataset_version
     answer = client.evaluation(version, measured_on)
     notices = {event.notice.reason: event.notice.message for event in events if event.HasField("notice")}
-    dataset = ended.dataset_version.partition("/versions/")[0]
-    wanted = _pictures(answer.evaluation)
+    pictures, names, missing = _shown(client, ended.dataset_version.partition("/versions/")[0], answer.evaluation)
     return report_page.Report(
         run=ended,
         model_version=version,
         evaluation=answer.evaluation,
         plots={plot.name: plot.png for plot in answer.plots},
-        notices=list(notices.values()),
-        thumbnails=client.thumbnails(dataset, wanted, SIDE) if wanted else {},
+        notices=[*notices.values(), *missing],
+        pictures=pictures,
+        names=names,
     )
 
 
-def _pictures(evaluation: Evaluation) -> list[str]:
-    """Which pictures the page shows, by content."""
+def _shown(client: Client, dataset: str, evaluation: Evaluation) -> tuple[dict[str, bytes], dict[str, str], list[str]]:
+    """Of the examples that the page names, by content: pictures as JPEG files, and file names; and in sentences what of
+    that could not be had, without which there is a report all the same.
+    """
     contents = [one.content_sha256 for one in evaluation.wrong_answers]
     contents += [one.content_sha256 for one in evaluation.cross_validation.label_suspects]
-    return list(dict.fromkeys(contents))[:MAX_PICTURES]
+    wanted = list(dict.fromkeys(contents))[:MAX_PICTURES]
+    if not wanted:
+        return {}, {}, []
+    try:
+        found = client.thumbnails(dataset, wanted, SIDE)
+        # Sounds have no pictures; what they are called stands with the examples.
+        named = found.values() if found else (one for one in client.examples(dataset) if one.content_sha256 in wanted)
+        names = {one.content_sha256: one.filename for one in named}
+    except HandfulError as problem:
+        return {}, {}, [f"The examples could not be had, so they have no names and no pictures here: {problem.message}"]
+    lost = [f"{one.filename} has no picture here: {one.problem}" for one in found.values() if one.problem]
+    return {content: one.jpeg for content, one in found.items() if one.jpeg}, names, lost

@@ -9,7 +9,6 @@ from handful.cli import findings
 from handful.cli.page import document, table
 from handful.recipe import as_dict
 from handful.v1.bundle_pb2 import Baseline, Evaluation, Interval
-from handful.v1.dataset_pb2 import Thumbnail
 from handful.v1.trainer_pb2 import TrainingRun
 
 _FIGURES = (
@@ -41,14 +40,15 @@ _MEANING = (
 
 @dataclass(frozen=True)
 class Report:
-    """What stands on the page. `plots` are PNG files by name, `thumbnails` pictures by content."""
+    """What stands on the page. `plots` are PNG files by name, `pictures` JPEG files by content, as are file `names`."""
 
     run: TrainingRun
     model_version: str
     evaluation: Evaluation
     plots: Mapping[str, bytes]
     notices: Sequence[str]
-    thumbnails: Mapping[str, Thumbnail]
+    pictures: Mapping[str, bytes]
+    names: Mapping[str, str]
 
 
 def html(report: Report) -> str:
@@ -73,8 +73,8 @@ def html(report: Report) -> str:
 def _sentences(evaluation: Evaluation) -> Iterator[str]:
     accuracy, num = _of(evaluation, "val/accuracy"), sum(one.num_examples for one in evaluation.classes)
     if accuracy is not None:
-        between = f"; of all such pictures, {findings.percents(evaluation.accuracy_interval)}"
-        yield f"It was right on {accuracy:.1%} of {num} pictures that it was not trained on{between}."
+        between = f"; of all such examples, {findings.percents(evaluation.accuracy_interval)}"
+        yield f"It was right on {accuracy:.1%} of {num} examples that it was not trained on{between}."
     if evaluation.HasField("cross_validation"):
         yield from findings.sentences(evaluation.cross_validation)
 
@@ -148,14 +148,17 @@ def _suspects(report: Report) -> str:
 
 
 def _cards(report: Report, cards: Iterable[tuple[str, str]]) -> str:
-    """Pictures with a line each; where there is no picture, the line alone."""
+    """Pictures with a line each; where there is no picture, the line alone; of sounds, a list of lines."""
+    told = [(content, escape(report.names.get(content, content[:12])), escape(line)) for content, line in cards]
+    if not any(content in report.pictures for content, _, _ in told):
+        lines = "".join(f"<li><b>{name}</b> {line}</li>" for _, name, line in told)
+        return f"<ul>{lines}</ul>" if told else ""
     made = []
-    for content, line in cards:
-        small = report.thumbnails.get(content)
-        name = small.filename if small and small.filename else content[:12]
-        image = f"<img alt='' src='{_data('jpeg', small.jpeg)}'>" if small else "<span class='none'>no picture</span>"
-        made.append(f"<figure>{image}<figcaption><b>{escape(name)}</b><br>{escape(line)}</figcaption></figure>")
-    return f"<div class='cards'>{''.join(made)}</div>" if made else ""
+    for content, name, line in told:
+        jpeg = report.pictures.get(content)
+        image = f"<img alt='' src='{_data('jpeg', jpeg)}'>" if jpeg else "<span class='none'>no picture</span>"
+        made.append(f"<figure>{image}<figcaption><b>{name}</b><br>{line}</figcaption></figure>")
+    return f"<div class='cards'>{''.join(made)}</div>"
 
 
 def _curve(evaluation: Evaluation) -> str:

@@ -14,8 +14,9 @@ from rich.table import Table
 
 from handful import Client, Run, grid
 from handful.cli import compare
-from handful.cli.commands import console, plain_table
+from handful.cli.commands import console
 from handful.cli.outcome import INTERRUPTED, state
+from handful.cli.tables import plain_table
 from handful.errors import Cancelled, DeadlineExceeded, FailedPrecondition, InvalidArgument, Unavailable
 from handful.recipe import as_dict
 from handful.v1.bundle_pb2 import Recipe

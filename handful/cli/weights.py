@@ -16,6 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from handful.cli import commands
 from handful.cli.stack import MissingParts
+from handful.cli.tables import plain_table, print_table
 
 PLACES = {
     "package": "in a package",
@@ -29,12 +30,12 @@ _NEEDED = ("services", "structlog", "safetensors")
 
 def show(_: argparse.Namespace) -> int:
     """Every architecture's weights: where they are, their size and licence."""
-    table = commands.plain_table("architecture", "weights", "size", "licence", "source")
+    table = plain_table("architecture", "weights", "size", "licence", "source")
     weights = list(ask("list"))
     for one in weights:
         size = f"{one['max_bytes'] / 1e6:.0f} MB"
         table.add_row(one["id"], PLACES[one["place"]], size, one["license"], escape(one["source"]))
-    commands.console.print(table)
+    print_table(table, commands.console)
     commands.console.print(f"What is fetched or imported is kept in {escape(weights[0]['kept_in'])}")
     for one in weights:
         if one["license_note"]:

@@ -1011,18 +1011,24 @@ class GetThumbnailsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     THUMBNAILS_FIELD_NUMBER: _builtins.int
+    UNANSWERED_CONTENT_SHA256S_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def thumbnails(self) -> _containers.RepeatedCompositeFieldContainer[Global___Thumbnail]:
         """In the order of the request, one of each content. What the dataset does not have, or is no picture, is left out."""
+
+    @_builtins.property
+    def unanswered_content_sha256s(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Contents that this answer had no room for, which ends at about 2 MiB: ask again with them."""
 
     def __init__(
         self,
         *,
         thumbnails: _abc.Iterable[Global___Thumbnail] | None = ...,
+        unanswered_content_sha256s: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["thumbnails", b"thumbnails"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["thumbnails", b"thumbnails", "unanswered_content_sha256s", b"unanswered_content_sha256s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1037,22 +1043,26 @@ class Thumbnail(_message.Message):
     CONTENT_SHA256_FIELD_NUMBER: _builtins.int
     FILENAME_FIELD_NUMBER: _builtins.int
     JPEG_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
     content_sha256: _builtins.str
     """SHA-256 of the example's stored bytes, lower-case hex."""
     filename: _builtins.str
     """The name of the file it came from, without folders."""
     jpeg: _builtins.bytes
-    """The picture, a JPEG file."""
+    """The picture, a JPEG file; empty where there is a problem."""
+    problem: _builtins.str
+    """Why there is no picture, for people; empty where there is one."""
     def __init__(
         self,
         *,
         content_sha256: _builtins.str = ...,
         filename: _builtins.str = ...,
         jpeg: _builtins.bytes = ...,
+        problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_sha256", b"content_sha256", "filename", b"filename", "jpeg", b"jpeg"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_sha256", b"content_sha256", "filename", b"filename", "jpeg", b"jpeg", "problem", b"problem"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -87,8 +87,7 @@ class DatasetServicer(dataset_pb2_grpc.DatasetServiceServicer):
         async with self._catalog.reading() as catalog:
             await catalog.dataset(key)
             found = await catalog.examples_by_content(key, request.content_sha256s)
-        made = await thumbnails.make(self._store, self._decoders, key.project, found, side)
-        return dataset_pb2.GetThumbnailsResponse(thumbnails=made)
+        return await thumbnails.make(self._store, self._decoders, key.project, found, side)
 
     async def CreateDatasetVersion(
         self, request: dataset_pb2.CreateDatasetVersionRequest, context: Context

@@ -41,8 +41,8 @@ def assign(examples: Sequence[ExampleRecord]) -> dict[str, "bundle_pb2.Split.Val
     """The split of every content, by content_sha256.
 
     Where someone uploaded examples for `val`, the split is theirs: what carries none trains, and a content or group
-    that was uploaded for both trains, so that nothing is measured on what it was fitted on. Otherwise a fifth of every class
-    validates, at least one, and at least one trains, as far as groups allow.
+    that was uploaded for both trains, so that nothing is measured on what it was fitted on. Otherwise a fifth of every
+    class validates, at least one, and at least one trains, as far as groups allow.
     """
     group_of, members = groups(examples), defaultdict(list)
     for example in examples:

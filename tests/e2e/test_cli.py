@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from handful import Client
+from handful.bundle.manifest import blob_key
 from handful.cli.stack import Stack
+from services.shared.objects.filesystem import FilesystemStore
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -76,16 +79,79 @@ def test_five_minutes(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     listed = {one["name"]: one for one in json.loads(cli("architectures", "--json").stdout)}
     assert listed["efficientnet_lite0"]["weights"] == "present"
     assert listed["vgg16"]["weights"] == "not_offered"
-    (line,) = (line for line in cli("architectures").stdout.splitlines() if line.startswith("resnet50 "))
-    assert "224 px  23.5 M" in line
+    (line,) = (line for line in cli("architectures").stdout.splitlines() if line.startswith("resnet50\t"))
+    assert line.split("\t")[1:3] == ["224 px", "23.5 M"]
+    assert not [line for line in cli("recipes").stdout.splitlines() if line.endswith("  ")]  # nothing is padded
     assert "queued" in cli("train", "tulips", "--detach").stdout
     assert "succeeded" in cli("watch", "tulips").stdout
     assert cli("cancel", "tulips").stdout.endswith(": succeeded\n")  # what is over stays as it ended
     answered = cli("predict", "tulips@production", pictures / "tulip" / "1.jpg", pictures / "tulip" / "notes.txt")
     assert "1.jpg: tulip" in answered.stdout
     assert "(tulips version 1)" in answered.stdout
-    assert "notes.txt: image: The file is not a JPEG, PNG or WebP picture." in answered.stdout
-    assert answered.returncode == 1
+    said = f"handful: {pictures / 'tulip' / 'notes.txt'}: The file is not a JPEG, PNG or WebP picture.\n"
+    assert (answered.returncode, answered.stderr) == (2, said)
+
+
+def test_a_folder_is_predicted(cli: Cli, pictures: Path, tmp_path: Path) -> None:
+    """Every picture in a folder is a row of a table, or a line of JSON; what is none is counted, what is hidden passed
+    by; and what cannot be predicted is one line each, with exit code 2.
+    """
+    cli("push", pictures, "--dataset", "tulips")
+    assert cli("train", "tulips", "--model", "fields").returncode == 0
+    (tmp_path / "new" / "deep").mkdir(parents=True)
+    (tmp_path / "new" / ".hidden").mkdir()
+    for place in ("a.jpg", "deep/b.jpg", ".hidden/c.jpg"):
+        shutil.copy(pictures / "tulip" / "1.jpg", tmp_path / "new" / place)
+    (tmp_path / "new" / "notes.txt").write_text("none")
+    listed = cli("predict", "fields", tmp_path / "new")
+    assert (listed.returncode, "neither pictures nor sounds: 1\n" in listed.stderr) == (0, True)
+    header, *rows = [line.split("\t") for line in listed.stdout.splitlines()]
+    assert header == ["file", "label", "score", "unknown"]
+    assert [row[:2] for row in rows] == [[str(tmp_path / "new" / place), "tulip"] for place in ("a.jpg", "deep/b.jpg")]
+    (line,) = cli("predict", "fields", tmp_path / "new" / "a.jpg", "--json").stdout.splitlines()
+    told = json.loads(line)
+    assert (told["label"], told["unknown"], len(told["predictions"])) == ("tulip", False, 2)
+    assert told["model_version"] == "projects/default/models/fields/versions/1"
+    missing = cli("predict", "fields", tmp_path / "gone.jpg", tmp_path / "new" / "a.jpg")
+    assert "a.jpg: tulip" in missing.stdout
+    assert missing.stderr == f"handful: {tmp_path / 'gone.jpg'}: There is no such file or folder.\n"
+    sound = tmp_path / "x.wav"
+    sound.write_bytes(b"RIFF\0\0\0\0WAVEfmt ")
+    wrong = cli("predict", "fields", sound)
+    assert wrong.stderr == f"handful: {sound}: It is a sound, and the model understands pictures.\n"
+    assert (missing.returncode, wrong.returncode) == (2, 2)
+
+
+def test_a_folder_that_is_not_meant_is_not_sent(stack: Stack, cli: Cli, pictures: Path, tmp_path: Path) -> None:
+    """Where a folder does not look like class folders, what it holds and what is expected is said, and nothing is sent
+    where nobody can be asked; with --yes it is. What is hidden is never sent, and counted.
+    """
+    for place in ("home/Documents/a.txt", "home/Documents/b.txt", "home/.cache/x.jpg", "home/Pictures/.thumbs/y.jpg"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text("none")
+    shutil.copy(pictures / "tulip" / "1.jpg", tmp_path / "home" / "Pictures")
+    refused = cli("push", tmp_path / "home", "--dataset", "everything")
+    assert refused.returncode == 2
+    assert "Its folders: Documents, Pictures; files in them: 3. 2 of 3 files are neither pictures" in refused.stderr
+    assert "cat/1.jpg dog/2.jpg" in refused.stderr
+    with Client(stack.addresses) as client:
+        assert not [one for one in client.datasets() if one.name.endswith("/everything")]
+    sent = cli("push", tmp_path / "home", "--dataset", "everything", "--yes")
+    assert "skipped hidden files and folders, whose names begin with a dot: 2\n" in sent.stdout
+    assert "a.txt: The file is not a JPEG" in sent.stdout
+    assert "thumbs" not in sent.stdout
+
+
+@pytest.mark.parametrize("command", ["recipes", "architectures"])
+def test_who_reads_enough_may_go(stack: Stack, command: str) -> None:
+    """As with `| head`: nothing is said of a pipe that nobody reads any more."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "HANDFUL_TRAINER": stack.addresses.trainer}
+    program = [str(Path(sys.executable).parent / "handful"), command]
+    done = subprocess.run(program, env=environment, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_a_drawing_says_what_a_model_looked_at(cli: Cli, pictures: Path, tmp_path: Path) -> None:
@@ -116,9 +182,9 @@ def test_a_run_is_gone_on_from(cli: Cli, pictures: Path) -> None:
     )
 
 
-def test_a_run_is_reported(cli: Cli, pictures: Path, tmp_path: Path) -> None:
+def test_a_run_is_reported(stack: Stack, cli: Cli, pictures: Path, tmp_path: Path) -> None:
     """A page with what to expect, each class, plots, and pictures of labels that may be wrong, and no link outside;
-    also where there is nothing to validate on.
+    also where there is nothing to validate on, and where a picture is lost, which is said.
     """
     folder = tmp_path / "mislabelled"
     shutil.copytree(pictures, folder / "train", ignore=shutil.ignore_patterns("*.txt"))
@@ -134,6 +200,12 @@ def test_a_run_is_reported(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     assert page.count("data:image/png;base64,") == 1  # there are no matrices of nothing
     assert "data:image/jpeg;base64," in page
     assert not re.search(r"(?:src|href)='(?!data:)|http|<script", page)
+    (suspect,) = re.findall(r"<b>(\S+)</b><br>is called", page)
+    with Client(stack.addresses) as client:
+        content = next(one.content_sha256 for one in client.examples("mislabelled") if one.filename == suspect)
+    FilesystemStore(stack.home / "store").delete(blob_key("default", content))
+    assert cli("report", "mislabelled", "--out", tmp_path / "report.html").returncode == 0
+    assert f"{suspect} has no picture here: The stored picture is damaged" in (tmp_path / "report.html").read_text()
     refused = cli("report", "no-such-run")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
 
@@ -146,7 +218,9 @@ def test_runs_are_compared(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.html"
     compared = cli("compare", "side-by-side", "--html", report)
     assert compared.returncode == 0, compared.stderr
-    assert re.search(r"regularization_c *\n.* 1\.000 +0\.510 to 1\.000 +4 .* 2\.0 *\n.* 0\.5 *\n", compared.stdout)
+    header, *rows = [line.split("\t") for line in compared.stdout.splitlines()[:3]]
+    assert (header[-1], [row[-1] for row in rows]) == ("regularization_c", ["2.0", "0.5"])
+    assert all({"1.000", "0.510 to 1.000", "4"} <= set(row) for row in rows)
     page = report.read_text()
     assert page.count("<polyline") == 4  # train/loss and val/loss of both
     assert page.count("<title>tulips/1 0.5</title>") == 2

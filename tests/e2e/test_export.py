@@ -179,14 +179,14 @@ def test_the_command_line_takes_models_out_and_in(out: Out, stack: Stack, tmp_pa
     assert exported.returncode == 0, exported.stderr
     assert "leaving-1.zip: 4" in exported.stdout
     assert "100% of its answers are the model's" in exported.stdout
-    assert "python predict.py some.jpg" in exported.stdout
+    assert "python predict.py FILE" in exported.stdout
     assert (tmp_path / "leaving-1.zip").read_bytes() == out.made.path.read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["leaving-1.zip"]
     assert "new/folder/leaving-1.zip: 4" in cli("export", "leaving", "--out", "new/folder").stdout
 
     imported = cli("import", "leaving-1.zip", "--model", "arrived")
     assert "projects/default/models/arrived/versions/1: 2 classes" in imported.stdout
-    assert "It is arrived@production now. Next: handful predict arrived some.jpg" in imported.stdout
+    assert "It is arrived@production now. Next: handful predict arrived FILE" in imported.stdout
     again = cli("import", "leaving-1.zip")  # the model is the one that the file is called after
     assert "projects/default/models/leaving/versions/2: 2 classes" in again.stdout
     assert "leaving@production is still version 1. To serve this one: handful promote leaving 2" in again.stdout

@@ -8,11 +8,13 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from handful import errors
-from handful.bundle.manifest import dataset_manifest_key
+from handful import Client, errors
+from handful.bundle.manifest import blob_key, dataset_manifest_key
+from handful.channel import Addresses
 from handful.v1 import bundle_pb2, dataset_pb2
 from handful.v1.bundle_pb2 import SPLIT_TRAIN, SPLIT_UNSPECIFIED, SPLIT_VAL
 from handful.v1.dataset_pb2 import UploadExamplesRequest as Step
@@ -118,7 +120,9 @@ async def test_what_is_uploaded_for_both_splits_trains_and_is_named(
     name = await create(dataset_service)
     shared = {SPLIT_TRAIN: range(5), SPLIT_VAL: range(3, 7)}
     for split in (*order, *order):
-        await upload(dataset_service, name, *labelled("a", shared[split], split), *labelled("b", range(7, 10), order[0]))
+        await upload(
+            dataset_service, name, *labelled("a", shared[split], split), *labelled("b", range(7, 10), order[0])
+        )
     await upload(dataset_service, name, *labelled("b", range(10, 12), order[1]))
     version = await seal(dataset_service, name)
     assert (version.classes[0].num_train, version.classes[0].num_val) == (5, 2)
@@ -321,6 +325,45 @@ async def test_examples_are_shown_small(dataset_service: DatasetService, flowers
     for one in found:
         with Image.open(io.BytesIO(one.jpeg)) as image:
             assert (image.format, max(image.size)) == ("JPEG", 32)
+
+
+async def test_one_picture_that_is_damaged_costs_no_other(
+    dataset_service: DatasetService, flowers: str, store: FilesystemStore
+) -> None:
+    """Where stored pictures are gone or other bytes, the others come, and those say that there is a problem."""
+    listed = (await dataset_service.stub.ListExamples(dataset_pb2.ListExamplesRequest(parent=flowers))).examples
+    wanted = [one.content_sha256 for one in listed[:3]]
+    store.delete(blob_key("default", wanted[0]))
+    store.put(blob_key("default", wanted[1]), b"no picture")
+    request = dataset_pb2.GetThumbnailsRequest(parent=flowers, content_sha256s=wanted)
+    found = (await dataset_service.stub.GetThumbnails(request)).thumbnails
+    assert [(one.content_sha256, one.problem, bool(one.jpeg)) for one in found] == [
+        (wanted[0], "The stored picture is damaged or gone.", False),
+        (wanted[1], "The stored picture is damaged or gone.", False),
+        (wanted[2], "", True),
+    ]
+    assert [one.filename for one in found] == [one.filename for one in listed[:3]]
+
+
+async def test_small_pictures_that_are_large_come_in_several_answers(
+    dataset_service: DatasetService,
+) -> None:
+    """What exceeds an answer is named in it, every message stays within gRPC's 4 MiB, and the client gets all."""
+    name, noise = await create(dataset_service), np.random.default_rng(0)
+    items: list[Item] = []
+    for seed in range(100):
+        buffer = io.BytesIO()
+        Image.fromarray(noise.integers(0, 256, (256, 256, 3), np.uint8)).save(buffer, "JPEG", quality=90)
+        items.append((Step.Begin(label="noise", filename=f"{seed}.jpg"), buffer.getvalue()))
+    contents = [one.stored.example.content_sha256 for one in await upload(dataset_service, name, *items)]
+    request = dataset_pb2.GetThumbnailsRequest(parent=name, content_sha256s=contents, side=256)
+    answer = await dataset_service.stub.GetThumbnails(request)
+    assert 0 < len(answer.thumbnails) < 100
+    assert [*(one.content_sha256 for one in answer.thumbnails), *answer.unanswered_content_sha256s] == contents
+    with Client(Addresses(dataset=dataset_service.address)) as client:
+        found = await asyncio.to_thread(client.thumbnails, "flowers", contents, 256)
+    assert sum(len(one.jpeg) for one in found.values()) > 4 * 2**20
+    assert list(found) == contents
 
 
 @pytest.mark.parametrize(

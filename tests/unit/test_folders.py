@@ -6,7 +6,7 @@ import pytest
 
 from handful.bundle.recordings import looks_like_sound
 from handful.errors import InvalidArgument
-from handful.folders import find, is_sound, modality_of
+from handful.folders import doubts, find, is_sound, modality_of, survey
 from handful.v1.bundle_pb2 import MODALITY_IMAGE, MODALITY_SOUND
 
 JPEG, WEBP, WAV, MP3 = b"\xff\xd8\xff\xe0", b"RIFF\0\0\0\0WEBPVP8 ", b"RIFF\0\0\0\0WAVEfmt ", b"\xff\xfb\x90\x64"
@@ -46,6 +46,42 @@ def test_a_text_of_windows_is_no_sound(tmp_path: Path) -> None:
     desktop = "[.ShellClassInfo]".encode("utf-16")
     assert desktop.startswith(b"\xff\xfe")
     assert modality_of(find(lay(tmp_path, desktop=desktop, first=JPEG))) == MODALITY_IMAGE
+
+
+def test_what_is_hidden_or_loose_is_counted_and_left_out(tmp_path: Path) -> None:
+    """At every depth; and a link to a folder, which may lead in a circle, is not followed below the class folders."""
+    lay(tmp_path, first=JPEG, **{".second": JPEG})
+    for folder in (".git", "one/.cache", "one/deep/.thumbs", "one/deep"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "x.jpg").write_bytes(JPEG)
+    (tmp_path / "readme.txt").write_text("loose")
+    (tmp_path / "one" / "circle").symlink_to(tmp_path)
+    found = survey(tmp_path)
+    assert [file.path.relative_to(tmp_path).as_posix() for file in found.files] == ["one/deep/x.jpg", "one/first.bin"]
+    assert (found.num_hidden, found.num_loose, found.labels) == (4, 1, ["one"])
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (["a/1.jpg", "b/2.jpg"], None),
+        (["train/a/1.jpg", "val/a/2.jpg", "train/a/ann/1.jpg"], None),
+        (["a/ann/1.jpg", "b/bob/1.jpg"], None),
+        (["a/1.jpg", "b/1.txt"], None),
+        (["a/1.jpg", "a/1.txt", "a/2.txt"], "2 of 3 files are neither pictures nor sounds"),
+        (["flowers/rose/1.jpg", "flowers/tulip/2.jpg"], "such as flowers/rose/1.jpg, whose class would be flowers"),
+        (["a/b/c/1.jpg", "d/e/f/1.jpg"], "folders within folders"),
+        (["train/a/1.jpg", "val/a/2.jpg", "test/3.jpg"], "Beside train and val stands test"),
+        ([f"{number}/1.jpg" for number in range(201)], "there are 201"),
+    ],
+)
+def test_what_does_not_look_like_class_folders_is_doubted(tmp_path: Path, files: list[str], says: str | None) -> None:
+    """And what does is not."""
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(JPEG if name.endswith(".jpg") else b"text")
+    told = doubts(survey(tmp_path))
+    assert (told == []) if says is None else (says in " ".join(told))
 
 
 def test_files_of_neither_kind_alone_are_refused(tmp_path: Path) -> None:

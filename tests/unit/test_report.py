@@ -66,7 +66,7 @@ def test_oddities_are_found(classes: tuple[ClassCount, ...], reasons: list[str],
 
 
 def test_what_was_to_validate_and_trains_is_found() -> None:
-    """A sound that was uploaded to validate and trains is told by name; what validates, and what was never to, is not."""
+    """A sound that was uploaded to validate and trains is told by name; what validates or was never to is not."""
     given = [replace(example("cat", content, f"{content}.wav"), split=SPLIT_VAL) for content in "123"]
     given += [example("dog", "4"), replace(example("dog", "5", "5.wav"), also_split=SPLIT_VAL)]
     splits = {"1": SPLIT_VAL, "2": SPLIT_TRAIN, "3": SPLIT_VAL, "4": SPLIT_TRAIN, "5": SPLIT_TRAIN}

@@ -28,7 +28,7 @@ def measure(work: Work) -> str:
     if not wanted:
         raise NoExamples(
             "No example is left: the model was trained on them, or does not know their classes. "
-            "Add pictures of its classes that it has not seen."
+            "Add examples of its classes that it has not seen."
         )
     keys = manifest.graph_keys(work.project, model.backbone, work.claim.evaluated_manifest_sha256)
     graph = get_first(work.store, keys, model.backbone.graph_sha256)

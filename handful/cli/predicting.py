@@ -1,0 +1,126 @@
+"""`handful predict`: what files show or are of: a line for each, a table for folders, JSON lines for programs."""
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from handful import Client
+from handful.cli import commands
+from handful.cli.tables import plain_table, print_table
+from handful.errors import InvalidArgument
+from handful.folders import media
+from handful.v1.inference_pb2 import Prediction, PredictResponse
+
+EXIT_SOME_CANNOT = 2
+
+# What is no sound is sent as a picture.
+_OTHER_KIND = {
+    "sound": "It is a sound, and the model understands pictures.",
+    "image": "It is no sound in WAV, FLAC, OGG or MP3, and the model understands sounds.",
+}
+
+Answered = tuple[Path, PredictResponse | str]
+
+
+def run(given: argparse.Namespace) -> int:
+    """Predicts every file, and every picture and sound in every folder; 2 where one could not be."""
+    problems = Console(stderr=True, highlight=False, soft_wrap=True)
+    files = list(_files(given.files, problems))
+    if not files:
+        return EXIT_SOME_CANNOT
+    as_table = not given.json and any(one.is_dir() for one in given.files)
+    table, failed = plain_table("file", "label", "score", "unknown"), sum(not one.exists() for one in given.files)
+    with Client.from_env() as client:
+        for file, answer in _answers(client, given.model, files, given.top, as_table=as_table):
+            if isinstance(answer, str):
+                failed += 1
+                problems.print(f"handful: {escape(str(file))}: [yellow]{escape(answer)}[/yellow]")
+            elif given.json:
+                print(json.dumps(_as_dict(file, answer)), flush=True)
+            elif as_table:
+                best = answer.predictions[0]
+                table.add_row(*map(escape, (str(file), best.label, f"{best.score:.3f}", "unknown" * answer.unknown)))
+            else:
+                _show(file, answer)
+    if as_table:
+        print_table(table, commands.console)
+    return EXIT_SOME_CANNOT if failed else 0
+
+
+def _files(given: Iterable[Path], problems: Console) -> Iterator[Path]:
+    for path in given:
+        if not path.is_dir():
+            if path.exists():
+                yield path
+            else:
+                problems.print(f"handful: {escape(str(path))}: [yellow]There is no such file or folder.[/yellow]")
+            continue
+        found, num_others = media(path)
+        if num_others or not found:
+            skipped = f"skipped files that are neither pictures nor sounds: {num_others}"
+            said = skipped if found else "There are no pictures or sounds in it."
+            problems.print(f"handful: {escape(str(path))}: [yellow]{said}[/yellow]")
+        yield from found
+
+
+def _answers(client: Client, model: str, files: list[Path], top: int, *, as_table: bool) -> Iterator[Answered]:
+    """The answer to each, or why there is none, under a progress bar where nothing else is printed on the way."""
+    columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn())
+    quiet = not (as_table and commands.console.is_terminal)
+    with Progress(*columns, console=commands.console, disable=quiet, transient=True) as bar:
+        for file in bar.track(files):
+            try:
+                yield file, client.predict(model, file, top)
+            except InvalidArgument as bad:
+                other = next((_OTHER_KIND[field] for field, _ in bad.violations if field in _OTHER_KIND), None)
+                if bad.violations and not other:  # of the model's name, say, and so of every file
+                    raise
+                # Fields say nothing to whoever named a file.
+                yield file, other or bad.message.removeprefix("image: ").removeprefix("sound: ")
+            except OSError as problem:
+                yield file, str(problem.strerror)
+
+
+def _show(file: Path, answer: PredictResponse) -> None:
+    said = f"{file}: {_said(answer.predictions, unknown=answer.unknown)}"
+    commands.console.print(f"{escape(said)}  [dim]({commands.short(answer.model_version)})[/dim]")
+    for one in answer.segments:
+        heard = _said(one.predictions, unknown=one.unknown)
+        commands.console.print(escape(f"  {one.start_seconds:6.1f} to {one.end_seconds:6.1f} s: {heard}"))
+
+
+def _said(predictions: Iterable[Prediction], *, unknown: bool) -> str:
+    shown = "  ".join(f"{one.label} {one.score:.3f}" for one in predictions) or "nothing"
+    return f"unknown; of the classes most like: {shown}" if unknown else shown
+
+
+def _as_dict(file: Path, answer: PredictResponse) -> dict[str, object]:
+    """`distance` and `max_distance` are None where the model cannot tell what is unknown."""
+    return {
+        "file": str(file),
+        "label": answer.predictions[0].label,
+        "score": answer.predictions[0].score,
+        "unknown": answer.unknown,
+        "distance": answer.distance if answer.HasField("distance") else None,
+        "max_distance": answer.max_distance if answer.HasField("max_distance") else None,
+        "predictions": _listed(answer.predictions),
+        "segments": [
+            {
+                "start_seconds": one.start_seconds,
+                "end_seconds": one.end_seconds,
+                "unknown": one.unknown,
+                "predictions": _listed(one.predictions),
+            }
+            for one in answer.segments
+        ],
+        "model_version": answer.model_version,
+    }
+
+
+def _listed(predictions: Iterable[Prediction]) -> list[dict[str, object]]:
+    return [{"label": one.label, "score": one.score} for one in predictions]
