@@ -27,7 +27,7 @@ def timed(make: Callable[[], bytes]) -> tuple[bytes, float]:
 
 def quickest(one: Backbone, other: Backbone, row: ArchitectureRow) -> list[float]:
     """Seconds of the quickest call of each; what else the machine does disturbs both alike."""
-    pixels, seconds = agreement.sample(row)[:1], [np.inf, np.inf]
+    pixels, seconds = agreement.sample(row.preprocessing.size)[:1], [np.inf, np.inf]
     for _ in range(CALLS):
         for place, backbone in enumerate((one, other)):
             started = time.perf_counter()
@@ -45,7 +45,8 @@ def line(row: ArchitectureRow) -> str:
     exported, exporting = timed(lambda: graphs.export(build(row.network, arrays), row))
     ours, theirs = Backbone(drawn), Backbone(exported)
     mine, other = quickest(ours, theirs, row)
-    difference = np.abs(ours.features(agreement.sample(row)) - theirs.features(agreement.sample(row))).max()
+    compared = agreement.sample(row.preprocessing.size)
+    difference = np.abs(ours.features(compared) - theirs.features(compared)).max()
     built = f"{drawing:8.2f} {exporting:8.1f}"
     return f"{row.id:20} {mine * 1e3:8.1f} {other * 1e3:8.1f} {other / mine:6.2f} {built} {difference:12.1e}"
 

@@ -19,8 +19,11 @@ Inputs = dict[str, npt.NDArray[Any]]
 # Below the loudest of a sound, in dB, everything counts as silence; powers have no logarithm at 0.
 FLOOR_DB = 80.0
 SMALLEST_POWER = 1e-10
-# Rates are converted by ratios of whole numbers no larger than this; others are off by less than 0.001 %.
+# Rates are converted by fractions whose denominator is no larger than this. Those that recorders have are met exactly;
+# any whole rate from 4,000 to 192,000 Hz is off by less than 0.08 % (a semitone is 6 %), the most beside 1/10 of it.
 MAX_RATIO = 700
+# How many samples are copied at a time while a rate is converted.
+PART_SAMPLES = 1 << 20
 # Crossings of zero on either side of the interpolating function, and where it begins to cut, as a share of the lower
 # of the two Nyquist frequencies.
 CROSSINGS, ROLL_OFF = 16, 0.95
@@ -76,18 +79,25 @@ def pieces(num_samples: int, rate: int, seconds: float) -> list[tuple[int, int]]
 
 
 def resample(samples: Samples, rate: int, wanted: int) -> Samples:
-    """The same sound at another rate, by band-limited interpolation (J. O. Smith, https://ccrma.stanford.edu/~jos/resample)."""
+    """The same sound at another rate, by band-limited interpolation (J. O. Smith, https://ccrma.stanford.edu/~jos/resample).
+    Beside the samples and the new ones it takes some megabytes, whatever the length.
+    """
     ratio = Fraction(wanted, rate).limit_denominator(MAX_RATIO)
     if ratio == 1:
         return samples
     kernel, before = _kernel(ratio.numerator, ratio.denominator)
-    length, step = kernel.shape[0], ratio.denominator
+    (length, up), step = kernel.shape, ratio.denominator
     count = math.ceil(len(samples) * ratio)
-    blocks = math.ceil(count / ratio.numerator)
-    padded = np.pad(samples, (before, max(0, blocks * step + length - len(samples))))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, length)[::step][:blocks]
-    converted: Samples = (frames @ kernel).reshape(-1)[:count]
-    return converted
+    blocks = math.ceil(count / up)
+    converted = np.empty((blocks, up), np.float32)
+    # BLAS takes a copy of what overlaps, `length / step` times as large: of a part at a time.
+    at_once = max(1, PART_SAMPLES // length)
+    for first in range(0, blocks, at_once):
+        last = min(first + at_once, blocks)
+        begin, end = first * step - before, (last - 1) * step - before + length
+        part = np.pad(samples[max(0, begin) : end], (max(0, -begin), max(0, end - max(len(samples), begin))))
+        converted[first:last] = np.lib.stride_tricks.sliding_window_view(part, length)[::step] @ kernel
+    return converted.reshape(-1)[:count]
 
 
 @lru_cache(maxsize=8)

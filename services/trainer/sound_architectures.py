@@ -128,6 +128,18 @@ SOUND_ARCHITECTURES: dict[str, SoundArchitectureRow] = {row.id: row for row in _
 CANDIDATES = ("speech_embedding", "spectrogram_lite0", "speech_and_spectrogram")
 
 
+def graph_input(spectrogram: Spectrogram) -> tuple[str, tuple[int, ...]]:
+    """What a graph takes of a spectrogram, as `Spectrogram.Layout` has it: which numbers, and their shape, where 0
+    stands for as many as there are windows.
+    """
+    frames, bands = spectrogram.window_frames, spectrogram.bands
+    if spectrogram.layout == Spectrogram.LAYOUT_STATISTICS:
+        return "float32", (1, 4 * bands)
+    if spectrogram.layout == Spectrogram.LAYOUT_WINDOWS:
+        return "float32", (0, frames, bands, 1)
+    return "uint8", (0, frames, frames, 3)
+
+
 def can_be_had(had: set[str]) -> set[str]:
     """The architectures, AUTO among them, whose weights are all among those that are had, by the ids of the weights."""
     able = {row.id for row in _ROWS if set(row.weights) <= had}

@@ -2,6 +2,7 @@
 
 import io
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -130,3 +131,91 @@ def test_a_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     parent.kill()
     parent.wait()
     until(lambda: not any(map(alive, pids)), "the group is gone")
+
+
+def folders(children: Children, entered: threading.Event, over: threading.Event) -> None:
+    """Work that makes a folder after another."""
+    while not over.is_set():
+        with children.folder():
+            entered.set()
+
+
+def test_work_may_make_folders_while_it_ends(children: Children) -> None:
+    """The end removes those there are, while a thread of the work makes more of them."""
+    entered, over = threading.Event(), threading.Event()
+    thread = threading.Thread(target=folders, args=(children, entered, over))
+    with children.folder() as one, children.folder() as other:
+        for number in range(2000):  # removing them takes a while
+            for folder in (one, other):
+                (folder / str(number)).touch()
+        thread.start()
+        entered.wait()
+        try:
+            for _ in range(5):
+                children.end()
+        finally:
+            over.set()
+            thread.join()
+        assert not one.exists()
+        assert not other.exists()
+
+
+def test_what_is_no_child_any_more_is_not_killed(children: Children) -> None:
+    """Once a child was waited for its id may be another's: whoever has it lives on."""
+    sleeper = (
+        "import subprocess as s\n"
+        "print(s.Popen(['sleep', '300'], start_new_session=True, stdout=s.DEVNULL, stderr=s.DEVNULL).pid)"
+    )
+    # Not a child of this process: its parent has ended.
+    other = int(subprocess.run([sys.executable, "-c", sleeper], capture_output=True, check=True).stdout)
+    try:
+        gone = subprocess.Popen([sys.executable, "-c", ""])
+        gone.wait()
+        gone.pid = other
+        children._alive.add(gone)
+        children.end()
+        time.sleep(0.5)  # in which it would be gone
+        assert alive(other)
+    finally:
+        os.kill(other, signal.SIGKILL)
+
+
+def printing(children: Children, folder: Path, program: str) -> list[str]:
+    """What a program prints."""
+    command, environment = [sys.executable, "-c", program], dict(os.environ)
+    with (folder / "errors").open("wb") as errors:
+        return list(children.lines(command, environment, folder, errors, lambda: None))
+
+
+def test_a_program_leaves_nobody_behind(children: Children, tmp_path: Path) -> None:
+    """What a program that ended has started, and does not wait for, ends with it."""
+    program = (
+        "import subprocess\n"
+        "print(subprocess.Popen(['sleep', '300'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid)"
+    )
+    (pid,) = printing(children, tmp_path, program)
+    until(lambda: not alive(int(pid)), "what the program started is gone")
+
+
+@pytest.mark.parametrize(("end", "kind"), [("os.kill(os.getpid(), 9)", MemoryError), ("sys.exit(3)", ChildLost)])
+def test_a_program_that_fails_is_an_error(children: Children, tmp_path: Path, end: str, kind: type[Exception]) -> None:
+    """As of a function."""
+    with pytest.raises(kind, match="exit code"):
+        printing(children, tmp_path, f"import os, sys; {end}")
+
+
+def test_programs_are_read_in_a_process_with_many_files(children: Children, tmp_path: Path) -> None:
+    """Where a thousand files and more are open, which `select` cannot tell apart."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2048:
+        pytest.skip("a process may not have so many files here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    opened = [os.open(os.devnull, os.O_RDONLY)]
+    try:
+        while opened[-1] < 1100:
+            opened.append(os.dup(opened[0]))
+        assert printing(children, tmp_path, "print('here')") == ["here"]
+    finally:
+        for one in opened:
+            os.close(one)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -1,7 +1,7 @@
 """Checkpoints of gradient training: taken up by other runs, by other recipes, and refused where they do not fit."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -10,11 +10,17 @@ from handful.bundle.manifest import sha256
 from handful.v1.bundle_pb2 import Recipe
 from handful.v1.worker_pb2 import Checkpoint, Claim
 from services.shared.objects.filesystem import FilesystemStore
+from services.trainer.worker import networks
+from services.trainer.worker.early_stopping import EarlyStopping
 from services.trainer.worker.examples import Examples
+from services.trainer.worker.optimisation import Optimiser
+from services.trainer.worker.pretrained import PretrainedWeights
+from services.trainer.worker.reporting import Reporter
+from services.trainer.worker.training_state import Training, resume
 from services.trainer.worker.weights import load_checkpoint
-from services.trainer.worker.work import Diverged, WeightsMismatch
+from services.trainer.worker.work import Diverged, WeightsMismatch, Work
 from tests.unit.test_fine_tune import few, recipe
-from tests.unit.test_fine_tuning import Attempt, attempt, examples, figures, flat, train
+from tests.unit.test_fine_tuning import Attempt, Recorder, attempt, examples, figures, flat, train
 
 __all__ = ["examples", "few"]
 # Only its last blocks are trained, which is quick.
@@ -116,12 +122,29 @@ def test_checkpoints_of_other_networks_are_refused(store: FilesystemStore, few: 
         kept.changed(head=None),
         kept.changed(optimizer={"state": {}}),
         kept.changed(body=kept.ended.state(store)["head"]),
+        kept.changed(center=torch.zeros(7)),
+        kept.changed(random=torch.zeros(7, dtype=torch.uint8)),
         kept.stored(b"no checkpoint"),
     ):
         with pytest.raises(WeightsMismatch, match="epoch 1 does not fit"):
             kept.go_on(few, recipe(num_epochs=2, **HEAD), wrong)
     with pytest.raises(WeightsMismatch):
         kept.go_on(replace(few, labels=("daisy", "rose")), recipe(num_epochs=2, **HEAD))
+
+
+def test_what_a_device_raises_is_no_mismatch(store: FilesystemStore, few: Examples) -> None:
+    """Weights of the right shapes that cannot be written are a fault of the machine, not of the checkpoint."""
+    kept = Kept(train(store, few, recipe(num_epochs=1, **HEAD), 1), store)
+    claim = Claim(attempt=1, recipe=recipe(num_epochs=2, **HEAD), training_run="projects/default/trainingRuns/r2")
+    claim.checkpoint.CopyFrom(kept.ended.checkpoints[-1])
+    reporter = cast("Reporter", Recorder(2))
+    work = Work(claim, store, PretrainedWeights(store), reporter, threads=1, cache=store)
+    network = networks.build(claim.recipe, work.weights, len(few.labels))
+    training = Training(network, Optimiser(claim.recipe, network, 1), EarlyStopping(0))
+    with torch.inference_mode():  # what is made in it cannot be written outside of it
+        network.head = torch.nn.Linear(network.row.feature_width, len(few.labels))
+    with pytest.raises(RuntimeError, match=r"[Ii]nference tensor"):
+        resume(work, training, few.labels)
 
 
 def test_training_that_diverges_says_so_and_keeps_what_was_good(store: FilesystemStore, few: Examples) -> None:

@@ -11,6 +11,7 @@ from onnx import checker, numpy_helper, shape_inference
 
 from handful.errors import InvalidArgument
 from handful.v1.bundle_pb2 import Backbone
+from services.trainer.sound_architectures import graph_input
 
 MIN_OPSET = 13
 _GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
@@ -66,13 +67,17 @@ def _check_operators(model: onnx.ModelProto) -> None:
 
 def _check_sound_ends(model: onnx.ModelProto, backbone: Backbone) -> None:
     """Spectrograms in, features out."""
-    names = [one.name for one in backbone.sound_preprocessing.spectrograms]
-    ends = [one.type.tensor_type for one in model.graph.output]
-    shape = [dim.dim_value for end in ends for dim in end.shape.dim]
-    if [one.name for one in model.graph.input] != names or [one.name for one in model.graph.output] != ["features"]:
+    expected = {one.name: graph_input(one) for one in backbone.sound_preprocessing.spectrograms}
+    names = [one.name for one in model.graph.input]
+    if names != [*expected] or [one.name for one in model.graph.output] != ["features"]:
         raise _unsupported("Its inputs and outputs are not those of a backbone.")
-    if ends[0].elem_type != onnx.TensorProto.FLOAT or shape != [1, backbone.feature_width]:
-        raise _unsupported("Its inputs and outputs are not those of a backbone.")
+    expected["features"] = ("float32", (1, backbone.feature_width))
+    for one in (*model.graph.input, *model.graph.output):
+        kind, shape = expected[one.name]
+        end = one.type.tensor_type
+        number = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+        if end.elem_type != number or tuple(dim.dim_value for dim in end.shape.dim) != shape:
+            raise _unsupported("Its inputs and outputs are not those of a backbone.")
 
 
 def _check_ends(model: onnx.ModelProto, backbone: Backbone) -> None:

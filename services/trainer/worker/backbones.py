@@ -85,7 +85,7 @@ def _build(
         return store_body(store, build_body(recipe, weights), row, preprocessing, project=None, origin="pretrained")
     state = efficientnet_lite.state(row.network.name, weights.tensors(row))
     backbone = _describe(row, preprocessing, offered(row).sha256, "pretrained")
-    return _store(store, "backbones", backbone, efficientnet_lite.graph(state, row), state)
+    return keep(store, "backbones", backbone, efficientnet_lite.graph(state, row), state)
 
 
 def _build_apart(
@@ -165,10 +165,10 @@ def store_graph(
 
     weights = offered(row).sha256 if origin == "pretrained" else tensors_sha256(state)
     folder = f"projects/{project}/backbones" if project else "backbones"
-    return _store(store, folder, _describe(row, preprocessing, weights, origin), graph, state)
+    return keep(store, folder, _describe(row, preprocessing, weights, origin), graph, state)
 
 
-def _store(store: ObjectStore, folder: str, backbone: Backbone, graph: bytes, state: Arrays) -> tuple[Backbone, bytes]:
+def keep(store: ObjectStore, folder: str, backbone: Backbone, graph: bytes, state: Arrays) -> tuple[Backbone, bytes]:
     """What is stored of the backbone in the end: this graph, or another that was there first and agrees with it."""
     from services.trainer.worker.weights import to_safetensors
 
@@ -178,9 +178,9 @@ def _store(store: ObjectStore, folder: str, backbone: Backbone, graph: bytes, st
         raise GraphDisagrees(f"the graph of {backbone.backbone_id} was stored and is not there")
     if stored[0].graph_sha256 != hashlib.sha256(graph).hexdigest():
         log.info("another worker stored this backbone's graph first", backbone_id=backbone.backbone_id)
-        row = ARCHITECTURES[backbone.architecture]
-        first, mine = (predictor.Backbone(each).features(agreement.sample(row)) for each in (stored[1], graph))
-        agreement.check(first, mine, row)
+        inputs = agreement.inputs(backbone)
+        first, mine = (predictor.Backbone(each).of(inputs) for each in (stored[1], graph))
+        agreement.check(first, mine, backbone.architecture)
     return stored
 
 

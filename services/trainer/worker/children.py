@@ -12,6 +12,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ Process = SpawnProcess | subprocess.Popen[bytes]
 
 GONE_SECONDS = 5.0
 STEP_SECONDS = 0.5
+EXIT_SECONDS = 0.01
 _CHUNK_BYTES = 65536
 _SPAWN = multiprocessing.get_context("spawn")
 
@@ -37,12 +39,15 @@ class InChild(Exception):
     """The traceback of what a child raised, as text: the objects in it may not come over."""
 
 
+# Of all children of this process: whoever starts one of them has others that have ended waited for, by multiprocessing.
+# Reentrant: a signal handler may end them while they are being ended.
+_LOCK = threading.RLock()
+
+
 class Children:
     """The child processes of one piece of work."""
 
     def __init__(self) -> None:
-        # Reentrant: a signal handler may end them while they are being ended.
-        self._lock = threading.RLock()
         self._alive: set[Process] = set()
         self._folders: set[Path] = set()
         self._ended = False
@@ -85,11 +90,12 @@ class Children:
         """
         process = self._start_program(command, environment, folder, errors)
         assert process.stdout is not None  # noqa: S101 - it is a pipe
-        rest, output = b"", process.stdout.fileno()
+        rest, output, there, exited = b"", process.stdout.fileno(), select.poll(), False
+        there.register(output, select.POLLIN)
         try:
             while True:
                 step()
-                if not select.select([output], [], [], STEP_SECONDS)[0]:
+                if not there.poll(STEP_SECONDS * 1e3):
                     continue
                 chunk = os.read(output, _CHUNK_BYTES)
                 if not chunk:
@@ -97,37 +103,39 @@ class Children:
                 *whole, rest = (rest + chunk).split(b"\n")
                 for line in whole:
                     yield line.decode()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(GONE_SECONDS)
-            code = process.poll()
+            exited = _exits(process.pid)
         finally:
             self._bury(process)
-        if code != 0:
-            raise self._lost(code)
+        if not exited or process.returncode != 0:
+            raise self._lost(process.returncode if exited else None)
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
         """A folder for a child to work in; it is gone when the work ends, whichever way."""
         with tempfile.TemporaryDirectory(prefix="handful-", ignore_cleanup_errors=True) as made:
-            with self._lock:
+            with _LOCK:
                 self._folders.add(Path(made))
-            yield Path(made)
+            try:
+                yield Path(made)
+            finally:
+                with _LOCK:
+                    self._folders.discard(Path(made))
 
     def end(self) -> None:
         """Kills those there are, with all that they started, and lets none start any more."""
-        with self._lock:
+        with _LOCK:
             self._ended = True
-            alive = tuple(self._alive)
-        for process in alive:
-            _kill(process)
+            alive, folders = tuple(self._alive), tuple(self._folders)
+            for process in alive:
+                _kill(process)
         for process in alive:
             _await(process)
-        for folder in self._folders:
+        for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _start(self, answer: Connection, task: Callable[..., Any], arguments: tuple[object, ...]) -> SpawnProcess:
         process = _SPAWN.Process(target=_run, args=(answer, task, arguments), daemon=True)
-        with self._lock:
+        with _LOCK:
             if self._ended:
                 raise ChildLost("the work is over")
             process.start()
@@ -137,7 +145,7 @@ class Children:
     def _start_program(
         self, command: Sequence[str], environment: Mapping[str, str], folder: Path, errors: IO[bytes]
     ) -> subprocess.Popen[bytes]:
-        with self._lock:
+        with _LOCK:
             if self._ended:
                 raise ChildLost("the work is over")
             process = subprocess.Popen(  # noqa: S603 - a program of ours
@@ -153,13 +161,14 @@ class Children:
         return process
 
     def _bury(self, process: Process) -> None:
-        _kill(process)
+        with _LOCK:
+            _kill(process)
+            # Nobody may kill it any more: once it is waited for, its id may be another's.
+            self._alive.discard(process)
         if isinstance(process, SpawnProcess):
             process.join()
         else:
             process.communicate()
-        with self._lock:
-            self._alive.discard(process)
 
     def _lost(self, code: int | None) -> Exception:
         if self._ended:
@@ -177,11 +186,29 @@ def _await(process: Process) -> None:
 
 
 def _kill(process: Process) -> None:
+    """Kills the group of a child that was not waited for, alive or not; of any other the id may be someone else's."""
+    if process.pid is None:
+        return
+    try:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return
     # One that has just been started has no group of its own yet.
-    if process.pid is not None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+
+
+def _exits(pid: int) -> bool:
+    """Whether a child ends soon; its id is its own until it is waited for."""
+    ends = time.monotonic() + GONE_SECONDS
+    while time.monotonic() < ends:
+        with suppress(ChildProcessError):
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                time.sleep(EXIT_SECONDS)
+                continue
+        return True
+    return False
 
 
 def _run(answer: Connection, task: Callable[..., Any], arguments: tuple[object, ...]) -> None:

@@ -64,7 +64,7 @@ def _without_traces(model: Any) -> Any:
 
 def check(graph: bytes, body: torch.nn.Module, row: ArchitectureRow) -> None:
     """GraphDisagrees where the graph computes other features than the network."""
-    pixels = agreement.sample(row)
+    pixels = agreement.sample(row.preprocessing.size)
     with torch.inference_mode():
         expected = PixelsIn(body, row).cpu().eval()(torch.from_numpy(pixels))[0].numpy()
-    agreement.check(Backbone(graph).features(pixels), expected, row)
+    agreement.check(Backbone(graph).features(pixels), expected, row.id)

@@ -11,9 +11,15 @@ from onnx import ModelProto, TensorProto, checker, compose, helper, numpy_helper
 from handful.v1.bundle_pb2 import Backbone, Spectrogram
 from services.shared.objects import ObjectStore
 from services.trainer.architectures import backbone_id
-from services.trainer.sound_architectures import PICTURE_BODY, PICTURES, SPEECH, SPEECH_EMBEDDING, SoundArchitectureRow
+from services.trainer.sound_architectures import (
+    PICTURE_BODY,
+    PICTURES,
+    SPEECH,
+    SPEECH_EMBEDDING,
+    SoundArchitectureRow,
+    graph_input,
+)
 from services.trainer.worker import backbones, efficientnet_lite
-from services.trainer.worker.agreement import GraphDisagrees
 from services.trainer.worker.children import Children
 from services.trainer.worker.efficientnet_lite import IR_VERSION, OPSET
 from services.trainer.worker.pretrained import PINNED, PretrainedWeights
@@ -50,14 +56,8 @@ def describe(row: SoundArchitectureRow) -> Backbone:
 def _build(
     store: ObjectStore, weights: PretrainedWeights, row: SoundArchitectureRow, backbone: Backbone
 ) -> tuple[Backbone, bytes]:
-    from services.trainer.worker.weights import to_safetensors
-
     graph, constants = draw(row, weights)
-    backbones.put(store, f"backbones/{backbone.backbone_id}", graph, to_safetensors(constants))
-    stored = backbones.first_stored(store, backbone)
-    if stored is None:
-        raise GraphDisagrees(f"the graph of {backbone.backbone_id} was stored and is not there")
-    return stored
+    return backbones.keep(store, "backbones", backbone, graph, constants)
 
 
 def draw(row: SoundArchitectureRow, weights: PretrainedWeights) -> tuple[bytes, Arrays]:
@@ -79,18 +79,16 @@ def draw(row: SoundArchitectureRow, weights: PretrainedWeights) -> tuple[bytes, 
 
 def _block(graph: onnx.GraphProto, spectrogram: Spectrogram, weights: PretrainedWeights) -> str:
     """Draws what becomes of an input: the name of float32[1, width]."""
-    frames, bands = spectrogram.window_frames, spectrogram.bands
+    kind, shape = graph_input(spectrogram)
+    number = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    graph.input.append(helper.make_tensor_value_info(spectrogram.name, number, [one or "n" for one in shape]))
     if spectrogram.layout == Spectrogram.LAYOUT_STATISTICS:
-        graph.input.append(helper.make_tensor_value_info(spectrogram.name, TensorProto.FLOAT, [1, 4 * bands]))
         return spectrogram.name
     if spectrogram.layout == Spectrogram.LAYOUT_WINDOWS:
         body = onnx.load_model_from_string(weights.graph(PINNED[SPEECH_EMBEDDING]))
-        kind, shape = TensorProto.FLOAT, ("n", frames, bands, 1)
     else:
         state = efficientnet_lite.state(PICTURE_BODY.network.name, weights.tensors(PICTURE_BODY))
         body = onnx.load_model_from_string(efficientnet_lite.graph(state, PICTURE_BODY))
-        kind, shape = TensorProto.UINT8, ("n", frames, frames, 3)
-    graph.input.append(helper.make_tensor_value_info(spectrogram.name, kind, shape))
     return _pooled(graph, _embedded(graph, body, spectrogram.name), spectrogram.name)
 
 
