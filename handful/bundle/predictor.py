@@ -19,7 +19,9 @@ NUMERICS = f"onnxruntime-{runtime.VERSION}-cpu-float32"
 
 
 class Backbone:
-    """A backbone's ONNX graph in ONNX Runtime, on one thread per call; calls may come from several threads at once."""
+    """A backbone's ONNX graph in ONNX Runtime, on one thread per call; calls may come from several threads at once.
+    MemoryError where memory does not suffice.
+    """
 
     def __init__(self, graph: bytes) -> None:
         self._session = runtime.session(graph)
@@ -35,12 +37,12 @@ class Backbone:
         names = [one.name for one in self._session.get_outputs()]
         if "feature_map" not in names:
             return self.features(pixels), None
-        features, feature_map = self._session.run(["features", "feature_map"], {"pixels": pixels})
+        features, feature_map = runtime.run(self._session, ["features", "feature_map"], {"pixels": pixels})
         return features, feature_map
 
     def of(self, inputs: Inputs) -> Floats:
         """float32[n, feature_width] of the graph's inputs by name; of a sound n is 1."""
-        features: Floats = self._session.run(["features"], inputs)[0]
+        features: Floats = runtime.run(self._session, ["features"], inputs)[0]
         return features
 
 

@@ -38,6 +38,9 @@ _ENCODINGS = {
 # too, of layer I with a checksum, which nobody has; it begins every text in UTF-16.
 _FRAME = re.compile(rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xfd\xff][\x00-\xef]")
 _TAG_HEAD = 10
+_ZEROS = re.compile(rb"\0+")
+# Writers that do not look put another tag before the one that is there.
+MAX_TAGS = 8
 _BROKEN = "The file is broken or cut off."
 
 
@@ -83,7 +86,8 @@ def decode(data: bytes, max_seconds: float = MAX_SECONDS, max_samples: int = MAX
     if kind is None:
         raise BadSound("UNSUPPORTED_FORMAT", "The file is not a WAV, FLAC, OGG or MP3 sound.")
     if kind == "MP3":
-        data = _without_tag(data)
+        data = _without_tags(data)
+        kind = "FLAC" if data[:4] == b"fLaC" else kind
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             _check(file, kind)
@@ -130,17 +134,25 @@ def _format(data: bytes) -> str | None:
     return "MP3" if data[:3] == b"ID3" or _FRAME.match(data) else None
 
 
-def _without_tag(data: bytes) -> bytes:
-    """From the first frame on: what stands behind a tag (https://id3.org/id3v2.4.0-structure) may be of any kind."""
-    if data[:3] == b"ID3":
-        if len(data) < _TAG_HEAD:
+def _without_tags(data: bytes) -> bytes:
+    """From the first frame of an MP3, or the head of a FLAC, on: what stands behind a tag, or several
+    (https://id3.org/id3v2.4.0-structure), may be of any kind.
+    """
+    begin, tags = 0, 0
+    while data[begin : begin + 3] == b"ID3" and tags < MAX_TAGS:
+        head = data[begin : begin + _TAG_HEAD]
+        if len(head) < _TAG_HEAD:
             raise BadSound("CORRUPT_MEDIA", _BROKEN)
-        size = sum((byte & 0x7F) << shift for byte, shift in zip(data[6:_TAG_HEAD], (21, 14, 7, 0), strict=True))
+        size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
         # Some tags have a copy of their head at the end, and some writers leave zeros behind a tag.
-        data = data[_TAG_HEAD + size + (_TAG_HEAD if data[5] & 0x10 else 0) :].lstrip(b"\0")
-    if not _FRAME.match(data):
-        raise BadSound("CORRUPT_MEDIA", "There is no MP3 sound behind the tag.")
-    return data
+        begin += _TAG_HEAD + size + (_TAG_HEAD if head[5] & 0x10 else 0)
+        if zeros := _ZEROS.match(data, begin):
+            begin = zeros.end()
+        tags += 1
+    sound = data[begin:]
+    if not _FRAME.match(sound) and sound[:4] != b"fLaC":
+        raise BadSound("CORRUPT_MEDIA", "There is no MP3 or FLAC sound behind the tag.")
+    return sound
 
 
 def _check(file: soundfile.SoundFile, kind: str) -> None:

@@ -67,6 +67,8 @@ class Backbones:
         choice = (self._chooser and self._chooser.known(graph.sha256)) or Choice()
         try:
             body = await asyncio.to_thread(RUNTIMES[choice.runtime].load, data, self._num_callers)
+        except MemoryError:
+            raise
         except Exception as problem:  # the runtime has many
             raise cannot_run() from problem
         log.info("backbone loaded", graph_sha256=graph.sha256, num_bytes=len(data), runtime=choice.runtime)

@@ -158,6 +158,13 @@ class Batcher:
                 rows.append((one, pixels))
         if not rows:
             return
+        try:
+            self._compute(rows)
+        except MemoryError:
+            log.warning("memory did not suffice", num_pictures=len(rows))
+            self._compute_each(rows)
+
+    def _compute(self, rows: Sequence[tuple[Waiting, Pixels]]) -> None:
         begun = time.perf_counter_ns()
         features = rows[0][0].model.backbone.backbone.features(np.stack([pixels for _, pixels in rows]))
         network = (time.perf_counter_ns() - begun) // len(rows)
@@ -169,6 +176,14 @@ class Batcher:
             spent = Spent(one.queue, one.decode, network, took, passes=int(id(head) not in heads))
             heads.add(id(head))
             self._settle(one, replace(answer, spent=spent))
+
+    def _compute_each(self, rows: Sequence[tuple[Waiting, Pixels]]) -> None:
+        """One picture after another, where there is not memory enough for all of them at once."""
+        for one in rows:
+            try:
+                self._compute([one])
+            except MemoryError:
+                self._fail(one[0], _too_much())
 
     def _prepare(self, one: Waiting) -> Pixels | None:
         """A picture as the backbone takes it; None where there is nothing more to do."""

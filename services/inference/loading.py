@@ -128,6 +128,8 @@ class Loader:
 def _check(ref: VersionRef, head: LoadedHead, known: Golden, body: Body) -> None:
     try:
         difference = known.difference(lambda one: head.head.probabilities(body.of(one)))
+    except MemoryError:
+        raise
     except Exception as problem:
         raise cannot_run() from problem  # whatever numpy and the runtime make of what does not fit together
     if known.levels > MAX_LEVELS or not difference <= MAX_DIFFERENCE:

@@ -28,6 +28,9 @@ def as_error(problem: BaseException) -> errors.HandfulError:
     for kinds, error, reason, message in _OF_OBJECTS:
         if isinstance(problem, kinds):
             return _caused(error(message, reason=reason), problem)
+    if isinstance(problem, MemoryError):
+        message = "The server has not memory enough for this now. Try again later."
+        return _caused(errors.ResourceExhausted(message, reason="OUT_OF_MEMORY"), problem)
     if isinstance(problem, TimeoutError):
         return errors.DeadlineExceeded("The call took longer than its deadline allows.")
     return errors.Internal("Something went wrong on our side. The log has it under the request id of this answer.")

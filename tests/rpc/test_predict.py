@@ -21,7 +21,7 @@ from services.inference.loading import Loader
 from services.inference.pointers import VersionRef
 from services.shared.objects.filesystem import FilesystemStore
 from services.shared.server import MEBIBYTE
-from tests.bundles import COLOURS, GatedLoader, mean_colour, point, publish
+from tests.bundles import COLOURS, GatedLoader, greedy, mean_colour, point, publish
 from tests.servers import reason, serving
 
 Stub: TypeAlias = "inference_pb2_grpc.InferenceServiceAsyncStub"
@@ -290,3 +290,17 @@ async def test_a_call_whose_caller_went_away_is_not_computed(store: FilesystemSt
         await first
         await predict(stub, FLOWERS, paint("red"))
         assert loader.gate.passes == [1, 1]
+
+
+async def test_memory_that_does_not_suffice_is_said(store: FilesystemStore, inference_stub: Stub, paint: Paint) -> None:
+    """A picture that the network has not memory enough for, and a model that cannot be loaded for want of it, are
+    RESOURCE_EXHAUSTED; the same process goes on answering.
+    """
+    models = {"flowers": [publish(store, graph=greedy())], "trees": [publish(store, graph=greedy(limit=-1))]}
+    point(store, models)
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), "white").save(buffer, "PNG")
+    for model, image in ((FLOWERS, buffer.getvalue()), ("projects/default/models/trees", paint("red"))):
+        error = await refusal(inference_stub, model, image)
+        assert (error.code, error.reason) == (StatusCode.RESOURCE_EXHAUSTED, "OUT_OF_MEMORY")
+    assert (await predict(inference_stub, FLOWERS, paint("red"))).predictions[0].label == "red"

@@ -1,10 +1,12 @@
 """From waiting pictures to answers: batches, strangers in them, callers that went away, and a queue that is full."""
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Callable
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from handful.bundle.heads import Floats
 from handful.bundle.predictor import Backbone, Pixels, Predictor, to_pixels
@@ -16,16 +18,16 @@ from services.inference.loading import Loader, Model
 from services.inference.pointers import VersionRef
 from services.shared.objects.filesystem import FilesystemStore
 from services.shared.server import MEBIBYTE
-from tests.bundles import PREPROCESSING, Gate, mean_colour, publish
+from tests.bundles import PREPROCESSING, SIZE, Gate, greedy, mean_colour, publish
 
 QUEUE, CAP = 8, 4
 
 
 class Broken(Backbone):
-    """A backbone that cannot compute."""
+    """A backbone that cannot compute, for whatever reason."""
 
     def features(self, pixels: Pixels) -> Floats:
-        raise MemoryError(len(pixels))
+        raise ArithmeticError(len(pixels))
 
 
 @pytest.fixture
@@ -208,5 +210,28 @@ async def test_a_pass_that_fails_does_not_end_the_thread(
     """Whoever waits for a pass that fails hears of it, and the next pass is made."""
     broken = Model(model.head, LoadedBackbone(Broken(mean_colour()), 0, CAP))
     answers = await asyncio.gather(*ask(batcher, [picture()] * 3, broken), return_exceptions=True)
-    assert [type(answer) for answer in answers] == [MemoryError] * 3
+    assert [type(answer) for answer in answers] == [ArithmeticError] * 3
     assert (await batcher.answer(picture(), model)).probabilities.shape == (3,)
+
+
+async def test_what_does_not_fit_together_is_answered_one_by_one(
+    batcher: Batcher, store: FilesystemStore, busy: Gate, picture: Callable[..., bytes]
+) -> None:
+    """A pass that memory does not suffice for is made again, a picture at a time; one that does not fit even alone is
+    told so, and nobody else is the worse for it.
+    """
+    model = await load(store, publish(store, graph=greedy()))
+    grey = [picture(seed) for seed in range(3)]
+    white = np.full((SIZE, SIZE, 3), 255, np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(white).save(buffer, "PNG")
+    asking = ask(batcher, [*grey, buffer.getvalue()], model)
+    await asyncio.sleep(0)
+    busy.opened.set()
+    *answers, refused = await asyncio.gather(*asking, return_exceptions=True)
+    alone = [await batcher.answer(one, model) for one in grey]
+    for answer, expected in zip(answers, alone, strict=True):
+        assert isinstance(answer, Answer)
+        np.testing.assert_array_equal(answer.probabilities, expected.probabilities)
+    assert isinstance(refused, ResourceExhausted)
+    assert refused.reason == "OUT_OF_MEMORY"

@@ -90,7 +90,11 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "noise with OGG's mark": (lambda: b"OggS" + np.random.default_rng(0).bytes(5000), "CORRUPT_MEDIA"),
     "noise with FLAC's mark": (lambda: b"fLaC" + np.random.default_rng(0).bytes(5000), "CORRUPT_MEDIA"),
     "noise with a tag": (lambda: b"ID3" + np.random.default_rng(0).bytes(5000), "CORRUPT_MEDIA"),
-    "a FLAC behind a tag": (lambda: tagged(file(tone(), kind="FLAC")), "CORRUPT_MEDIA"),
+    "a FLAC that is cut off behind a tag": (lambda: tagged(file(tone(), kind="FLAC")[:30]), "CORRUPT_MEDIA"),
+    "a WAV behind a tag": (lambda: tagged(file(tone())), "CORRUPT_MEDIA"),
+    "an OGG behind a tag": (lambda: tagged(file(tone(), kind="OGG")), "CORRUPT_MEDIA"),
+    "three million tags": (lambda: tagged(b"", 0) * 3_000_000, "CORRUPT_MEDIA"),
+    "two tags and nothing": (lambda: tagged(tagged(b"")), "CORRUPT_MEDIA"),
     "an AIFF behind a tag": (lambda: tagged(file(tone(), kind="AIFF")), "CORRUPT_MEDIA"),
     "a tag that is cut off": (lambda: b"ID3\x04\0\0", "CORRUPT_MEDIA"),
     "not a number": (lambda: _float_wav(np.nan), "CORRUPT_MEDIA"),
@@ -186,3 +190,15 @@ def test_a_tag_changes_no_sample(flags: int, behind: bytes) -> None:
     """An MP3 sounds the same behind a tag, one with a foot, and one with zeros behind it."""
     data = file(tone(), kind="MP3")
     np.testing.assert_array_equal(decode(tagged(data, flags=flags, behind=behind)).samples, decode(data).samples)
+
+
+@pytest.mark.parametrize("kind", ["MP3", "FLAC"])
+@pytest.mark.parametrize("tags", [1, 2, recordings.MAX_TAGS])
+def test_sounds_behind_tags_are_taken(kind: str, tags: int) -> None:
+    """An MP3 or a FLAC with tags before it, as some writers leave them, is what it is without."""
+    data = file(tone(), kind=kind)
+    behind = data
+    for _ in range(tags):
+        behind = tagged(behind, behind=bytes(20))
+    assert recordings.looks_like_sound(behind)
+    np.testing.assert_array_equal(decode(behind).samples, decode(data).samples)
