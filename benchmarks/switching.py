@@ -9,7 +9,7 @@ show which version computed them. About 15 minutes.
 - switches: an alias moves to another version, and on once all calls are answered by that.
 - bad: it moves to versions that disagree with their golden inputs, cannot be run, or are not there.
 - poisoned: batches of eight, one of them broken, beside each other; the seven others answer as they do alone.
-- restarts: two servers, each stopped and started again in turn.
+- restarts: two servers, each stopped and started again in turn, the next after a while (the manifests wait longer).
 """
 
 import argparse
@@ -44,6 +44,8 @@ FLOWERS = "projects/default/models/flowers"
 FOLLOWED_SECONDS = 2.0
 PAUSE_SECONDS = 0.2
 CALL_SECONDS = 20.0
+# More than the 2 s after which a channel of the SDK tries a server again.
+READY_SECONDS = 3.0
 PER_BATCH = 8
 
 
@@ -207,6 +209,7 @@ async def restarts(home: Path, count: int, rate: float) -> None:
         async def change(_: Heard) -> None:
             for place in [0, 1] * count:
                 await asyncio.to_thread(servers.restart, place)
+                await asyncio.sleep(READY_SECONDS)
 
         heard = await beside(stub, rate, change)
     heard.end(f"{count} rolling restarts of two servers at {rate:g} calls/s")

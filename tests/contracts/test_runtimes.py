@@ -1,12 +1,12 @@
 """What every runtime of the inference service does, and how one is chosen."""
 
 import asyncio
-import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -178,17 +178,32 @@ async def test_a_process_that_measures_does_not_outlive_its_server(graph: bytes)
     chooser = Chooser((DEFAULT,), 8)
     size = ROW.preprocessing.size
     task = asyncio.create_task(chooser.choose("sha", graph, [{"pixels": np.zeros((1, size, size, 3), np.uint8)}]))
-    children = Path(f"/proc/self/task/{os.getpid()}/children")
 
     def measuring() -> list[str]:
-        commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children.read_text().split()]
-        return [command.decode() for command in commands if b"measuring" in command]
+        found = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "measuring"], capture_output=True, text=True)
+        return found.stdout.split()
 
     await asyncio.to_thread(until, measuring, "a process measures")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert measuring() == []
+    await asyncio.to_thread(until, lambda: measuring() == [], "it has ended")
+
+
+@pytest.mark.parametrize("milliseconds", range(0, 40, 2))
+def test_a_server_that_stops_while_it_measures_ends(graph: bytes, milliseconds: int) -> None:
+    """Whatever is being done at that moment, starting the process too."""
+
+    async def serve() -> None:
+        inputs = [{"pixels": np.zeros((1, *[ROW.preprocessing.size] * 2, 3), np.uint8)}]
+        measuring = asyncio.create_task(Chooser((DEFAULT,), 8).choose("sha", graph, inputs))
+        await asyncio.sleep(milliseconds / 1000)
+        assert not measuring.done()
+
+    server = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
+    server.start()
+    server.join(10)
+    assert not server.is_alive()
 
 
 @pytest.mark.parametrize(

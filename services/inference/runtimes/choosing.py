@@ -5,6 +5,7 @@ process lives. What a processor says it can do is not asked: it says bfloat16 wh
 import asyncio
 import json
 import math
+import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -81,30 +82,16 @@ class Chooser:
         self._choices[graph_sha256] = Choice()
 
     async def _measured(self, names: Sequence[str], graph: bytes, inputs: Sequence[Inputs]) -> dict[str, Any] | None:
-        arguments = [",".join(names), str(self._cap), str(SECONDS)]
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "services.inference.runtimes.measuring", *arguments),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        assert process.stdin is not None  # noqa: S101 - it is a pipe
-        assert process.stdout is not None  # noqa: S101 - it is too
+        child = _Child([",".join(names), str(self._cap), str(SECONDS)])
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                process.stdin.write(pack(graph, inputs))  # left open: when we are gone, so is the process
-                await process.stdin.drain()
-                said = await process.stdout.read()
-                await process.wait()
+                said = await asyncio.to_thread(child.answer, pack(graph, inputs))
             found: dict[str, Any] = json.loads(said.splitlines()[-1])
         except (TimeoutError, OSError, IndexError, ValueError):
-            log.exception("runtimes cannot be measured", runtimes=names, code=process.returncode)
+            log.exception("runtimes cannot be measured", runtimes=names)
             return None
         finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+            child.give_up()
         return found
 
     def _tell(self, graph_sha256: str, rows: Iterable[Sequence[Any]], refused: dict[str, str]) -> None:
@@ -116,6 +103,36 @@ class Chooser:
         log.info("runtimes measured", **said)
         for name, reason in refused.items():
             log.warning("a runtime is refused", graph_sha256=graph_sha256, runtime=name, reason=reason)
+
+
+class _Child:
+    """The process that measures, on a thread of its own: asyncio's subprocesses never end a task that is cancelled
+    while one of them is being started.
+    """
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self._command = [sys.executable, "-m", "services.inference.runtimes.measuring", *arguments]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._given_up = False
+
+    def answer(self, told: bytes) -> bytes:
+        """All that it says. What it reads is left open meanwhile: when we are gone, so is it."""
+        pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+        with subprocess.Popen(self._command, stdin=pipe, stdout=pipe, stderr=nothing) as process:  # noqa: S603 - ours
+            self._process = process
+            if self._given_up:
+                process.kill()
+            assert process.stdin is not None  # noqa: S101 - it is a pipe
+            assert process.stdout is not None  # noqa: S101 - it is too
+            process.stdin.write(told)
+            process.stdin.flush()
+            return process.stdout.read()
+
+    def give_up(self) -> None:
+        """Ends it, or has it ended as soon as it is started."""
+        self._given_up = True
+        if self._process is not None:
+            self._process.kill()
 
 
 def pick(rows: Sequence[Sequence[Any]]) -> Choice:
