@@ -26,7 +26,7 @@ from services.trainer.worker import efficientnet_lite
 from services.trainer.worker.pretrained import offered
 from services.trainer.worker.pretrained.torch_files import read
 from tests.bundles import mean_colour, without_map
-from tests.processes import until
+from tests.processes import children, until
 
 ROOT = Path(__file__).parents[2]
 ROW = ARCHITECTURES[DEFAULT_ARCHITECTURE]
@@ -179,9 +179,8 @@ async def test_a_process_that_measures_does_not_outlive_its_server(graph: bytes)
     size = ROW.preprocessing.size
     task = asyncio.create_task(chooser.choose("sha", graph, [{"pixels": np.zeros((1, size, size, 3), np.uint8)}]))
 
-    def measuring() -> list[str]:
-        found = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "measuring"], capture_output=True, text=True)
-        return found.stdout.split()
+    def measuring() -> list[int]:
+        return [pid for pid in children() if b"runtimes.measuring" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
     await asyncio.to_thread(until, measuring, "a process measures")
     task.cancel()
