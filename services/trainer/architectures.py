@@ -15,6 +15,7 @@ from google.protobuf import json_format
 
 from handful.errors import InvalidArgument
 from handful.v1 import bundle_pb2, trainer_pb2
+from services.trainer.choices import not_one_of
 
 
 def _read(name: str) -> Any:
@@ -136,7 +137,7 @@ def find(architecture: str, field: str) -> ArchitectureRow:
     """The row; InvalidArgument that lists what there is."""
     row = ARCHITECTURES.get(architecture)
     if row is None:
-        raise InvalidArgument.fields([(field, f"{architecture!r} is unknown; there are: {', '.join(ARCHITECTURES)}")])
+        raise InvalidArgument.fields([(field, not_one_of(architecture, tuple(ARCHITECTURES)))])
     return row
 
 

@@ -9,9 +9,11 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from handful.errors import InvalidArgument
+from handful.recipe import as_dict
 from handful.v1 import bundle_pb2, trainer_pb2
 from handful.v1.bundle_pb2 import Recipe
 from services.trainer.architectures import ARCHITECTURES, NOT_OFFERED, ULTRALYTICS
+from services.trainer.choices import listed, not_one_of
 from services.trainer.presets import BASELINE, FAST, FINE_TUNE, PRESETS, QUALITY, Field, Preset
 from services.trainer.sound_architectures import AUTO, SOUND_ARCHITECTURES, modality
 
@@ -21,10 +23,7 @@ def resolve(asked: Recipe, default_architecture: str) -> Recipe:
     preset = _preset(asked)
     recipe = Recipe(preset=preset.name)
     problems = [
-        (
-            f"recipe.{name}",
-            f"preset {preset.name} has no such field; it has: {', '.join(f.name for f in preset.fields)}",
-        )
+        (f"recipe.{name}", f"preset {preset.name} has no such field; there is one in {_presets_with(name)}")
         for name in _given(asked)
         if preset.field(name) is None
     ]
@@ -63,8 +62,8 @@ def fit(asked: Recipe, default_architecture: str, data: "bundle_pb2.Modality.Val
     elif recipe.preset == QUALITY and recipe.architecture == AUTO:
         pass  # whatever the worker has for pictures
     elif modality(recipe.architecture) != data:
-        there = (AUTO, *SOUND_ARCHITECTURES) if of_sounds else ARCHITECTURES
-        named = f"{recipe.architecture} is of {others}, and the dataset holds {held}; there are: {', '.join(there)}"
+        there = listed((AUTO, *SOUND_ARCHITECTURES) if of_sounds else tuple(ARCHITECTURES))
+        named = f"{recipe.architecture} is of {others}, and the dataset holds {held}; there are: {there}"
         problems.append(("recipe.architecture", named))
     elif of_sounds and recipe.weights != bundle_pb2.WEIGHTS_PRETRAINED:
         problems.append(("recipe.weights", "must be PRETRAINED: networks of sounds are not trained"))
@@ -161,9 +160,7 @@ def _yolo_problems(asked: Recipe, recipe: Recipe) -> list[tuple[str, str]]:
 def _preset(asked: Recipe) -> Preset:
     if asked.preset:
         if asked.preset not in PRESETS:
-            raise InvalidArgument.fields(
-                [("recipe.preset", f"{asked.preset!r} is unknown; there are: {', '.join(PRESETS)}")]
-            )
+            raise InvalidArgument.fields([("recipe.preset", not_one_of(asked.preset, tuple(PRESETS)))])
         return PRESETS[asked.preset]
     # Someone who sets a learning rate means gradient training.
     unknown_to_fast = [name for name in _given(asked) if PRESETS[FAST].field(name) is None]
@@ -191,9 +188,7 @@ def _value(asked: Recipe, field: Field, resolved: Recipe) -> tuple[Any, str]:
     value = getattr(asked, field.name)
     if field.choices:
         allowed = [_from_text(descriptor, choice) for choice in field.choices]
-        shown = descriptor.enum_type.values_by_number.get(value) if descriptor.enum_type else value
-        shown = getattr(shown, "name", shown or value)
-        return value, "" if value in allowed else f"must be one of {', '.join(field.choices)}, not {shown}"
+        return value, "" if value in allowed else not_one_of(as_dict(asked)[field.name], field.choices)
     in_range = math.isfinite(value) and field.minimum <= value <= field.maximum
     return (
         value,
@@ -206,6 +201,10 @@ def _value(asked: Recipe, field: Field, resolved: Recipe) -> tuple[Any, str]:
 def _has_one_of(resolved: Recipe, name: str, values: tuple[str, ...]) -> bool:
     descriptor = Recipe.DESCRIPTOR.fields_by_name[name]
     return getattr(resolved, name) in [_from_text(descriptor, value) for value in values]
+
+
+def _presets_with(name: str) -> str:
+    return ", ".join(preset.name for preset in PRESETS.values() if preset.field(name) is not None)
 
 
 def _number(value: float) -> str:

@@ -311,7 +311,7 @@ def test_a_backbone_is_called_what_it_is(store: FilesystemStore, tmp_path: Path)
 
 
 def test_what_cannot_be_run_is_refused(store: FilesystemStore, tmp_path: Path) -> None:
-    """A graph that is in order, and asks for more memory than there is, is refused as a matter of this server."""
+    """A graph that is in order, and asks for more memory than there is, ends as its process does that has no more."""
     model = whole_bundles.graph()
     model.graph.node.extend(
         parser.parse_node(text)
@@ -327,7 +327,8 @@ def test_what_cannot_be_run_is_refused(store: FilesystemStore, tmp_path: Path) -
     parts = whole_bundles.make()
     parts.graph = model.SerializeToString()
     parts.written().zip(tmp_path / "a.zip")
-    assert refusal(store, tmp_path / "a.zip", FailedPrecondition) == "CANNOT_RUN"
+    with pytest.raises(MemoryError):
+        refusal(store, tmp_path / "a.zip", FailedPrecondition)
 
 
 def test_notices_and_words_of_all_languages_come_along(store: FilesystemStore, tmp_path: Path) -> None:
