@@ -2,7 +2,8 @@
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from google.protobuf import json_format
@@ -21,7 +22,8 @@ from handful.v1.trainer_pb2 import ComparedTrainingRun, CompareTrainingRunsRespo
 LATEST_RUNS = 20
 # What fits beside a drawing.
 MAX_LABEL = 40
-COLUMNS = ("run", "model", "data", "state", "val/accuracy", "95 % interval", "of", "val/f1", "val/loss", "seconds")
+_ALWAYS = ("preset", "architecture")
+FIGURES = ("state", "val/accuracy", "95 % interval", "of", "val/f1", "val/loss", "seconds", "peak memory", "parameters")
 
 
 def run(given: argparse.Namespace) -> int:
@@ -49,8 +51,9 @@ def check_place(html: Path | None) -> None:
 
 def show(compared: CompareTrainingRunsResponse) -> None:
     """The table."""
-    table = plain_table(*COLUMNS, *compared.differing_fields)
-    for row in rows(compared):
+    header, *rows = _rows(compared)
+    table = plain_table(*header)
+    for row in rows:
         table.add_row(*map(escape, row))
     print_table(table, console)
 
@@ -59,19 +62,42 @@ def write(compared: CompareTrainingRunsResponse, file: Path | None, *, quiet: bo
     """The page, where a file for it is given."""
     if file is None:
         return
-    header = (*COLUMNS, "peak memory", "parameters", *compared.differing_fields)
-    drawn = page.html(header, rows(compared, sizes=True), compared.training_runs, _labels(compared))
-    file.write_text(drawn, encoding="utf-8")
+    header, *rows = _rows(compared)
+    tables = [page.table(header, rows), *_by_data(compared)]
+    file.write_text(page.html(tables, compared.training_runs, _labels(compared)), encoding="utf-8")
     if not quiet:
         console.print(escape(f"The report is {file}"))
 
 
-def rows(compared: CompareTrainingRunsResponse, *, sizes: bool = False) -> list[list[str]]:
-    """A row of text for every run, with the values of the fields that differ at its end."""
+def _rows(compared: CompareTrainingRunsResponse) -> list[list[str]]:
+    """What stands above, and a row of text for every run: its data and what it differs in, its figures, its name."""
+    named = list(dict.fromkeys((*_ALWAYS, *compared.differing_fields)))
     return [
-        [*_figures(one), *(_sizes(one) if sizes else ()), *_fields(one, compared.differing_fields)]
-        for one in compared.training_runs
+        ["data", *named, *FIGURES, "model", "run"],
+        *(
+            [
+                _data(one.training_run),
+                *_fields(one, named),
+                *_figures(one),
+                *(name.rpartition("/")[2] for name in (one.training_run.model, one.training_run.name)),
+            ]
+            for one in compared.training_runs
+        ),
     ]
+
+
+def _by_data(compared: CompareTrainingRunsResponse) -> Iterator[str]:
+    """Where runs are on several data: a table of accuracies with a row for each recipe and a column for each data."""
+    data = list(dict.fromkeys(_data(one.training_run) for one in compared.training_runs))
+    recipes: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
+    for one in compared.training_runs:
+        _, accuracy, interval, *_ = _figures(one)
+        cell = f"{accuracy} ({interval})" if interval else accuracy
+        recipes[tuple(_fields(one, compared.differing_fields))].setdefault(_data(one.training_run), cell)
+    if len(data) > 1:
+        rows = [[*recipe, *(cells.get(one, "") for one in data)] for recipe, cells in recipes.items()]
+        yield "<h2>Accuracy by recipe and data, with the 95 % interval</h2>"
+        yield page.table((*compared.differing_fields, *data), rows)
 
 
 def _labels(compared: CompareTrainingRunsResponse) -> dict[str, str]:
@@ -106,9 +132,6 @@ def _figures(one: ComparedTrainingRun) -> list[str]:
     figures = {metric.name: f"{metric.value:.3f}" for metric in run.metrics}
     interval = one.accuracy_interval
     return [
-        run.name.rpartition("/")[2],
-        run.model.rpartition("/")[2],
-        _data(run),
         state(run),
         figures.get("val/accuracy", ""),
         f"{interval.low:.3f} to {interval.high:.3f}" if one.HasField("accuracy_interval") else "",
@@ -116,12 +139,9 @@ def _figures(one: ComparedTrainingRun) -> list[str]:
         figures.get("val/f1_weighted", ""),
         figures.get("val/loss", ""),
         f"{one.seconds:.1f}" if one.HasField("seconds") else "",
+        f"{one.peak_memory_bytes / 2**20:.0f} MiB" if one.HasField("peak_memory_bytes") else "",
+        f"{one.num_parameters / 1e6:.1f} M" if one.num_parameters else "",
     ]
-
-
-def _sizes(one: ComparedTrainingRun) -> list[str]:
-    memory = f"{one.peak_memory_bytes / 2**20:.0f} MiB" if one.HasField("peak_memory_bytes") else ""
-    return [memory, f"{one.num_parameters / 1e6:.1f} M" if one.num_parameters else ""]
 
 
 def _fields(one: ComparedTrainingRun, names: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@ which labels to look at. It knows messages, no client.
 
 from collections.abc import Iterator, Mapping
 
-from handful.v1.bundle_pb2 import Baseline, CrossValidation, Interval, LabelSuspect, MoreExamples
+from handful.v1.bundle_pb2 import Baseline, Evaluation, Interval, LabelSuspect, MoreExamples
 
 # A gain below this may as well be none.
 SAME = 0.02
@@ -14,12 +14,23 @@ _KNOWS = {
 }
 
 
-def sentences(found: CrossValidation) -> Iterator[str]:
-    """What to expect of a version on new examples, and against what to hold it."""
+def sentences(evaluation: Evaluation) -> Iterator[str]:
+    """What to expect of a version on new examples, and against what to hold it; nothing where it was not
+    cross-validated.
+    """
+    if not evaluation.HasField("cross_validation"):
+        return
+    found, measured = evaluation.cross_validation, evaluation.accuracy_interval
     yield (
-        f"Expect {percents(found.accuracy_interval)} on new examples like these: {found.accuracy:.1%} of "
-        f"{found.num_examples} training examples were answered rightly by heads that had not seen them."
+        f"Expect {percents(found.accuracy_interval)} on new examples like those it was trained on: "
+        f"{found.accuracy:.1%} of {found.num_examples} training examples were answered rightly by heads that had not "
+        "seen them."
     )
+    if evaluation.HasField("accuracy_interval") and measured.high < found.accuracy_interval.low:
+        yield (
+            "What it was measured on is answered less well than that, so it is unlike what it was trained on: another "
+            f"speaker or camera, say. Where new examples are like that, expect {percents(measured)}."
+        )
     worth = [
         f"{_KNOWS[one.kind]} would be right on {one.accuracy:.0%}" for one in found.baselines if one.kind in _KNOWS
     ]

@@ -65,9 +65,9 @@ def _show_version(client: Client, ended: TrainingRun, console: Console) -> None:
     evaluation = client.evaluation(ended.model_version).evaluation
     accuracy = f", {_right(evaluation, 'validation')}" if evaluation.HasField("accuracy_interval") else ""
     console.print(f"[green]{ended.model_version}[/green]{accuracy}")
+    for sentence in findings.sentences(evaluation):
+        console.print(escape(sentence))
     if evaluation.HasField("cross_validation"):
-        for sentence in findings.sentences(evaluation.cross_validation):
-            console.print(escape(sentence))
         _show_suspects(client, ended, evaluation.cross_validation.label_suspects, console)
     if evaluation.HasField("resources"):
         console.print(_used(ended, evaluation.resources), highlight=False)

@@ -1,7 +1,7 @@
 """HTML pages that need nothing else; that of a comparison: a table, and drawings as inline SVG. It knows no client."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
 from handful.v1.bundle_pb2 import Metric
@@ -9,7 +9,7 @@ from handful.v1.trainer_pb2 import ComparedTrainingRun
 
 # Of a drawing, in SVG units; the margins hold names and numbers.
 WIDTH, HEIGHT = 860, 300
-LEFT, RIGHT, TOP, BOTTOM = 250, 60, 14, 30
+LEFT, RIGHT, TOP, BOTTOM = 250, 70, 14, 30
 ROW = 24
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222; }
@@ -23,7 +23,7 @@ th { white-space: normal; vertical-align: bottom; }
 svg { width: 100%; max-width: 54rem; height: auto; } svg text { font-size: 12px; fill: #444; }
 figure { margin: 0 0 1rem; } figcaption { font-size: 12px; color: #444; overflow-wrap: anywhere; }
 .plots { display: flex; flex-wrap: wrap; gap: 1rem; align-items: end; } .plot { max-width: min(100%, 44rem); }
-.plots .plot { max-height: 16rem; }
+.plots .plot { max-height: 24rem; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .8rem; }
 .cards img, .none { display: block; width: 100%; height: 8rem; object-fit: contain; background: #f2f2f2; }
 .none { line-height: 8rem; text-align: center; color: #888; font-size: 12px; }
@@ -34,17 +34,16 @@ _BARS = (
 )
 
 
-def html(
-    header: Sequence[str], rows: Iterable[Sequence[str]], runs: Sequence[ComparedTrainingRun], labels: Mapping[str, str]
-) -> str:
-    """The page. `labels` are what runs are called in drawings, by their names."""
+def html(tables: Iterable[str], runs: Sequence[ComparedTrainingRun], labels: Mapping[str, str]) -> str:
+    """The page, with tables that are HTML. `labels` are what runs are called in drawings, by their names."""
     parts = [
         "<h1>Training runs compared</h1>",
-        table(header, rows),
+        *tables,
         "<h2>Accuracy on the validation examples</h2>",
         f"<p>{_BARS}</p>",
         _accuracies(runs, labels),
         *(f"<h2>{name}</h2>\n{_curves(runs, labels, name)}" for name in ("train/loss", "val/loss")),
+        *(f"<h2>{title}</h2>\n{_amounts(runs, labels, of, form)}" for title, of, form in _AMOUNTS),
     ]
     return document("Training runs compared", parts)
 
@@ -120,6 +119,27 @@ def _curves(runs: Sequence[ComparedTrainingRun], labels: Mapping[str, str], name
     return _svg(HEIGHT, parts)
 
 
+def _amounts(
+    runs: Sequence[ComparedTrainingRun],
+    labels: Mapping[str, str],
+    of: Callable[[ComparedTrainingRun], float | None],
+    form: str,
+) -> str:
+    """A bar from nothing for every run that has the figure."""
+    found = [(run, value) for run in runs if (value := of(run)) is not None]
+    most = max((value for _, value in found), default=0.0) or 1.0
+    parts = []
+    for place, (run, value) in enumerate(found):
+        y = TOP + ROW * (place + 0.5)
+        width = _across(value / most) - LEFT
+        parts.append(
+            f"<text x='{LEFT - 10}' y='{y + 4:.1f}' text-anchor='end'>{escape(labels[run.training_run.name])}</text>"
+            f"<rect x='{LEFT}' y='{y - 6:.1f}' width='{width:.1f}' height='12' fill='{_color(runs, run)}' "
+            f"fill-opacity='.55'/><text x='{LEFT + width + 8:.1f}' y='{y + 4:.1f}'>{form.format(value)}</text>"
+        )
+    return _svg(TOP + ROW * len(found) + TOP, parts) if found else "<p>No run has it.</p>"
+
+
 def _points(run: ComparedTrainingRun, name: str) -> list[tuple[int, float]]:
     found = [(epoch.epoch, _of(epoch.metrics, name)) for epoch in run.history]
     return [(epoch, value) for epoch, value in found if value is not None]
@@ -127,6 +147,26 @@ def _points(run: ComparedTrainingRun, name: str) -> list[tuple[int, float]]:
 
 def _of(metrics: Iterable[Metric], name: str) -> float | None:
     return next((metric.value for metric in metrics if metric.name == name), None)
+
+
+_AMOUNTS: Sequence[tuple[str, Callable[[ComparedTrainingRun], float | None], str]] = (
+    (
+        "F1 on the validation examples, weighted by them",
+        lambda run: _of(run.training_run.metrics, "val/f1_weighted"),
+        "{:.3f}",
+    ),
+    (
+        "Seconds, from the first claim to the end",
+        lambda run: run.seconds if run.HasField("seconds") else None,
+        "{:.1f}",
+    ),
+    (
+        "Memory of the worker at most, in MiB",
+        lambda run: run.peak_memory_bytes / 2**20 if run.HasField("peak_memory_bytes") else None,
+        "{:.0f}",
+    ),
+    ("Size of the network, in million parameters", lambda run: run.num_parameters / 1e6 or None, "{:.1f}"),
+)
 
 
 def _across(share: float) -> float:

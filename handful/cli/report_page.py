@@ -75,8 +75,7 @@ def _sentences(evaluation: Evaluation) -> Iterator[str]:
     if accuracy is not None:
         between = f"; of all such examples, {findings.percents(evaluation.accuracy_interval)}"
         yield f"It was right on {accuracy:.1%} of {num} examples that it was not trained on{between}."
-    if evaluation.HasField("cross_validation"):
-        yield from findings.sentences(evaluation.cross_validation)
+    yield from findings.sentences(evaluation)
 
 
 def _figures(evaluation: Evaluation) -> str:

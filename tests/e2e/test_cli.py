@@ -219,10 +219,12 @@ def test_runs_are_compared(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     compared = cli("compare", "side-by-side", "--html", report)
     assert compared.returncode == 0, compared.stderr
     header, *rows = [line.split("\t") for line in compared.stdout.splitlines()[:3]]
-    assert (header[-1], [row[-1] for row in rows]) == ("regularization_c", ["2.0", "0.5"])
+    assert (header[3], [row[3] for row in rows]) == ("regularization_c", ["2.0", "0.5"])
     assert all({"1.000", "0.510 to 1.000", "4"} <= set(row) for row in rows)
     page = report.read_text()
     assert page.count("<polyline") == 4  # train/loss and val/loss of both
+    assert page.count("<rect") == 8  # F1, seconds, memory and parameters of both
+    assert "recipe and data" not in page  # which are the same
     assert page.count("<title>tulips/1 0.5</title>") == 2
     assert "http" not in page
     assert len(json.loads(cli("compare", "side-by-side", "--json").stdout)["training_runs"]) == 2

@@ -39,7 +39,9 @@ def test_a_grid_is_trained_once_and_reported(stack: Stack, cli: Cli, meadow: str
     assert swept.stdout.startswith("3 runs on projects/default/datasets/meadow/versions/1\n")
     assert re.search(r"1 of 3: regularization_c=0.5: succeeded  val/loss \d\.\d+  val/accuracy 1.0000\n", swept.stdout)
     assert "3 of 3: preset=baseline num_epochs=1 target_size=0: succeeded" in swept.stdout
-    assert re.search(r"95 % interval\t.*\tpreset\t.*\tregularization_c", swept.stdout)
+    assert re.search(
+        r"^data\tpreset\tarchitecture\t.*\tregularization_c\t.*\t95 % interval\t", swept.stdout, re.MULTILINE
+    )
     assert page.read_text().count("<tr>") == 4
     made = names(stack) - before
     assert len(made) == 3

@@ -1,0 +1,23 @@
+"""What is said beside figures: what to expect, and where the figures do not fit together."""
+
+import pytest
+
+from handful.cli.findings import sentences
+from handful.v1.bundle_pb2 import CrossValidation, Evaluation, Interval
+
+OUT_OF_FOLD = CrossValidation(accuracy=0.99, accuracy_interval=Interval(low=0.96, high=1.0), num_examples=150)
+
+
+@pytest.mark.parametrize(("low", "high", "said"), [(0.76, 0.90, "76% to 90%"), (0.90, 0.97, ""), (0.97, 1.0, "")])
+def test_what_it_was_measured_on_may_be_unlike_what_it_was_trained_on(low: float, high: float, said: str) -> None:
+    """Where the two intervals are apart, both expectations are said, each with what it holds for."""
+    given = Evaluation(accuracy_interval=Interval(low=low, high=high), cross_validation=OUT_OF_FOLD)
+    first, *others = sentences(given)
+    assert first.startswith("Expect 96% to 100% on new examples like those it was trained on: 99.0% of 150")
+    assert [one.rpartition(", expect ")[2] for one in others] == ([f"{said}."] if said else [])
+
+
+def test_where_there_was_no_cross_validation_nothing_is_expected() -> None:
+    """And without validation examples there is nothing to hold it against."""
+    assert list(sentences(Evaluation(accuracy_interval=Interval(low=0.1, high=0.2)))) == []
+    assert len(list(sentences(Evaluation(cross_validation=OUT_OF_FOLD)))) == 1
