@@ -8,7 +8,7 @@ that look alike, so a strange breed of dog may well be near a model of dogs.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ NEAREST = 3
 KNOWN = 0.95
 # More training examples than these tell little more, and all of them are compared with at each prediction.
 MAX_ROWS = 500
+# The farthest of m held-out examples is nearer than one new one in m + 1, whatever the features: one in 6 at worst.
+MIN_HELD_OUT = 5
 
 
 @dataclass(frozen=True)
@@ -114,14 +116,33 @@ def fit(features: Floats, groups: Sequence[str], named: Named | None = None) -> 
     """
     if len(set(groups)) <= NEAREST:
         return None
-    kept = np.unique(np.linspace(0, len(features) - 1, min(len(features), MAX_ROWS)).round().astype(int))
+    kept = _thinned(len(features))
     rows = _unit(features[kept]).astype(np.float16)
     same = np.array(groups)[kept]
     cosines = rows.astype(np.float32) @ rows.astype(np.float32).T
     cosines[same[:, None] == same] = -1
-    left_out = np.sort(_distances(cosines, NEAREST))
-    place = min(math.ceil(KNOWN * (len(rows) + 1)), len(rows))
-    return Neighbours(rows, NEAREST, float(left_out[place - 1]), (named or Named()).taken(kept))
+    return Neighbours(rows, NEAREST, _limit(_distances(cosines, NEAREST)), (named or Named()).taken(kept))
+
+
+def widened(known: Neighbours, held_out: Floats) -> Neighbours | None:
+    """The neighbours in features of a body that was trained on them, and so may have drawn them together: the limit is
+    at least what ceil(0.95 (m + 1)) of m others, float32[m, feature_width], keep, at most the largest. None where there
+    are fewer than `MIN_HELD_OUT` of these.
+    """
+    if len(held_out) < MIN_HELD_OUT:
+        return None
+    return replace(known, max_distance=max(known.max_distance, _limit(known.distances(held_out))))
+
+
+def _thinned(count: int) -> npt.NDArray[np.intp]:
+    """Places of at most `MAX_ROWS` of so many rows, evenly chosen."""
+    return np.unique(np.linspace(0, count - 1, min(count, MAX_ROWS)).round().astype(np.intp))
+
+
+def _limit(distances: Floats) -> float:
+    """What ceil(0.95 (n + 1)) of them keep, at most the largest."""
+    place = min(math.ceil(KNOWN * (len(distances) + 1)), len(distances))
+    return float(np.sort(distances)[place - 1])
 
 
 def _named(tensors: dict[str, npt.NDArray[Any]], count: int) -> Named:

@@ -1229,7 +1229,8 @@ class ModelManifest(_message.Message):
     @_builtins.property
     def neighbours(self) -> Global___Neighbours:
         """What tells an input that is like none of the classes; its numbers are in `neighbours.safetensors`. Not set where
-        the model cannot tell, as a notice UNKNOWN_NOT_TOLD says: its recipe trains by gradients, or it has too few examples.
+        the model cannot tell, as a notice UNKNOWN_NOT_TOLD says: it has too few examples (more than 3 groups are needed, and
+        5 that validate where the body was trained), or Ultralytics trained it.
         """
 
     @_builtins.property
@@ -1278,7 +1279,9 @@ class Neighbours(_message.Message):
     nearest: _builtins.int
     """How many of the nearest examples count."""
     max_distance: _builtins.float
-    """What is farther away is unknown. 95 % of the examples themselves are nearer to the others than this."""
+    """What is farther away is unknown. 95 % of the examples themselves are nearer to the others than this; where the body
+    was trained on them, at least what 95 % of the validation examples keep, and at most the farthest of these.
+    """
     def __init__(
         self,
         *,

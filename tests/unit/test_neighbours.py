@@ -60,6 +60,23 @@ def test_copies_do_not_make_the_limit_small() -> None:
     assert copied.max_distance > fitted(rows).max_distance / 2
 
 
+def test_examples_that_a_body_was_trained_on_do_not_set_the_limit() -> None:
+    """Drawn together by training they are nearer to each other than new ones are; held-out ones widen the limit, and
+    never narrow it.
+    """
+    new = cluster(0, 400, 11)
+    direction = np.eye(WIDTH, dtype=np.float32)[0]
+    learnt = direction + 0.3 * (neighbours._unit(cluster(0, 40, 12)) - direction)
+    drawn_together = fitted(learnt)
+    assert (drawn_together.distances(new) > drawn_together.max_distance).mean() > 0.9
+    known = neighbours.widened(drawn_together, new[:100])
+    assert known is not None
+    assert 0.02 < (known.distances(new[100:]) > known.max_distance).mean() < 0.09
+    assert (known.distances(cluster(1, 100, 13)) > known.max_distance).all()
+    assert neighbours.widened(known, learnt) == known
+    assert neighbours.widened(known, new[:4]) is None
+
+
 def test_too_few_examples_tell_nothing() -> None:
     assert neighbours.fit(cluster(0, 40, 9), ["a", "b", "c", "a"] * 10) is None
 

@@ -13,11 +13,12 @@ import structlog
 import torch
 
 from handful.bundle.heads import Floats
+from handful.bundle.neighbours import Neighbours
 from handful.v1 import bundle_pb2
 from handful.v1.bundle_pb2 import Backbone, Head, ImagePreprocessing, Recipe
 from services.trainer.architectures import ARCHITECTURES
 from services.trainer.presets import FINE_TUNE
-from services.trainer.worker import augmentations, backbones, initial_head, mixing, networks, topping_up
+from services.trainer.worker import augmentations, backbones, familiarity, initial_head, mixing, networks, topping_up
 from services.trainer.worker.early_stopping import EarlyStopping
 from services.trainer.worker.evaluation import scores
 from services.trainer.worker.examples import Example, Examples, targets
@@ -241,10 +242,19 @@ def _trained_model(
     golden = (data.val if len(data.val) else data.train)[:NUM_GOLDEN]
     probabilities = _val_probabilities(network, None, golden)
     head = network.linear_head()
+    known = _known(work, examples, network, data)
     backbone = work.wait("graph", lambda: _backbone(work, network, preprocessing))
     pixels = golden.permute(0, 2, 3, 1).contiguous().numpy()
     described = Head(normalization=head.normalization)
-    return Trained(examples, backbone, head, described, val_probabilities, pixels, probabilities)
+    answers = val_probabilities, pixels, probabilities
+    return Trained(examples, backbone, head, described, *answers, neighbours=known)
+
+
+def _known(work: Work, examples: Examples, network: Network, data: Data) -> Neighbours | None:
+    rows = initial_head.features(work, network, data.train)
+    if not network.changes:
+        return familiarity.of_frozen(examples, rows)
+    return familiarity.of_trained(examples, rows, initial_head.features(work, network, data.val))
 
 
 def _backbone(work: Work, network: Network, preprocessing: ImagePreprocessing) -> Backbone:

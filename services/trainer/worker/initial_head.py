@@ -19,12 +19,21 @@ def fit(
     work: Work, network: Network, pixels: torch.Tensor, labels: npt.NDArray[np.int64], num_classes: int
 ) -> LinearHead:
     """The head, with the defaults of `fast`, on the features of the plain pictures uint8[n, 3, size, size]."""
-    batches: list[Floats] = []
-    for batch in torch.split(pixels, VALIDATION_BATCH):
-        work.progress("features", len(batches) * VALIDATION_BATCH, len(pixels))
-        batches.append(network.features_to_measure(batch).cpu().numpy())
     fast = resolve(Recipe(preset=FAST), work.recipe.architecture)
-    features = np.concatenate(batches)
     return logistic_regression.fit(
-        features, labels, num_classes, fast.regularization_c, fast.num_epochs, lambda _: work.reporter.check()
+        features(work, network, pixels),
+        labels,
+        num_classes,
+        fast.regularization_c,
+        fast.num_epochs,
+        lambda _: work.reporter.check(),
     )
+
+
+def features(work: Work, network: Network, pixels: torch.Tensor) -> Floats:
+    """float32[n, feature_width] of plain pictures uint8[n, 3, size, size], with progress on the way."""
+    batches = [np.zeros((0, network.row.feature_width), np.float32)]
+    for batch in torch.split(pixels, VALIDATION_BATCH) if len(pixels) else ():
+        work.progress("features", (len(batches) - 1) * VALIDATION_BATCH, len(pixels))
+        batches.append(network.features_to_measure(batch).cpu().numpy())
+    return np.concatenate(batches)

@@ -7,12 +7,11 @@ import time
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from handful.bundle import neighbours
 from handful.bundle.heads import Floats, LinearHead, softmax
 from handful.bundle.predictor import Pixels, to_pixels
 from handful.v1.bundle_pb2 import HEAD_KIND_LDA, Backbone, Head
 from services.trainer.presets import REGULARIZATION_C
-from services.trainer.worker import architecture_choice, discriminant, logistic_regression
+from services.trainer.worker import architecture_choice, discriminant, familiarity, logistic_regression
 from services.trainer.worker.calibration import tempered
 from services.trainer.worker.cross_validation import Labels
 from services.trainer.worker.evaluation import scores
@@ -39,17 +38,12 @@ def train(work: Work, examples: Examples) -> Trained:
         work.progress("fitting")
         passes = _Passes(work, described.temperature or 1.0, (train_rows, val_rows), (train_labels, val_labels))
         head = _fit(work, described, span, train_labels, len(examples.labels), passes)
-        known = neighbours.fit(train_rows, [example.group for example in examples.train], named(examples))
+    known = familiarity.of_frozen(examples, train_rows)
     golden = (examples.val or examples.train)[:NUM_GOLDEN]
     shown = [examples.data(work.store, one) for one in golden]
     golden_rows = (val_rows if examples.val else train_rows)[:NUM_GOLDEN]
     answers = head.probabilities(val_rows), _golden(backbone, shown), head.probabilities(golden_rows)
     return Trained(examples, backbone, head, described, *answers, cross_validation, known)
-
-
-def named(examples: Examples) -> neighbours.Named:
-    """Which the training examples are, for whoever asks what a prediction is near."""
-    return neighbours.Named.of([one.content_sha256 for one in examples.train], targets(examples.train))
 
 
 def _golden(backbone: Backbone, shown: list[bytes]) -> Pixels | None:

@@ -1,0 +1,119 @@
+"""What choosing a network out of fold is worth, as `quality` does: on photographs and on digits, at 5, 15 and 50 per
+class, accuracy on all that was not drawn, means of the draws.
+
+Beside the choice: each network alone; what one standard error from the cheapest on would take; all of them side by
+side, each block of features at length 1, which `quality` does not do; how good the choice looks by the answers it was
+made by, how good it says it is, and in what share of the draws the interval of the run holds what it is.
+
+usage: choosing.py [DRAWS]   (default: 10; needs ../shared/data/catsdogs)
+"""
+
+import io
+import sys
+import tempfile
+from collections import Counter, defaultdict
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+from threadpoolctl import threadpool_limits
+
+from benchmarks.pools import PHOTOGRAPHS, Labels, alone, drawn
+from handful.bundle.heads import Floats
+from handful.bundle.predictor import Backbone, to_pixels
+from handful.folders import find
+from handful.v1.bundle_pb2 import HEAD_KIND_LOGISTIC_REGRESSION, WEIGHTS_PRETRAINED, Recipe
+from services.shared.objects.filesystem import FilesystemStore
+from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE, to_choose_from
+from services.trainer.intervals import corrected_wilson
+from services.trainer.recipes import resolve
+from services.trainer.worker import backbones
+from services.trainer.worker.architecture_choice import Tried, accuracy_of_choosing, best
+from services.trainer.worker.children import Children
+from services.trainer.worker.cross_validation import Folds
+from services.trainer.worker.head_choice import better, fitter
+from services.trainer.worker.pretrained import Place, PretrainedWeights
+from services.trainer.worker.spans import Span
+
+FAST = resolve(Recipe(preset="fast"), DEFAULT_ARCHITECTURE)
+DIGITS = 800
+TOGETHER = "side by side"
+Pools = dict[str, Floats]
+
+
+def pictures() -> dict[str, tuple[list[bytes], Labels]]:
+    """Files, and the classes that they are of."""
+    files, digits = find(PHOTOGRAPHS), load_digits()
+    names = sorted({file.label for file in files})
+    drawings = []
+    for pixels in digits.images[:DIGITS]:
+        file = io.BytesIO()
+        Image.fromarray((255 - pixels * 255 / 16).astype(np.uint8)).convert("RGB").save(file, "PNG")
+        drawings.append(file.getvalue())
+    photographs = [file.path.read_bytes() for file in files]
+    return {
+        "cats and dogs": (photographs, np.array([names.index(file.label) for file in files])),
+        "ten digits": (drawings, digits.target[:DIGITS]),
+    }
+
+
+def features(files: list[bytes]) -> Pools:
+    """By every network that comes with a package, the cheapest first."""
+    store = FilesystemStore(tempfile.mkdtemp(prefix="handful-bench-"))
+    weights, found = PretrainedWeights(store), {}
+    here = [id_ for id_, place in weights.places().items() if place == Place.PACKAGE and id_ in ARCHITECTURES]
+    for row in to_choose_from(here, 10):
+        recipe = Recipe(architecture=row.id, weights=WEIGHTS_PRETRAINED)
+        backbone = Backbone(backbones.find(store, weights, recipe, row.preprocessing, "bench", Children())[1])
+        found[row.id] = np.stack([backbone.features(to_pixels(one, row.preprocessing)[None])[0] for one in files])
+    return found
+
+
+def together(rows: Pools) -> Floats:
+    return np.concatenate([one / np.linalg.norm(one, axis=1, keepdims=True) for one in rows.values()], axis=1)
+
+
+def figures(pools: Pools, labels: Labels, n: int, seed: int) -> tuple[str, dict[str, float]]:
+    """Of one draw: what was taken, and the figures by name."""
+    train, num_classes = drawn(labels, n, seed), int(labels.max()) + 1
+    test, known = np.setdiff1d(np.arange(len(labels)), train), labels[train]
+    folds, tried, true = Folds.drawn(known, alone(known), num_classes, seed), {}, {}
+    for name, rows in {**pools, TOGETHER: together(pools)}.items():
+        span = Span.of(rows[train])
+        fit = fitter(HEAD_KIND_LOGISTIC_REGRESSION, FAST, span, num_classes)
+        tried[name] = Tried.of(name, folds.out_of_fold(span.rows, known, num_classes, fit, lambda: None), known)
+        answers = span.back(fit(span.rows, known)).logits(rows[test]).argmax(axis=1)
+        true[name] = float((answers == labels[test]).mean())
+    alone_, careful = [tried[name] for name in pools], next(iter(pools))
+    for one in alone_:
+        if better((one.right - tried[careful].right).astype(np.float64)):
+            careful = one.architecture
+    chosen = best(alone_)
+    looks = float(chosen.right.mean())
+    interval = corrected_wilson(looks, len(known), float(np.bincount(known).max() / len(known)))
+    return chosen.architecture, true | {
+        "the choice": true[chosen.architecture],
+        "one standard error": true[careful],
+        "looks": looks,
+        "says": accuracy_of_choosing(alone_, folds),
+        "interval holds": float(interval.low <= true[chosen.architecture] <= interval.high),
+    }
+
+
+def main(draws: int) -> None:
+    for what, (files, labels) in pictures().items():
+        pools = features(files)
+        for n in (5, 15, 50):
+            with threadpool_limits(1, "blas"):
+                found = [figures(pools, labels, n, seed) for seed in range(draws)]
+            means, errors = defaultdict(float), defaultdict(float)
+            for name in found[0][1]:
+                values = [each[name] for _, each in found]
+                means[name], errors[name] = float(np.mean(values)), float(np.std(values) / np.sqrt(draws))
+            print(f"{what}, {n} per class: took {dict(Counter(taken for taken, _ in found))}")
+            for name, mean in means.items():
+                print(f"  {name:20} {mean:.3f} ± {errors[name]:.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if sys.argv[1:] else 10)
