@@ -195,7 +195,10 @@ def test_the_baseline_streams_its_epochs(stack: Stack, folder: Path) -> None:
         notices = [event.notice.reason for event in events if event.HasField("notice")]
         assert notices == ["TOPPED_UP", "TOPPED_UP"]
         assert [event.epoch for event in events if event.HasField("checkpoint_saved")] == [1, 2, 3]
-        assert client.predict("textbook", next((folder / "red").glob("*.jpg"))).predictions[0].label == "red"
+        answer = client.predict("textbook", next((folder / "red").glob("*.jpg")))
+        assert answer.predictions[0].label == "red"
+        assert (answer.distance < answer.max_distance, answer.unknown) == (True, False)
+        assert client.predict("textbook", stripes()).unknown
 
 
 def test_a_network_is_fine_tuned_and_the_best_epoch_serves(stack: Stack, folder: Path) -> None:
