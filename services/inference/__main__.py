@@ -29,7 +29,8 @@ async def serve(settings: InferenceSettings) -> None:
     store = open_store(settings.store)
     pointers = Pointers(store)
     chooser = Chooser(allowed(settings.inference_runtime), settings.inference_batch)
-    loader = Loader(store, settings.inference_memory_mib * MEBIBYTE, chooser, settings.threads)
+    budgets = settings.inference_memory_mib * MEBIBYTE, settings.inference_private_memory_mib * MEBIBYTE
+    loader = Loader(store, *budgets, chooser, settings.threads)
     batcher = Batcher(settings.threads, settings.inference_queue)
     explainer = Explainer()
     limits = Limits(MESSAGE_BYTES, connection_age_seconds=CONNECTION_SECONDS, reflection=settings.reflection)

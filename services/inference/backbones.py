@@ -4,7 +4,7 @@ once, with the default runtime and one picture at a time, and is measured beside
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
@@ -14,7 +14,7 @@ from handful.errors import FailedPrecondition
 from services.inference.pool import Pool
 from services.inference.runtimes import DEFAULT, RUNTIMES, Body
 from services.inference.runtimes.choosing import Choice, Chooser
-from services.shared.objects import ObjectStore, get_first
+from services.shared.objects import ObjectMissing, ObjectStore, get_first
 
 log = structlog.get_logger()
 
@@ -32,11 +32,14 @@ class Graph:
 
 @dataclass(frozen=True)
 class LoadedBackbone:
-    """A graph that is ready to run, on at most `cap` pictures at once."""
+    """A graph that is ready to run, on at most `cap` pictures at once; `private` where it is a single model's, or a
+    project's, own.
+    """
 
     backbone: Body
     num_bytes: int
     cap: int = 1
+    private: bool = False
 
 
 class Backbones:
@@ -63,7 +66,7 @@ class Backbones:
             task.add_done_callback(lambda _: self._measuring.pop(graph.sha256))
 
     async def _load(self, graph: Graph) -> LoadedBackbone:
-        data = await asyncio.to_thread(get_first, self._store, graph.keys, graph.sha256)
+        data, private = await asyncio.to_thread(self._read, graph)
         choice = (self._chooser and self._chooser.known(graph.sha256)) or Choice()
         try:
             body = await asyncio.to_thread(RUNTIMES[choice.runtime].load, data, self._num_callers)
@@ -72,13 +75,21 @@ class Backbones:
         except Exception as problem:  # the runtime has many
             raise cannot_run() from problem
         log.info("backbone loaded", graph_sha256=graph.sha256, num_bytes=len(data), runtime=choice.runtime)
-        return LoadedBackbone(body, GRAPH_IN_MEMORY * len(data), choice.cap)
+        return LoadedBackbone(body, GRAPH_IN_MEMORY * len(data), choice.cap, private)
+
+    def _read(self, graph: Graph) -> tuple[bytes, bool]:
+        """The bytes, and whether they are not where all projects share them."""
+        shared, *own = graph.keys
+        try:
+            return self._store.get(shared, graph.sha256), False
+        except ObjectMissing:
+            return get_first(self._store, own, graph.sha256), True
 
     async def _measure(
         self, chooser: Chooser, graph: Graph, inputs: Sequence[Inputs], check: Callable[[Body], object]
     ) -> None:
         try:
-            data = await asyncio.to_thread(get_first, self._store, graph.keys, graph.sha256)
+            data, _ = await asyncio.to_thread(self._read, graph)
             choice = await chooser.choose(graph.sha256, data, inputs)
             body = None
             if choice.runtime != DEFAULT:
@@ -88,7 +99,8 @@ class Backbones:
             chooser.refuse(graph.sha256)
             return
         before = await self.get(graph)
-        self._pool.replace(graph.sha256, LoadedBackbone(body or before.backbone, before.num_bytes, choice.cap))
+        body = body or before.backbone
+        self._pool.replace(graph.sha256, replace(before, backbone=body, cap=choice.cap))
 
     def _prepare(self, choice: Choice, data: bytes, inputs: Sequence[Inputs], check: Callable[[Body], object]) -> Body:
         """The graph in another runtime, which has passed the check and seen every size of batch that will come: the

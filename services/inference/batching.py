@@ -1,14 +1,13 @@
 """From waiting pictures and sounds to answers: threads without a timer. A free thread takes what waits for one
 backbone, up to its cap, decodes it, runs the backbone once and every head on its own rows; a sound, which has a length
-of its own, goes alone. The queue is bounded and refuses beyond.
+of its own, goes alone. The queue is bounded and refuses beyond; large pictures are decoded before they join it.
 """
 
 import asyncio
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import structlog
@@ -18,52 +17,30 @@ from handful.bundle.predictor import Pixels, to_pixels
 from handful.bundle.recordings import BadSound
 from handful.errors import InvalidArgument, ResourceExhausted
 from services.inference.answering import Answer, Spent, say
+from services.inference.glancing import glance
+from services.inference.large import LargePictures
 from services.inference.listening import listen
 from services.inference.loading import Model
+from services.inference.queueing import Queue, Waiting
 from services.inference.statistics import Statistics
 
 log = structlog.get_logger()
 
-MAX_QUEUED_BYTES = 64 * 1024 * 1024
-# The first guess of how long a picture takes; measured from then on.
-FIRST_GUESS_SECONDS = 0.02
-_SMOOTHING = 0.1
-
-
-@dataclass(eq=False)
-class Waiting:
-    """One picture or sound whose answer someone awaits."""
-
-    data: bytes | Pixels
-    model: Model
-    answer: "asyncio.Future[Answer]"
-    # What it is called in an error.
-    name: str
-    since_ns: int = field(default_factory=time.perf_counter_ns)
-    # Nanoseconds that it waited, and that it took to decode.
-    queue: int = 0
-    decode: int = 0
-
-    @property
-    def num_bytes(self) -> int:
-        return len(self.data) if isinstance(self.data, bytes) else self.data.nbytes
+CLOSING_SECONDS = 10.0
 
 
 class Batcher:
     """Answers pictures with some threads."""
 
     def __init__(self, threads: int, queue: int) -> None:
-        self._threads = threads
         self.queue = queue
         self.statistics = Statistics()
-        self._waiting: deque[Waiting] = deque()
-        self._num_bytes = 0
-        self._seconds = FIRST_GUESS_SECONDS
-        self._changed = threading.Condition()
-        self._closed = False
+        self._queue = Queue(threads, queue)
+        self._large = LargePictures()
         self._loop = asyncio.get_running_loop()
-        for _ in range(threads):
-            threading.Thread(target=self._work, name="predict", daemon=True).start()
+        self._threads = [threading.Thread(target=self._work, name="predict", daemon=True) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
 
     async def answer(self, data: bytes, model: Model) -> Answer:
         """What the model says. InvalidArgument where the file is none, ResourceExhausted where too many wait."""
@@ -78,75 +55,42 @@ class Batcher:
             for number, one in enumerate(files, 1)
         ]
         with self.statistics.counting(model.version) as answers:
-            self._admit(waiting)
+            for one in waiting:
+                await self._shrink(one)
+            self._queue.put(waiting)
             try:
                 answers.extend(await asyncio.gather(*(one.answer for one in waiting)))
             finally:
-                self._forget(waiting)
+                self._queue.forget(waiting)
         return answers
 
     def close(self) -> None:
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        """Ends the threads, each after the pass that it is in."""
+        self._queue.close()
+        self._large.close()
+        for thread in self._threads:  # the interpreter cannot end one that is inside a runtime without ending itself
+            thread.join(CLOSING_SECONDS)
 
-    def _admit(self, waiting: Sequence[Waiting]) -> None:
-        num_bytes = sum(one.num_bytes for one in waiting)
-        with self._changed:
-            full = len(self._waiting) + len(waiting) > self.queue
-            if full or (self._waiting and self._num_bytes + num_bytes > MAX_QUEUED_BYTES):
-                raise self._overloaded()
-            self._waiting.extend(waiting)
-            self._num_bytes += num_bytes
-            self._changed.notify(len(waiting))
-
-    def _forget(self, waiting: Sequence[Waiting]) -> None:
-        """A caller that went away, or has its error, makes room at once."""
-        with self._changed:
-            for one in waiting:
-                one.answer.cancel()
-                if one in self._waiting:
-                    self._remove(one)
-
-    def _remove(self, one: Waiting) -> None:
-        self._waiting.remove(one)
-        self._num_bytes -= one.num_bytes
-
-    def _overloaded(self) -> ResourceExhausted:
-        wait_ms = round(1e3 * len(self._waiting) * self._seconds / self._threads)
-        return ResourceExhausted(
-            f"{len(self._waiting)} pictures wait already. Try again in {wait_ms} ms.",
-            reason="OVERLOADED",
-            facts={"pushback_ms": str(max(wait_ms, 1))},
-        )
+    async def _shrink(self, one: Waiting) -> None:
+        """A large picture becomes pixels, as its model takes them."""
+        if not isinstance(one.data, bytes) or one.model.head.of_sounds or not (look := glance(one.data)).is_large:
+            return
+        try:
+            one.data, seconds = await self._large.decode(one.data, one.model.head.described.preprocessing, look)
+        except (BadImage, MemoryError) as problem:
+            raise _refusal(problem, one) from None
+        one.decode = round(1e9 * seconds)
+        one.since_ns += one.decode
 
     def _work(self) -> None:
-        while batch := self._take():
+        while batch := self._queue.take():
             started = time.perf_counter()
             try:
-                self._answer(batch)
+                self._answer(batch.waiting)
             except Exception as problem:  # noqa: BLE001 - whoever waits must hear of it, and the thread must live
-                for one in batch:
+                for one in batch.waiting:
                     self._fail(one, problem)
-            each = (time.perf_counter() - started) / len(batch)
-            self._seconds += _SMOOTHING * (each - self._seconds)
-
-    def _take(self) -> list[Waiting]:
-        """The oldest: a sound alone, a picture with those that wait for the same backbone; empty when closed."""
-        with self._changed:
-            while not self._waiting and not self._closed:
-                self._changed.wait()
-            if self._closed:
-                return []
-            oldest = self._waiting[0]
-            # The very one: where it was replaced meanwhile, the old one answers whom it was promised to.
-            body, cap = oldest.model.backbone.backbone, oldest.model.backbone.cap
-            batch = [one for one in self._waiting if one.model.backbone.backbone is body][:cap]
-            if oldest.model.head.of_sounds:
-                batch = [oldest]
-            for one in batch:
-                self._remove(one)
-            return batch
+            self._queue.done(batch, time.perf_counter() - started)
 
     def _answer(self, batch: Sequence[Waiting]) -> None:
         taken = time.perf_counter_ns()
@@ -200,11 +144,8 @@ class Batcher:
                     self._settle(one, replace(answer, spent=spent))
                 return None
             pixels = to_pixels(one.data, one.model.head.described.preprocessing)
-        except (BadImage, BadSound) as bad:
-            self._fail(one, InvalidArgument(f"{one.name}: {bad.message}", reason=bad.reason))
-        except MemoryError:
-            log.warning("memory did not suffice", num_bytes=one.num_bytes)
-            self._fail(one, _too_much())
+        except (BadImage, BadSound, MemoryError) as problem:
+            self._fail(one, _refusal(problem, one))
         else:
             one.decode = time.perf_counter_ns() - begun
             return pixels
@@ -234,3 +175,10 @@ def _too_much() -> ResourceExhausted:
     return ResourceExhausted(
         "There is not memory enough for this file now. Send a smaller one.", reason="OUT_OF_MEMORY"
     )
+
+
+def _refusal(problem: BadImage | BadSound | MemoryError, one: Waiting) -> InvalidArgument | ResourceExhausted:
+    if isinstance(problem, MemoryError):
+        log.warning("memory did not suffice", num_bytes=one.num_bytes)
+        return _too_much()
+    return InvalidArgument(f"{one.name}: {problem.message}", reason=problem.reason)

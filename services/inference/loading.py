@@ -43,6 +43,11 @@ class LoadedHead:
         return self.described.HasField("sound_preprocessing")
 
     @property
+    def private(self) -> bool:
+        """Heads are small; all models' share one budget."""
+        return False
+
+    @property
     def num_bytes(self) -> int:
         return self.head.num_bytes + (0 if self.neighbours is None else self.neighbours.num_bytes)
 
@@ -58,13 +63,18 @@ class Model:
 
 
 class Loader:
-    """Models on demand, within a budget of bytes."""
+    """Models on demand, within a budget of bytes; private backbones have one of their own, by default as large."""
 
     def __init__(
-        self, store: ObjectStore, budget_bytes: int, chooser: Chooser | None = None, num_callers: int = 1
+        self,
+        store: ObjectStore,
+        budget_bytes: int,
+        private_bytes: int | None = None,
+        chooser: Chooser | None = None,
+        num_callers: int = 1,
     ) -> None:
         self._store = store
-        self._pool = Pool(budget_bytes)
+        self._pool = Pool(budget_bytes, budget_bytes if private_bytes is None else private_bytes)
         self._backbones = Backbones(store, self._pool, chooser, num_callers)
         # Manifests of models that were tried once, so that what was dropped is not tried again.
         self._agreed: set[str] = set()

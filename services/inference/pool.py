@@ -1,5 +1,5 @@
 """What is in memory: values under keys, loaded once however many ask, the least recently used dropped over a budget of
-bytes. It does not know what it holds.
+bytes. What is private has a budget of its own, and drives out nothing else. It does not know what it holds.
 """
 
 import asyncio
@@ -14,15 +14,18 @@ class Sized(Protocol):
     @property
     def num_bytes(self) -> int: ...
 
+    @property
+    def private(self) -> bool: ...
+
 
 Value = TypeVar("Value", bound=Sized)
 
 
 class Pool:
-    """An LRU of loaded things, of one kind under one key. One larger than the whole budget is held alone."""
+    """An LRU of loaded things, of one kind under one key. One larger than its whole budget is held alone."""
 
-    def __init__(self, budget_bytes: int) -> None:
-        self._budget = budget_bytes
+    def __init__(self, budget_bytes: int, private_bytes: int) -> None:
+        self._budgets = {False: budget_bytes, True: private_bytes}
         self._loaded: OrderedDict[str, Any] = OrderedDict()
         self._loading: dict[str, asyncio.Task[Any]] = {}
 
@@ -44,9 +47,9 @@ class Pool:
         if key in self._loaded:
             self._loaded[key] = value
 
-    @property
-    def num_bytes(self) -> int:
-        return sum(value.num_bytes for value in self._loaded.values())
+    def num_bytes(self, *, private: bool = False) -> int:
+        """What is held of a budget."""
+        return sum(value.num_bytes for value in self._loaded.values() if value.private == private)
 
     def __contains__(self, key: str) -> bool:
         return key in self._loaded
@@ -57,6 +60,9 @@ class Pool:
         finally:
             del self._loading[key]
         self._loaded[key] = value
-        while self.num_bytes > self._budget and len(self._loaded) > 1:
-            self._loaded.popitem(last=False)
+        while self.num_bytes(private=value.private) > self._budgets[value.private]:
+            oldest = next(one for one, held in self._loaded.items() if held.private == value.private)
+            if oldest == key:
+                break
+            del self._loaded[oldest]
         return value

@@ -13,9 +13,16 @@ from services.shared.settings import log_level, parent_pipe, setting
 class InferenceSettings:
     inference_address: str = setting("127.0.0.1:7103", purpose="address the inference service listens on")
     store: StoreSettings = field(default_factory=StoreSettings)
-    inference_memory_mib: int = setting(1024, purpose="memory for loaded models, in MiB", minimum=64)
+    inference_memory_mib: int = setting(
+        1024, purpose="memory for loaded models and the networks they share, in MiB", minimum=64
+    )
+    inference_private_memory_mib: int = setting(
+        1024, purpose="memory for loaded networks that were trained for one model, in MiB", minimum=64
+    )
     inference_threads: int = setting(0, purpose="threads that predict; 0: one per usable core", minimum=0, maximum=256)
-    inference_queue: int = setting(64, purpose="pictures that may wait before calls are refused", minimum=1)
+    inference_queue: int = setting(
+        64, purpose="pictures that may wait, and as many for each private network", minimum=1
+    )
     inference_batch: int = setting(8, purpose="pictures in one forward pass, at most", minimum=1, maximum=64)
     inference_runtime: str = setting(
         AUTO, purpose="what runs networks; auto: the fastest of those installed", choices=(AUTO, *RUNTIMES)

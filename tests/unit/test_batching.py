@@ -13,9 +13,10 @@ from handful.bundle.predictor import Backbone, Pixels, Predictor, to_pixels
 from handful.errors import InvalidArgument, ResourceExhausted
 from services.inference.answering import Answer
 from services.inference.backbones import LoadedBackbone
-from services.inference.batching import MAX_QUEUED_BYTES, Batcher
+from services.inference.batching import Batcher
 from services.inference.loading import Loader, Model
 from services.inference.pointers import VersionRef
+from services.inference.queueing import MAX_QUEUED_BYTES
 from services.shared.objects.filesystem import FilesystemStore
 from services.shared.server import MEBIBYTE
 from tests.bundles import PREPROCESSING, SIZE, Gate, greedy, mean_colour, publish
@@ -193,11 +194,11 @@ async def test_the_queue_is_bounded_in_bytes(
     batcher: Batcher, model: Model, busy: Gate, picture: Callable[..., bytes]
 ) -> None:
     """A few large pictures fill the queue as many small ones do, and one large picture alone is always taken."""
-    large = bytes(MAX_QUEUED_BYTES - 1000)
+    large = picture() + bytes(MAX_QUEUED_BYTES - 1000)
     asking = ask(batcher, [large], model)
     await asyncio.sleep(0)
     with pytest.raises(ResourceExhausted):
-        await batcher.answer(picture(size=(300, 200)), model)
+        await batcher.answer(picture(), model)
     busy.opened.set()
     answers = await asyncio.gather(*asking, return_exceptions=True)
     assert isinstance(answers[0], InvalidArgument)

@@ -12,11 +12,12 @@ from services.inference.pool import Pool
 @dataclass(frozen=True)
 class Thing:
     num_bytes: int
+    private: bool = False
 
 
-def loads(num_bytes: int) -> Callable[[], Awaitable[Thing]]:
+def loads(num_bytes: int, *, private: bool = False) -> Callable[[], Awaitable[Thing]]:
     async def load() -> Thing:
-        return Thing(num_bytes)
+        return Thing(num_bytes, private)
 
     return load
 
@@ -33,16 +34,16 @@ def loads(num_bytes: int) -> Callable[[], Awaitable[Thing]]:
 )
 async def test_the_least_recently_used_goes_first(asked: str, left: str) -> None:
     """Of four things with room for three the one that was asked for longest ago is dropped."""
-    pool = Pool(30)
+    pool = Pool(30, 20)
     for key in asked:
         await pool.get(key, loads(10))
-        assert pool.num_bytes <= 30
+        assert pool.num_bytes() <= 30
     assert {key for key in "abcd" if key in pool} == set(left)
 
 
 async def test_as_many_go_as_the_new_one_needs() -> None:
     """A large thing drives out several small ones, and one larger than the budget is held alone."""
-    pool = Pool(30)
+    pool = Pool(30, 20)
     for key, num_bytes in (("a", 10), ("b", 10), ("c", 10), ("d", 20)):
         await pool.get(key, loads(num_bytes))
     assert [key for key in "abcd" if key in pool] == ["c", "d"]
@@ -52,9 +53,34 @@ async def test_as_many_go_as_the_new_one_needs() -> None:
     assert [key for key in "abcdef" if key in pool] == ["f"]
 
 
+async def test_what_is_private_drives_out_what_is_private() -> None:
+    """Private things leave the others alone, and the others leave them alone; each keep to their budget."""
+    pool = Pool(30, 20)
+    for key in "abc":
+        await pool.get(key, loads(10))
+    for key in "pqrs":
+        await pool.get(key, loads(10, private=True))
+        assert pool.num_bytes(private=True) <= 20
+    assert {key for key in "abcpqrs" if key in pool} == set("abcrs")
+    await pool.get("d", loads(10))
+    assert {key for key in "abcdpqrs" if key in pool} == set("bcdrs")
+    await pool.get("t", loads(99, private=True))
+    assert {key for key in "bcdrst" if key in pool} == set("bcdt")
+
+
+async def test_a_thing_may_be_replaced() -> None:
+    """Another value takes the place of one that is there, and of none."""
+    pool = Pool(30, 20)
+    await pool.get("a", loads(10))
+    pool.replace("a", Thing(12))
+    pool.replace("b", Thing(12))
+    assert (await pool.get("a", loads(10))).num_bytes == 12
+    assert "b" not in pool
+
+
 async def test_a_thing_is_loaded_once_however_many_ask() -> None:
     """A hundred callers at once, and one later, cause one load and get the same thing."""
-    pool = Pool(30)
+    pool = Pool(30, 20)
     ready = asyncio.Event()
     loaded: list[Thing] = []
 
@@ -73,7 +99,7 @@ async def test_a_thing_is_loaded_once_however_many_ask() -> None:
 
 async def test_a_slow_load_holds_up_no_other() -> None:
     """What is loaded already is had while something else is still loading."""
-    pool = Pool(30)
+    pool = Pool(30, 20)
     ready = asyncio.Event()
 
     async def load() -> Thing:
@@ -90,7 +116,7 @@ async def test_a_slow_load_holds_up_no_other() -> None:
 
 async def test_a_failure_is_told_to_all_and_forgotten() -> None:
     """All who wait for a load hear that it failed, and the next one to ask has it tried again."""
-    pool = Pool(30)
+    pool = Pool(30, 20)
     tries = []
 
     async def fail() -> Thing:
@@ -107,7 +133,7 @@ async def test_a_failure_is_told_to_all_and_forgotten() -> None:
 
 async def test_a_caller_that_goes_away_ends_no_load() -> None:
     """The first caller is cancelled; the load goes on for the second, and once."""
-    pool = Pool(30)
+    pool = Pool(30, 20)
     ready = asyncio.Event()
     loaded: list[Thing] = []
 

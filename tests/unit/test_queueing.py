@@ -1,0 +1,149 @@
+"""Lines of those who wait: fair between the shared one and private ones, bounded each for itself."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from handful.bundle.predictor import Backbone
+from handful.errors import ResourceExhausted
+from services.inference.loading import Loader, Model
+from services.inference.pointers import VersionRef
+from services.inference.queueing import KEPT_SECONDS, MAX_QUEUED_BYTES, Batch, Queue, Waiting
+from services.shared.objects.filesystem import FilesystemStore
+from services.shared.server import MEBIBYTE
+from tests.bundles import mean_colour, publish
+
+LENGTH, CAP = 8, 2
+
+
+@pytest.fixture
+async def shared(store: FilesystemStore) -> Model:
+    model = await Loader(store, MEBIBYTE).load(
+        VersionRef("default", "projects/default/models/m/versions/1", publish(store))
+    )
+    return Model(model.head, replace(model.backbone, cap=CAP))
+
+
+def private(shared: Model) -> Model:
+    """A model with a backbone of its own."""
+    return Model(shared.head, replace(shared.backbone, backbone=Backbone(mean_colour()), private=True))
+
+
+def waiting(model: Model, num_bytes: int = 1) -> Waiting:
+    return Waiting(bytes(num_bytes), model, asyncio.get_running_loop().create_future())
+
+
+def fill(queue: Queue, model: Model, count: int = LENGTH) -> None:
+    for _ in range(count):
+        queue.put([waiting(model)])
+
+
+def taken(queue: Queue) -> Batch:
+    batch = queue.take()
+    assert batch is not None
+    return batch
+
+
+def serve(queue: Queue, rounds: int, seconds: Callable[[Batch], float], *models: Model) -> Counter[object]:
+    """The seconds that each backbone got, where all of their lines are kept full."""
+    used: Counter[object] = Counter()
+    for model in models:
+        fill(queue, model)
+    for _ in range(rounds):
+        batch = taken(queue)
+        body = batch.waiting[0].model.backbone.backbone
+        took = seconds(batch)
+        used[body] += took  # type: ignore[assignment] - seconds
+        queue.done(batch, took)
+        for one in batch.waiting:
+            queue.put([waiting(one.model)])
+    return used
+
+
+async def test_time_is_shared_evenly_by_lines(shared: Model) -> None:
+    """A private network that takes twenty times as long for a picture gets as much time as the shared line, no more;
+    two of them get as much together.
+    """
+    slow, other = private(shared), private(shared)
+
+    def seconds(batch: Batch) -> float:
+        return len(batch.waiting) * (0.2 if batch.line.private else 0.01)
+
+    used = serve(Queue(1, LENGTH), 600, seconds, shared, slow)
+    assert used[shared.backbone.backbone] == pytest.approx(used[slow.backbone.backbone], rel=0.1)
+    used = serve(Queue(1, LENGTH), 900, seconds, shared, slow, other)
+    both = used[slow.backbone.backbone] + used[other.backbone.backbone]
+    assert used[shared.backbone.backbone] == pytest.approx(both, rel=0.15)
+    assert used[slow.backbone.backbone] == pytest.approx(used[other.backbone.backbone], rel=0.15)
+
+
+async def test_who_was_away_has_no_claim_on_what_was_used_meanwhile(shared: Model) -> None:
+    """A line that was empty for long is served in turn, not first for as long as it was away."""
+    queue, own = Queue(1, LENGTH), private(shared)
+    serve(queue, 200, lambda batch: 0.01 * len(batch.waiting), shared)
+    fill(queue, own)
+    turns = []
+    for _ in range(6):
+        batch = taken(queue)
+        turns.append(batch.line.private)
+        queue.done(batch, 0.01 * len(batch.waiting))
+    assert set(turns) == {True, False}
+    assert 2 <= sum(turns) <= 4
+
+
+async def test_a_full_private_line_refuses_its_own_alone(shared: Model) -> None:
+    """What waits for one private network fills no line but its own, in pictures; in bytes private ones fill theirs."""
+    queue, own, other = Queue(1, LENGTH), private(shared), private(shared)
+    fill(queue, own)
+    with pytest.raises(ResourceExhausted) as caught:
+        queue.put([waiting(own)])
+    assert caught.value.reason == "OVERLOADED"
+    fill(queue, other, 1)
+    fill(queue, shared)
+    queue = Queue(1, LENGTH)
+    queue.put([waiting(own, MAX_QUEUED_BYTES)])
+    with pytest.raises(ResourceExhausted):
+        queue.put([waiting(other)])
+    fill(queue, shared)
+
+
+async def test_a_thread_is_kept_for_shared_work_while_there_is_some(shared: Model) -> None:
+    """Of two threads one alone takes private work just after there was shared work; a second later both may."""
+    queue, own = Queue(2, LENGTH), private(shared)
+    fill(queue, shared, 1)
+    queue.done(taken(queue), 0.01)
+    fill(queue, own, 3 * CAP)
+    first = taken(queue)
+    assert first.line.private
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    second = await asyncio.to_thread(taken, queue)
+    assert 0.5 * KEPT_SECONDS <= loop.time() - began <= KEPT_SECONDS + 5
+    assert second.line is first.line
+    third = asyncio.create_task(asyncio.to_thread(taken, queue))
+    await asyncio.sleep(0.05)
+    fill(queue, shared, 1)
+    assert not (await third).line.private
+
+
+async def test_one_thread_serves_private_work_too(shared: Model) -> None:
+    """Where there is one thread, none is kept."""
+    queue, own = Queue(1, LENGTH), private(shared)
+    fill(queue, shared, 1)
+    queue.done(taken(queue), 0.01)
+    fill(queue, own, 1)
+    assert taken(queue).line.private
+
+
+async def test_a_closed_queue_ends_those_who_wait(shared: Model) -> None:
+    """Threads that wait for work hear that there will be none."""
+    queue = Queue(2, LENGTH)
+    idle = asyncio.create_task(asyncio.to_thread(queue.take))
+    await asyncio.sleep(0.05)
+    queue.close()
+    assert await idle is None
+    fill(queue, shared, 1)
+    assert queue.take() is None
