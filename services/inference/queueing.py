@@ -1,6 +1,6 @@
 """What waits, bounded and in lines: one for all shared backbones, and one for each backbone that a single model has for
-itself. The line that has used the least time is served next, the shared one counting as much as all others together;
-so a private network that is slow, or asked much, does not hold up the models of everyone else.
+itself. The line that has used the least time for its weight is served next, and the shared one weighs three times what
+all others do together: a private network that is slow, or asked much, does not hold up the models of everyone else.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ MAX_QUEUED_BYTES = 64 * 1024 * 1024
 # The first guess of how long a picture takes; measured from then on.
 FIRST_GUESS_SECONDS = 0.02
 _SMOOTHING = 0.1
+SHARED_WEIGHT = 3
 # So long after shared work one thread is kept free of private work.
 KEPT_SECONDS = 1.0
 
@@ -161,7 +162,7 @@ class Queue:
 
     def _charged(self, line: Line, seconds: float) -> float:
         others = sum(1 for each in self._private.values() if each.waiting)
-        return seconds if line.private else seconds / max(1, others)
+        return seconds if line.private else seconds / (SHARED_WEIGHT * max(1, others))
 
     def _overloaded(self, line: Line) -> ResourceExhausted:
         wait_ms = round(1e3 * len(line.waiting) * line.seconds / self._num_threads)

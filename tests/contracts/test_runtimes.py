@@ -21,15 +21,12 @@ from handful.bundle.predictor import Pixels
 from services.inference.runtimes import DEFAULT, RUNTIMES, Body
 from services.inference.runtimes.choosing import AUTO, Choice, Chooser, allowed, pick
 from services.inference.runtimes.measuring import MAX_RELATIVE_DIFFERENCE, measure
-from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
-from services.trainer.worker import efficientnet_lite
-from services.trainer.worker.pretrained import offered
-from services.trainer.worker.pretrained.torch_files import read
+from tests import real_bundles
 from tests.bundles import mean_colour, without_map
 from tests.processes import children, until
 
 ROOT = Path(__file__).parents[2]
-ROW = ARCHITECTURES[DEFAULT_ARCHITECTURE]
+ROW = real_bundles.ROW
 # Random numbers, so that two runs differ.
 DICE = """
     <ir_version: 10, opset_import: ["" : 18]>
@@ -65,9 +62,7 @@ print(body.features(np.zeros((1, 32, 32, 3), np.uint8)))
 @pytest.fixture(scope="module")
 def graph() -> bytes:
     """The default backbone, with its real weights."""
-    path = offered(ROW).locate()
-    assert path is not None
-    return efficientnet_lite.graph(efficientnet_lite.state(ROW.network.name, read(path.read_bytes())), ROW)
+    return real_bundles.graph()
 
 
 @pytest.fixture(scope="module", params=RUNTIMES)

@@ -1,7 +1,7 @@
 """Lines of those who wait: fair between the shared one and private ones, bounded each for itself."""
 
 import asyncio
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -47,25 +47,25 @@ def taken(queue: Queue) -> Batch:
     return batch
 
 
-def serve(queue: Queue, rounds: int, seconds: Callable[[Batch], float], *models: Model) -> Counter[object]:
+def serve(queue: Queue, rounds: int, seconds: Callable[[Batch], float], *models: Model) -> dict[object, float]:
     """The seconds that each backbone got, where all of their lines are kept full."""
-    used: Counter[object] = Counter()
+    used: defaultdict[object, float] = defaultdict(float)
     for model in models:
         fill(queue, model)
     for _ in range(rounds):
         batch = taken(queue)
         body = batch.waiting[0].model.backbone.backbone
         took = seconds(batch)
-        used[body] += took  # type: ignore[assignment] - seconds
+        used[body] += took
         queue.done(batch, took)
         for one in batch.waiting:
             queue.put([waiting(one.model)])
     return used
 
 
-async def test_time_is_shared_evenly_by_lines(shared: Model) -> None:
-    """A private network that takes twenty times as long for a picture gets as much time as the shared line, no more;
-    two of them get as much together.
+async def test_time_is_shared_by_lines(shared: Model) -> None:
+    """A private network that takes twenty times as long for a picture gets a quarter of the time where the shared line
+    asks for the rest; two of them get that together.
     """
     slow, other = private(shared), private(shared)
 
@@ -73,10 +73,10 @@ async def test_time_is_shared_evenly_by_lines(shared: Model) -> None:
         return len(batch.waiting) * (0.2 if batch.line.private else 0.01)
 
     used = serve(Queue(1, LENGTH), 600, seconds, shared, slow)
-    assert used[shared.backbone.backbone] == pytest.approx(used[slow.backbone.backbone], rel=0.1)
+    assert used[shared.backbone.backbone] == pytest.approx(3 * used[slow.backbone.backbone], rel=0.1)
     used = serve(Queue(1, LENGTH), 900, seconds, shared, slow, other)
     both = used[slow.backbone.backbone] + used[other.backbone.backbone]
-    assert used[shared.backbone.backbone] == pytest.approx(both, rel=0.15)
+    assert used[shared.backbone.backbone] == pytest.approx(3 * both, rel=0.15)
     assert used[slow.backbone.backbone] == pytest.approx(used[other.backbone.backbone], rel=0.15)
 
 
@@ -86,12 +86,12 @@ async def test_who_was_away_has_no_claim_on_what_was_used_meanwhile(shared: Mode
     serve(queue, 200, lambda batch: 0.01 * len(batch.waiting), shared)
     fill(queue, own)
     turns = []
-    for _ in range(6):
+    for _ in range(LENGTH // CAP + 2):
         batch = taken(queue)
         turns.append(batch.line.private)
         queue.done(batch, 0.01 * len(batch.waiting))
     assert set(turns) == {True, False}
-    assert 2 <= sum(turns) <= 4
+    assert 1 <= sum(turns) <= 3
 
 
 async def test_a_full_private_line_refuses_its_own_alone(shared: Model) -> None:

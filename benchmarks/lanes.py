@@ -1,0 +1,146 @@
+"""What small pictures notice of large ones, and of a private network that is asked all it can: their 50th and 99th
+percentiles without and with, in turns, on a server of one thread that has a core of its own where there are two.
+
+usage: lanes.py [SECONDS]   (of each turn; default 8)
+"""
+
+import asyncio
+import io
+import os
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+from grpc import aio
+from PIL import Image
+
+from handful.v1 import inference_pb2_grpc
+from handful.v1.inference_pb2 import PredictRequest
+from services.shared.objects.filesystem import FilesystemStore
+from tests import real_bundles
+from tests.bundles import point
+from tests.inference_process import inference
+
+ROUNDS = 3
+RATE = 50.0
+LARGE_SHARE = 0.05
+ASKING_PRIVATE = 8
+MODEL = "projects/default/models/{}"
+
+
+def picture(width: int, height: int, **how: bool) -> bytes:
+    """A JPEG of soft colours and some noise."""
+    random = np.random.default_rng(width)
+    soft = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((width, height))
+    noisy = np.asarray(soft).astype(int) + random.integers(-9, 10, (height, width, 1))
+    buffer = io.BytesIO()
+    Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85, **how)
+    return buffer.getvalue()
+
+
+async def ask_at_rate(
+    stub: "inference_pb2_grpc.InferenceServiceAsyncStub", seconds: float, files: list[bytes]
+) -> list[tuple[int, float]]:
+    """Open loop: calls leave when it is their time, whatever became of earlier ones. Which file, and milliseconds; what
+    was refused is left out.
+    """
+    random = np.random.default_rng(0)
+    answered: list[tuple[int, float]] = []
+
+    async def one(which: int) -> None:
+        began = time.perf_counter()
+        with suppress(aio.AioRpcError):
+            await stub.Predict(PredictRequest(model=MODEL.format("shared"), image=files[which]), timeout=20)
+            answered.append((which, 1e3 * (time.perf_counter() - began)))
+
+    calls = []
+    began = time.perf_counter()
+    for number in range(round(seconds * RATE)):
+        await asyncio.sleep(max(0.0, began + number / RATE - time.perf_counter()))
+        which = 1 + int(random.integers(len(files) - 1)) if len(files) > 1 and random.random() < LARGE_SHARE else 0
+        calls.append(asyncio.create_task(one(which)))
+    await asyncio.gather(*calls)
+    return answered
+
+
+@asynccontextmanager
+async def private_load(stub: "inference_pb2_grpc.InferenceServiceAsyncStub", small: bytes) -> AsyncIterator[list[int]]:
+    """Some callers who ask the private network again as soon as they are answered; how often they were."""
+    answered = [0]
+
+    async def asking() -> None:
+        while True:
+            await stub.Predict(PredictRequest(model=MODEL.format("private"), image=small), timeout=20)
+            answered[0] += 1
+
+    callers = [asyncio.create_task(asking()) for _ in range(ASKING_PRIVATE)]
+    try:
+        yield answered
+    finally:
+        for caller in callers:
+            caller.cancel()
+        await asyncio.gather(*callers, return_exceptions=True)
+
+
+def percentiles(answered: list[tuple[int, float]], *, large: bool) -> tuple[float, float]:
+    times = [took for which, took in answered if (which > 0) == large]
+    return float(np.percentile(times, 50)), float(np.percentile(times, 99))
+
+
+async def measure(address: str, seconds: float) -> None:
+    small, plain, progressive = picture(500, 375), picture(4000, 3000), picture(4000, 3000, progressive=True)
+    print(f"small {len(small) // 1000} kB, large {len(plain) // 1000} kB and progressive {len(progressive) // 1000} kB")
+    ratios: dict[str, list[float]] = {"large": [], "progressive": [], "private": []}
+    async with aio.insecure_channel(address, options=[("grpc.max_send_message_length", -1)]) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        for model in ("shared", "private"):
+            await stub.Predict(PredictRequest(model=MODEL.format(model), image=small), timeout=60)
+        await asyncio.sleep(15)  # both graphs are measured
+        for number in range(ROUNDS):
+            alone = await ask_at_rate(stub, seconds, [small])
+            with_large = await ask_at_rate(stub, seconds, [small, plain])
+            with_progressive = await ask_at_rate(stub, seconds, [small, progressive])
+            async with private_load(stub, small) as asked:
+                with_private = await ask_at_rate(stub, seconds, [small])
+            base = percentiles(alone, large=False)
+            print(f"round {number + 1}: small alone p50 {base[0]:.1f} p99 {base[1]:.1f} ms")
+            turns = {"large": with_large, "progressive": with_progressive, "private": with_private}
+            for name, answered in turns.items():
+                found = percentiles(answered, large=False)
+                ratios[name].append(found[1] / base[1])
+                beside = (
+                    f"{asked[0] / seconds:.0f}/s of the private"
+                    if name == "private"
+                    else f"{percentiles(answered, large=True)[0]:.0f} ms p50 of the large"
+                )
+                print(f"  beside {name:12} p50 {found[0]:6.1f}  p99 {found[1]:6.1f} ms, {beside}")
+    for name, found_ratios in ratios.items():
+        print(f"small p99 beside {name}: x {np.median(found_ratios):.2f} (median of {ROUNDS})")
+
+
+def main(seconds: float) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory(prefix="handful-bench-") as folder:
+        home = Path(folder)
+        store = FilesystemStore(home / "store")
+        body = real_bundles.graph()
+        point(
+            store,
+            {
+                "shared": [real_bundles.publish(store, body)],
+                "private": [real_bundles.publish(store, body, private=True)],
+            },
+        )
+        os.sched_setaffinity(0, cores[:1])
+        with inference(home, HANDFUL_INFERENCE_THREADS="1") as server:
+            os.sched_setaffinity(0, cores[-1:])
+            print(f"server of one thread on core {cores[0]}, client on core {cores[-1]}; {RATE:.0f} small a second")
+            asyncio.run(measure(server.address, seconds))
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]) if len(sys.argv) > 1 else 8.0)
