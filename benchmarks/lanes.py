@@ -1,5 +1,6 @@
 """What small pictures notice of large ones, and of a private network that is asked all it can: their 50th and 99th
-percentiles without and with, in turns, on a server of one thread that has a core of its own where there are two.
+percentiles without and with, in turns, on a server of one thread that has a core of its own where there are two, and
+that is asked two fifths of the small pictures that it can answer.
 
 usage: lanes.py [SECONDS]   (of each turn; default 8)
 """
@@ -26,9 +27,9 @@ from tests.bundles import point
 from tests.inference_process import inference
 
 ROUNDS = 3
-RATE = 50.0
+LOAD = 0.4
 LARGE_SHARE = 0.05
-ASKING_PRIVATE = 8
+ASKING = 8
 MODEL = "projects/default/models/{}"
 
 
@@ -43,7 +44,7 @@ def picture(width: int, height: int, **how: bool) -> bytes:
 
 
 async def ask_at_rate(
-    stub: "inference_pb2_grpc.InferenceServiceAsyncStub", seconds: float, files: list[bytes]
+    stub: "inference_pb2_grpc.InferenceServiceAsyncStub", rate: float, seconds: float, files: list[bytes]
 ) -> list[tuple[int, float]]:
     """Open loop: calls leave when it is their time, whatever became of earlier ones. Which file, and milliseconds; what
     was refused is left out.
@@ -59,8 +60,8 @@ async def ask_at_rate(
 
     calls = []
     began = time.perf_counter()
-    for number in range(round(seconds * RATE)):
-        await asyncio.sleep(max(0.0, began + number / RATE - time.perf_counter()))
+    for number in range(round(seconds * rate)):
+        await asyncio.sleep(max(0.0, began + number / rate - time.perf_counter()))
         which = 1 + int(random.integers(len(files) - 1)) if len(files) > 1 and random.random() < LARGE_SHARE else 0
         calls.append(asyncio.create_task(one(which)))
     await asyncio.gather(*calls)
@@ -68,16 +69,18 @@ async def ask_at_rate(
 
 
 @asynccontextmanager
-async def private_load(stub: "inference_pb2_grpc.InferenceServiceAsyncStub", small: bytes) -> AsyncIterator[list[int]]:
-    """Some callers who ask the private network again as soon as they are answered; how often they were."""
+async def asking(
+    stub: "inference_pb2_grpc.InferenceServiceAsyncStub", model: str, small: bytes
+) -> AsyncIterator[list[int]]:
+    """Some callers who ask a model again as soon as they are answered; how often they were."""
     answered = [0]
 
-    async def asking() -> None:
+    async def one() -> None:
         while True:
-            await stub.Predict(PredictRequest(model=MODEL.format("private"), image=small), timeout=20)
+            await stub.Predict(PredictRequest(model=MODEL.format(model), image=small), timeout=20)
             answered[0] += 1
 
-    callers = [asyncio.create_task(asking()) for _ in range(ASKING_PRIVATE)]
+    callers = [asyncio.create_task(one()) for _ in range(ASKING)]
     try:
         yield answered
     finally:
@@ -87,7 +90,7 @@ async def private_load(stub: "inference_pb2_grpc.InferenceServiceAsyncStub", sma
 
 
 def percentiles(answered: list[tuple[int, float]], *, large: bool) -> tuple[float, float]:
-    times = [took for which, took in answered if (which > 0) == large]
+    times = [took for which, took in answered if (which > 0) == large] or [float("nan")]
     return float(np.percentile(times, 50)), float(np.percentile(times, 99))
 
 
@@ -100,22 +103,26 @@ async def measure(address: str, seconds: float) -> None:
         for model in ("shared", "private"):
             await stub.Predict(PredictRequest(model=MODEL.format(model), image=small), timeout=60)
         await asyncio.sleep(15)  # both graphs are measured
+        async with asking(stub, "shared", small) as answered:
+            await asyncio.sleep(seconds)
+        rate = LOAD * answered[0] / seconds
+        print(f"{answered[0] / seconds:.0f} a second at most; {rate:.1f} are asked")
         for number in range(ROUNDS):
-            alone = await ask_at_rate(stub, seconds, [small])
-            with_large = await ask_at_rate(stub, seconds, [small, plain])
-            with_progressive = await ask_at_rate(stub, seconds, [small, progressive])
-            async with private_load(stub, small) as asked:
-                with_private = await ask_at_rate(stub, seconds, [small])
+            alone = await ask_at_rate(stub, rate, seconds, [small])
+            with_large = await ask_at_rate(stub, rate, seconds, [small, plain])
+            with_progressive = await ask_at_rate(stub, rate, seconds, [small, progressive])
+            async with asking(stub, "private", small) as asked:
+                with_private = await ask_at_rate(stub, rate, seconds, [small])
             base = percentiles(alone, large=False)
             print(f"round {number + 1}: small alone p50 {base[0]:.1f} p99 {base[1]:.1f} ms")
             turns = {"large": with_large, "progressive": with_progressive, "private": with_private}
-            for name, answered in turns.items():
-                found = percentiles(answered, large=False)
+            for name, found_times in turns.items():
+                found = percentiles(found_times, large=False)
                 ratios[name].append(found[1] / base[1])
                 beside = (
                     f"{asked[0] / seconds:.0f}/s of the private"
                     if name == "private"
-                    else f"{percentiles(answered, large=True)[0]:.0f} ms p50 of the large"
+                    else f"{percentiles(found_times, large=True)[0]:.0f} ms p50 of the large"
                 )
                 print(f"  beside {name:12} p50 {found[0]:6.1f}  p99 {found[1]:6.1f} ms, {beside}")
     for name, found_ratios in ratios.items():
@@ -138,7 +145,7 @@ def main(seconds: float) -> None:
         os.sched_setaffinity(0, cores[:1])
         with inference(home, HANDFUL_INFERENCE_THREADS="1") as server:
             os.sched_setaffinity(0, cores[-1:])
-            print(f"server of one thread on core {cores[0]}, client on core {cores[-1]}; {RATE:.0f} small a second")
+            print(f"server of one thread on core {cores[0]}, client on core {cores[-1]}")
             asyncio.run(measure(server.address, seconds))
 
 

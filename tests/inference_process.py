@@ -58,4 +58,4 @@ def inference(home: Path, **settings: str) -> Iterator[InferenceProcess]:
     finally:
         process.terminate()
         ended = process.wait(30)
-    assert ended == 0, log.read_text()
+    assert ended == 0, log.read_text()[-2000:]
