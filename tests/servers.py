@@ -152,10 +152,10 @@ async def serving(
 
 
 @asynccontextmanager
-async def open_inference(store: ObjectStore, queue: int = 64) -> AsyncIterator[str]:
-    """The address of an inference service with both its protocols."""
+async def open_inference(store: ObjectStore, queue: int = 64, loader: Loader | None = None) -> AsyncIterator[str]:
+    """The address of an inference service with both its protocols and one thread."""
     batcher, explainer, pointers = Batcher(1, queue), Explainer(), InferencePointers(store)
-    models = Models(pointers, Loader(store, 64 * MEBIBYTE))
+    models = Models(pointers, loader or Loader(store, 64 * MEBIBYTE))
     server = Server(Limits(message_bytes=33 * MEBIBYTE, drain_seconds=0))
     ours = InferenceServicer(models, batcher, explainer, server.draining)
     oip = OipServicer(pointers, models, batcher, server.draining)

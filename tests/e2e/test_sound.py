@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import soundfile
@@ -25,6 +26,8 @@ from handful.errors import FailedPrecondition, InvalidArgument
 from handful.v1.bundle_pb2 import MODALITY_SOUND, ModelManifest
 from handful.v1.inference_pb2 import EvidenceMap
 from handful.v1.trainer_pb2 import Architecture, TrainingRun, TrainingRunEvent
+from services.inference.oip.v2 import open_inference_pb2 as oip
+from services.inference.oip.v2.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from services.trainer.sound_architectures import AUTO, CANDIDATES, SOUND_ARCHITECTURES
 from tests.e2e.test_export import bare, run
 
@@ -116,6 +119,30 @@ def test_new_sounds_are_told_apart(trained: Trained) -> None:
             answer = trained.client.predict("noises", encoded(wave(kind, seed), suffix))
             assert answer.predictions[0].label == kind
             assert not answer.segments
+
+
+def test_sounds_are_taken_by_the_open_inference_protocol(trained: Trained) -> None:
+    """A model of sounds takes files as `sound`, and gives the probabilities that Predict gives; it takes no pixels."""
+    files = [encoded(wave(kind, 1000), "FLAC") for kind in KINDS]
+    tensor = oip.ModelInferRequest.InferInputTensor(name="sound", datatype="BYTES", shape=[len(files)])
+    tensor.contents.bytes_contents.extend(files)
+    with grpc.insecure_channel(trained.stack.addresses.inference) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        config = stub.ModelConfig(oip.ModelConfigRequest(name="noises")).config
+        labels = json.loads(config.parameters["labels"].string_value)
+        output = stub.ModelInfer(oip.ModelInferRequest(model_name="noises", inputs=[tensor])).outputs[0]
+        tensor.name = "image"
+        for request in (
+            oip.ModelInferRequest(model_name="noises", inputs=[tensor]),
+            oip.ModelInferRequest(model_name="noises.pixels", inputs=[tensor]),
+        ):
+            with pytest.raises(grpc.RpcError, match=r"must be sound|takes no pixels"):
+                stub.ModelInfer(request)
+    scores = np.array(output.contents.fp32_contents).reshape(output.shape)
+    assert [labels[best] for best in scores.argmax(axis=1)] == list(KINDS)
+    for row, file in zip(scores, files, strict=True):
+        alone = {one.label: one.score for one in trained.client.predict("noises", file, top_k=99).predictions}
+        assert row.tolist() == pytest.approx([alone[label] for label in labels])
 
 
 def test_a_long_sound_says_what_is_heard_when(trained: Trained) -> None:

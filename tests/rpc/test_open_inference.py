@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import struct
 from collections.abc import AsyncIterator, Callable
@@ -20,7 +21,7 @@ from services.inference.oip.v2 import open_inference_pb2 as oip
 from services.inference.oip.v2 import open_inference_pb2_grpc as oip_grpc
 from services.inference.oip_servicer import NAME
 from services.shared.objects.filesystem import FilesystemStore
-from tests.bundles import COLOURS, SIZE, mean_colour, point, publish
+from tests.bundles import COLOURS, SIZE, GatedLoader, mean_colour, point, publish
 from tests.servers import open_inference
 
 Stub: TypeAlias = "oip_grpc.GRPCInferenceServiceAsyncStub"
@@ -276,6 +277,47 @@ async def test_more_than_the_queue_takes_is_refused_at_once(store: FilesystemSto
         code, message = await refusal(stub, asking(*[paint("red")] * 5))
         assert (code, "n from 1 to 4" in message) == (StatusCode.INVALID_ARGUMENT, True)
         assert probabilities(await stub.ModelInfer(asking(*[paint("red")] * 4))).shape == (4, 3)
+
+
+async def test_too_much_at_once_is_refused(store: FilesystemStore, paint: Paint) -> None:
+    """While one picture is computed and four may wait, of two requests of three the second is refused at once, with a
+    pushback; then all is well again.
+    """
+    point(store, {"flowers": [publish(store)]})
+    loader = GatedLoader(store)
+    async with open_inference(store, 4, loader) as address, aio.insecure_channel(address) as channel:
+        stub: Stub = oip_grpc.GRPCInferenceServiceStub(channel)
+        held = asyncio.ensure_future(stub.ModelInfer(asking(paint("red")), timeout=60))
+        assert await asyncio.to_thread(loader.gate.entered.wait, 20)
+        others = {asyncio.ensure_future(stub.ModelInfer(asking(*[paint("green")] * 3), timeout=60)) for _ in range(2)}
+        (refused,), (waiting,) = await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
+        problem = refused.exception()
+        assert isinstance(problem, aio.AioRpcError)
+        error = from_rpc_error(problem)
+        assert (error.code, error.reason) == (StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+        assert int(error.facts["pushback_ms"]) >= 1
+        loader.gate.opened.set()
+        assert probabilities(await waiting).argmax(axis=1).tolist() == [1, 1, 1]
+        assert probabilities(await held).argmax() == 0
+
+
+async def test_a_request_whose_caller_went_away_is_not_computed(store: FilesystemStore, paint: Paint) -> None:
+    """Pictures of a request that was cancelled, or whose `timeout` passed, take no time of the network."""
+    point(store, {"flowers": [publish(store)]})
+    loader = GatedLoader(store)
+    async with open_inference(store, loader=loader) as address, aio.insecure_channel(address) as channel:
+        stub: Stub = oip_grpc.GRPCInferenceServiceStub(channel)
+        held = asyncio.ensure_future(stub.ModelInfer(asking(paint("red")), timeout=60))
+        assert await asyncio.to_thread(loader.gate.entered.wait, 20)
+        gone = stub.ModelInfer(asking(*[paint("green")] * 3), timeout=60)
+        soon = asking(paint("blue"), parameters={"timeout": oip.InferParameter(int64_param=200_000)})
+        assert (await refusal(stub, soon))[0] == StatusCode.DEADLINE_EXCEEDED
+        gone.cancel()
+        await asyncio.sleep(0.3)
+        loader.gate.opened.set()
+        await held
+        await stub.ModelInfer(asking(paint("blue")), timeout=20)
+        assert loader.gate.passes == [1, 1]
 
 
 def changed(**fields: Any) -> Callable[[bytes], Request]:

@@ -190,6 +190,60 @@ async def test_a_full_queue_refuses_and_recovers(
     assert (await batcher.answer(picture(), model)).probabilities.shape == (3,)
 
 
+async def test_pictures_that_are_asked_about_together_wait_together(
+    batcher: Batcher, model: Model, busy: Gate, picture: Callable[..., bytes]
+) -> None:
+    """Where not all of them may wait none does, and the places are free for others; answers come in their order."""
+    asking = ask(batcher, [picture()] * (QUEUE - 2), model)
+    await asyncio.sleep(0)
+    with pytest.raises(ResourceExhausted):
+        await batcher.answer_all([picture()] * 3, model)
+    colours = [(230, 30, 30), (30, 230, 30)]
+    together = asyncio.create_task(batcher.answer_all([picture(1, one) for one in colours], model))
+    await asyncio.sleep(0)
+    busy.opened.set()
+    assert [answer.probabilities.argmax() for answer in await together] == [0, 1]
+    await asyncio.gather(*asking)
+
+
+async def test_one_that_is_bad_frees_those_that_were_asked_about_with_it(
+    batcher: Batcher, model: Model, busy: Gate, picture: Callable[..., bytes]
+) -> None:
+    """Of pictures that are asked about together a bad one ends all: what is not yet being computed never is."""
+    gate = Gate(mean_colour())
+    together = asyncio.create_task(
+        batcher.answer_all([b"", *[picture()] * 3], Model(model.head, LoadedBackbone(gate, 0)))
+    )
+    await asyncio.sleep(0)
+    busy.opened.set()
+    with pytest.raises(InvalidArgument, match="image 1 of 4: The file is empty"):
+        await together
+    gate.opened.set()
+    assert (await batcher.answer(picture(), model)).probabilities.shape == (3,)
+    assert len(gate.passes) <= 1
+
+
+async def test_what_is_decoded_already_is_answered_the_same(
+    batcher: Batcher, model: Model, picture: Callable[..., bytes]
+) -> None:
+    """Pixels as the model takes them have the answer of the file that they came from, bit for bit."""
+    file = picture(1, (230, 30, 30))
+    of_file, of_pixels = await batcher.answer_all([file, to_pixels(file, PREPROCESSING)], model)
+    np.testing.assert_array_equal(of_file.probabilities, of_pixels.probabilities)
+
+
+async def test_an_answer_says_where_its_time_went(
+    batcher: Batcher, model: Model, busy: Gate, picture: Callable[..., bytes]
+) -> None:
+    """Waiting, decoding, network and head took time; of pictures that shared a pass one counts it."""
+    together = asyncio.create_task(batcher.answer_all([picture(seed) for seed in range(3)], model))
+    await asyncio.sleep(0)
+    busy.opened.set()
+    spent = [answer.spent for answer in await together]
+    assert all(min(one.queue, one.decode, one.network, one.head) > 0 for one in spent)
+    assert 1 <= sum(one.passes for one in spent) <= 3
+
+
 async def test_the_queue_is_bounded_in_bytes(
     batcher: Batcher, model: Model, busy: Gate, picture: Callable[..., bytes]
 ) -> None:

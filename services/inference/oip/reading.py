@@ -16,7 +16,6 @@ from services.inference.oip.v2 import open_inference_pb2 as oip
 # Before an element of a raw BYTES tensor stands its length.
 LENGTH_BYTES = 4
 _CLASSIFICATION = "classification"
-_IGNORED = {"priority", "binary_data_output"}
 _CONTENTS = {"BYTES": "bytes_contents", "UINT8": "uint_contents"}
 
 
