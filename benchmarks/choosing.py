@@ -25,17 +25,16 @@ from handful.folders import find
 from handful.v1.bundle_pb2 import HEAD_KIND_LOGISTIC_REGRESSION, WEIGHTS_PRETRAINED, Recipe
 from services.shared.objects.filesystem import FilesystemStore
 from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE, to_choose_from
-from services.trainer.intervals import corrected_wilson
 from services.trainer.recipes import resolve
 from services.trainer.worker import backbones
-from services.trainer.worker.architecture_choice import Tried, accuracy_of_choosing, best
 from services.trainer.worker.children import Children
-from services.trainer.worker.cross_validation import Folds
-from services.trainer.worker.head_choice import better, fitter
+from services.trainer.worker.cross_validation import Folds, better
+from services.trainer.worker.evaluation import cross_validated
+from services.trainer.worker.head_choice import best_architecture, fitter, honest, try_all
 from services.trainer.worker.pretrained import Place, PretrainedWeights
 from services.trainer.worker.spans import Span
 
-FAST = resolve(Recipe(preset="fast"), DEFAULT_ARCHITECTURE)
+FAST = resolve(Recipe(preset="fast", head=HEAD_KIND_LOGISTIC_REGRESSION), DEFAULT_ARCHITECTURE)
 DIGITS = 800
 TOGETHER = "side by side"
 Pools = dict[str, Floats]
@@ -81,22 +80,24 @@ def figures(pools: Pools, labels: Labels, n: int, seed: int) -> tuple[str, dict[
     for name, rows in {**pools, TOGETHER: together(pools)}.items():
         span = Span.of(rows[train])
         fit = fitter(HEAD_KIND_LOGISTIC_REGRESSION, FAST, span, num_classes)
-        tried[name] = Tried.of(name, folds.out_of_fold(span.rows, known, num_classes, fit, lambda: None), known)
+        tried[name] = try_all(FAST, span, known, num_classes, folds, lambda: None)
         answers = span.back(fit(span.rows, known)).logits(rows[test]).argmax(axis=1)
         true[name] = float((answers == labels[test]).mean())
-    alone_, careful = [tried[name] for name in pools], next(iter(pools))
-    for one in alone_:
-        if better((one.right - tried[careful].right).astype(np.float64)):
-            careful = one.architecture
-    chosen = best(alone_)
-    looks = float(chosen.right.mean())
-    interval = corrected_wilson(looks, len(known), float(np.bincount(known).max() / len(known)))
-    return chosen.architecture, true | {
-        "the choice": true[chosen.architecture],
+    right = {name: tried[name][0].out_of_fold.right(known) for name in pools}
+    careful, groups = next(iter(pools)), np.arange(len(known))
+    for name, one in right.items():
+        if better(one - right[careful], groups):
+            careful = name
+    alone_ = [tried[name] for name in pools]
+    chosen = list(pools)[best_architecture(alone_, known)]
+    measured = cross_validated(known, honest(alone_, known, groups, folds))
+    interval = measured.accuracy_interval
+    return chosen, true | {
+        "the choice": true[chosen],
         "one standard error": true[careful],
-        "looks": looks,
-        "says": accuracy_of_choosing(alone_, folds),
-        "interval holds": float(interval.low <= true[chosen.architecture] <= interval.high),
+        "looks": float(right[chosen].mean()),
+        "says": measured.accuracy,
+        "interval holds": float(interval.low <= true[chosen] <= interval.high),
     }
 
 

@@ -25,7 +25,7 @@ from services.trainer.recipes import resolve
 from services.trainer.worker import learning_curve, suspects
 from services.trainer.worker.cross_validation import Folds
 from services.trainer.worker.evaluation import cross_validated
-from services.trainer.worker.head_choice import best, fitter, try_all
+from services.trainer.worker.head_choice import best, fitter, honest, try_all
 from services.trainer.worker.spans import Span
 
 FAST = resolve(Recipe(preset="fast"), pools.ROW.id)
@@ -39,9 +39,10 @@ def trained(rows: Floats, labels: Labels, seed: int) -> tuple[CrossValidation, L
     num_classes, span = int(labels.max()) + 1, Span.of(rows)
     folds = Folds.drawn(labels, alone(labels), num_classes, seed)
     candidates = try_all(FAST, span, labels, num_classes, folds, lambda: None)
-    chosen = best(candidates, labels, np.arange(len(labels)))
+    groups = np.arange(len(labels))
+    chosen = best(candidates, labels, groups)
     head = fitter(chosen.kind, FAST, span, num_classes)(span.rows, labels)
-    return cross_validated(labels, chosen.out_of_fold), span.back(head)
+    return cross_validated(labels, honest([candidates], labels, groups, folds)), span.back(head)
 
 
 def coverage(name: str, features: Floats, labels: Labels, sets: int) -> None:
@@ -95,11 +96,13 @@ def grown(name: str, features: Floats, labels: Labels, n: int, sets: int) -> Non
         test = np.setdiff1d(np.arange(len(labels)), twice)
         known, span = labels[few], Span.of(features[few])
         folds = Folds.drawn(known, alone(known), num_classes, seed)
-        chosen = best(try_all(FAST, span, known, num_classes, folds, lambda: None), known, np.arange(len(known)))
+        candidates = try_all(FAST, span, known, num_classes, folds, lambda: None)
+        groups = np.arange(len(known))
+        chosen = best(candidates, known, groups)
         fit = fitter(chosen.kind, FAST, span, num_classes)
         curve = learning_curve.draw(span, known, folds, fit, chosen.out_of_fold, seed, lambda: None)
         names = tuple(map(str, range(num_classes)))
-        found = learning_curve.more(curve, names, known, chosen.out_of_fold)
+        found = learning_curve.more(curve, names, known, groups, chosen.out_of_fold)
         head = trained(features[twice], labels[twice], seed)[1]
         truth = float((head.logits(features[test]).argmax(axis=1) == labels[test]).mean())
         errors.append(abs(found.accuracy - truth))

@@ -93,7 +93,7 @@ async def running_trainer(
         watches = Watches(database, board, pointers, server.draining)
         datasets = Datasets(to_dataset)
         continuing = Continuing(database, store, datasets)
-        trainer = TrainerServicer(database, board, fleet, watches, datasets, continuing, DEFAULT_ARCHITECTURE)
+        trainer = TrainerServicer(database, store, board, fleet, watches, datasets, continuing, DEFAULT_ARCHITECTURE)
         limited = Limited(3072 * MEBIBYTE)
         evaluations = Evaluations(database, store, datasets)
         imports = Imports(database, store, pointers, limited)

@@ -8,6 +8,10 @@ from handful.v1.bundle_pb2 import Baseline, Evaluation, Interval, LabelSuspect, 
 
 # A gain below this may as well be none.
 SAME = 0.02
+_TWO_RANGES = (
+    "Of the two ranges the first is measured on the validation examples, the second on training examples held out in "
+    "turn."
+)
 _KNOWS = {
     Baseline.KIND_MAJORITY_CLASS: "Always answering the most common class",
     Baseline.KIND_COLOUR_AND_SIZE: "knowing colours and sizes alone",
@@ -26,6 +30,8 @@ def sentences(evaluation: Evaluation) -> Iterator[str]:
         f"{found.accuracy:.1%} of {found.num_examples} training examples were answered rightly by heads that had not "
         "seen them."
     )
+    if evaluation.HasField("accuracy_interval"):
+        yield _TWO_RANGES
     if evaluation.HasField("accuracy_interval") and measured.high < found.accuracy_interval.low:
         yield (
             "What it was measured on is answered less well than that, so it is unlike what it was trained on: another "

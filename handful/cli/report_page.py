@@ -34,7 +34,8 @@ _PLOTS = {
 }
 _MEANING = (
     "Precision: of the answers with this class, the share that was right. Recall: of the examples of this class, the "
-    "share that was found; the interval holds what it is on all such examples, 95 times of 100."
+    "share that was found; the interval holds what it is on all such examples, 95 times of 100, and counts pieces of a "
+    "recording, or other groups, once."
 )
 
 

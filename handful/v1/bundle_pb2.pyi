@@ -436,6 +436,7 @@ class Recipe(_message.Message):
     INITIAL_HEAD_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
     SHRINKAGE_FIELD_NUMBER: _builtins.int
+    VIEWS_FIELD_NUMBER: _builtins.int
     MAX_GFLOPS_FIELD_NUMBER: _builtins.int
     preset: _builtins.str
     """`fast` (features once, then a convex head), `quality` (as `fast`, on the best of several networks), `fine_tune`
@@ -530,6 +531,11 @@ class Recipe(_message.Message):
     """How the convex head is fitted. `fast` and `quality` only."""
     shrinkage: _builtins.float
     """How far the covariance of LDA is drawn towards a multiple of the identity, in (0, 1]. `fast` and `quality` only."""
+    views: _builtins.int
+    """Augmented views of each training picture that the convex head is fitted on beside the picture itself, each counting as
+    much: from 0, the default, to 16. Drawn from the seed and the picture's content, and kept with the features. What is
+    measured is measured on pictures as they are. `fast` on pictures only.
+    """
     max_gflops: _builtins.float
     """Of the networks at hand `quality` tries those that cost at most so many GFLOPs (Architecture.gflops); with
     architecture `auto` only.
@@ -576,11 +582,12 @@ class Recipe(_message.Message):
         initial_head: Global___InitialHead.ValueType = ...,
         head: Global___HeadKind.ValueType = ...,
         shrinkage: _builtins.float | None = ...,
+        views: _builtins.int = ...,
         max_gflops: _builtins.float | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_brightness", b"_brightness", "_contrast", b"_contrast", "_crop_scale", b"_crop_scale", "_cutmix", b"_cutmix", "_early_stopping_epochs", b"_early_stopping_epochs", "_frozen_blocks", b"_frozen_blocks", "_gradient_clip_norm", b"_gradient_clip_norm", "_head_learning_rate", b"_head_learning_rate", "_horizontal_flip", b"_horizontal_flip", "_hue", b"_hue", "_label_smoothing", b"_label_smoothing", "_layer_decay", b"_layer_decay", "_learning_rate", b"_learning_rate", "_max_gflops", b"_max_gflops", "_mixup", b"_mixup", "_momentum", b"_momentum", "_num_epochs", b"_num_epochs", "_random_erasing", b"_random_erasing", "_regularization_c", b"_regularization_c", "_rotation_degrees", b"_rotation_degrees", "_saturation", b"_saturation", "_seed", b"_seed", "_shrinkage", b"_shrinkage", "_target_size", b"_target_size", "_vertical_flip", b"_vertical_flip", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "brightness", b"brightness", "contrast", b"contrast", "crop_scale", b"crop_scale", "cutmix", b"cutmix", "early_stopping_epochs", b"early_stopping_epochs", "frozen_blocks", b"frozen_blocks", "gradient_clip_norm", b"gradient_clip_norm", "head_learning_rate", b"head_learning_rate", "horizontal_flip", b"horizontal_flip", "hue", b"hue", "label_smoothing", b"label_smoothing", "layer_decay", b"layer_decay", "learning_rate", b"learning_rate", "max_gflops", b"max_gflops", "mixup", b"mixup", "momentum", b"momentum", "num_epochs", b"num_epochs", "random_erasing", b"random_erasing", "regularization_c", b"regularization_c", "rotation_degrees", b"rotation_degrees", "saturation", b"saturation", "seed", b"seed", "shrinkage", b"shrinkage", "target_size", b"target_size", "vertical_flip", b"vertical_flip", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_brightness", b"_brightness", "_contrast", b"_contrast", "_crop_scale", b"_crop_scale", "_cutmix", b"_cutmix", "_early_stopping_epochs", b"_early_stopping_epochs", "_frozen_blocks", b"_frozen_blocks", "_gradient_clip_norm", b"_gradient_clip_norm", "_head_learning_rate", b"_head_learning_rate", "_horizontal_flip", b"_horizontal_flip", "_hue", b"_hue", "_label_smoothing", b"_label_smoothing", "_layer_decay", b"_layer_decay", "_learning_rate", b"_learning_rate", "_max_gflops", b"_max_gflops", "_mixup", b"_mixup", "_momentum", b"_momentum", "_num_epochs", b"_num_epochs", "_random_erasing", b"_random_erasing", "_regularization_c", b"_regularization_c", "_rotation_degrees", b"_rotation_degrees", "_saturation", b"_saturation", "_seed", b"_seed", "_shrinkage", b"_shrinkage", "_target_size", b"_target_size", "_vertical_flip", b"_vertical_flip", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "architecture", b"architecture", "auto_augmentation", b"auto_augmentation", "batch_size", b"batch_size", "brightness", b"brightness", "class_weights", b"class_weights", "contrast", b"contrast", "crop_scale", b"crop_scale", "cutmix", b"cutmix", "early_stopping_epochs", b"early_stopping_epochs", "freeze", b"freeze", "frozen_blocks", b"frozen_blocks", "frozen_mode", b"frozen_mode", "gradient_clip_norm", b"gradient_clip_norm", "head", b"head", "head_learning_rate", b"head_learning_rate", "horizontal_flip", b"horizontal_flip", "hue", b"hue", "initial_head", b"initial_head", "label_smoothing", b"label_smoothing", "layer_decay", b"layer_decay", "learning_rate", b"learning_rate", "max_gflops", b"max_gflops", "mixup", b"mixup", "momentum", b"momentum", "num_epochs", b"num_epochs", "optimizer", b"optimizer", "precision", b"precision", "preset", b"preset", "random_erasing", b"random_erasing", "regularization_c", b"regularization_c", "rotation_degrees", b"rotation_degrees", "saturation", b"saturation", "schedule", b"schedule", "seed", b"seed", "shrinkage", b"shrinkage", "target_size", b"target_size", "vertical_flip", b"vertical_flip", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_brightness", b"_brightness", "_contrast", b"_contrast", "_crop_scale", b"_crop_scale", "_cutmix", b"_cutmix", "_early_stopping_epochs", b"_early_stopping_epochs", "_frozen_blocks", b"_frozen_blocks", "_gradient_clip_norm", b"_gradient_clip_norm", "_head_learning_rate", b"_head_learning_rate", "_horizontal_flip", b"_horizontal_flip", "_hue", b"_hue", "_label_smoothing", b"_label_smoothing", "_layer_decay", b"_layer_decay", "_learning_rate", b"_learning_rate", "_max_gflops", b"_max_gflops", "_mixup", b"_mixup", "_momentum", b"_momentum", "_num_epochs", b"_num_epochs", "_random_erasing", b"_random_erasing", "_regularization_c", b"_regularization_c", "_rotation_degrees", b"_rotation_degrees", "_saturation", b"_saturation", "_seed", b"_seed", "_shrinkage", b"_shrinkage", "_target_size", b"_target_size", "_vertical_flip", b"_vertical_flip", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "architecture", b"architecture", "auto_augmentation", b"auto_augmentation", "batch_size", b"batch_size", "brightness", b"brightness", "class_weights", b"class_weights", "contrast", b"contrast", "crop_scale", b"crop_scale", "cutmix", b"cutmix", "early_stopping_epochs", b"early_stopping_epochs", "freeze", b"freeze", "frozen_blocks", b"frozen_blocks", "frozen_mode", b"frozen_mode", "gradient_clip_norm", b"gradient_clip_norm", "head", b"head", "head_learning_rate", b"head_learning_rate", "horizontal_flip", b"horizontal_flip", "hue", b"hue", "initial_head", b"initial_head", "label_smoothing", b"label_smoothing", "layer_decay", b"layer_decay", "learning_rate", b"learning_rate", "max_gflops", b"max_gflops", "mixup", b"mixup", "momentum", b"momentum", "num_epochs", b"num_epochs", "optimizer", b"optimizer", "precision", b"precision", "preset", b"preset", "random_erasing", b"random_erasing", "regularization_c", b"regularization_c", "rotation_degrees", b"rotation_degrees", "saturation", b"saturation", "schedule", b"schedule", "seed", b"seed", "shrinkage", b"shrinkage", "target_size", b"target_size", "vertical_flip", b"vertical_flip", "views", b"views", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
@@ -1402,8 +1409,8 @@ class Evaluation(_message.Message):
 
     @_builtins.property
     def accuracy_interval(self) -> Global___Interval:
-        """What the accuracy on all such examples is, judging by these: the 95 % Wilson interval of `val/accuracy`. Not set
-        where there are no examples.
+        """What the accuracy on all such examples is, judging by these: the 95 % Wilson interval of `val/accuracy`, of as many
+        examples as there are groups: pieces of a recording fail together. Not set where there are no examples.
         """
 
     @_builtins.property
@@ -1570,7 +1577,9 @@ Global___Interval: _TypeAlias = Interval  # noqa: Y015
 class CrossValidation(_message.Message):
     """CrossValidation is what heads answered to training examples that they were not fitted on: the examples are dealt into
     folds, evenly by class and never dividing a group, and each fold is answered by a head fitted on the others, all of it
-    repeated with other folds. The recipe's seed draws the folds.
+    repeated with other folds. The recipe's seed draws the folds. The choice of the head and, where the recipe
+    leaves it open, of the architecture, and the temperature are those that the answers to the other folds ask for, so that no figure is measured
+    on what was chosen or fitted on it; the published ones are what all of the answers ask for.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1624,9 +1633,10 @@ class CrossValidation(_message.Message):
     """Share of the examples whose class is among the five most probable, in [0, 1]."""
     @_builtins.property
     def accuracy_interval(self) -> Global___Interval:
-        """Where the accuracy of the published head lies: the Wilson interval with p' = 1 - (1 - .15 k) (1 - p) and n' = .85 n,
-        where k = (p - m) / (1 - m), at least 0, m is the share of the most common class, and n is the number of groups:
-        pieces of a recording fail together.
+        """Where the accuracy of the published head lies: the 95 % Wilson interval with p' = 1 - (1 - .15 k) (1 - p), where
+        k = (p - m) / (1 - m), at least 0, and m is the share of the most common class, and with
+        n' = n / (1 / repeats + folds / (folds - 1)), where n is the number of groups: pieces of a recording fail together,
+        and so do heads fitted on nearly the same examples (Nadeau and Bengio, Inference for the Generalization Error, 2003).
         """
 
     @_builtins.property
@@ -1647,8 +1657,8 @@ class CrossValidation(_message.Message):
 
     @_builtins.property
     def architecture_choice(self) -> Global___ArchitectureChoice:
-        """How the architecture was chosen, where the recipe left that open. All figures above are the chosen one's, and a
-        little too good by the choice; its own accuracy is not.
+        """How the architecture was chosen, where the recipe left that open. The figures above are those of choosing: each fold
+        is answered by what the answers to the others choose.
         """
 
     def __init__(
@@ -1721,8 +1731,8 @@ class ArchitectureChoice(_message.Message):
     CANDIDATES_FIELD_NUMBER: _builtins.int
     ACCURACY_FIELD_NUMBER: _builtins.int
     accuracy: _builtins.float
-    """Share of right answers, in [0, 1], of the choice itself: each fold is answered by what would have been chosen by the
-    answers to the other folds.
+    """Share of right answers, in [0, 1], of the choice itself, on features of plain pictures: each fold is answered by what
+    would have been chosen by the answers to the other folds.
     """
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArchitectureChoice.Candidate]:
@@ -1788,7 +1798,7 @@ class MoreExamples(_message.Message):
     """How much that is above what is to be expected now; below 0.02 it is about the same."""
     label: _builtins.str
     """The class that is found clearly less often than the others, of which more examples help most on the average; empty
-    where none clearly is.
+    where none clearly is: by a test of two shares at 2.5 %, corrected for the number of classes (Bonferroni).
     """
     @_builtins.property
     def accuracy_interval(self) -> Global___Interval:
@@ -1930,9 +1940,9 @@ class HeadCandidate(_message.Message):
     accuracy: _builtins.float
     """Share of right answers, in [0, 1], averaged over the repeats."""
     log_loss: _builtins.float
-    """Mean cross-entropy in nats, at the temperature."""
+    """Mean cross-entropy in nats, each fold's at the temperature that the others ask for."""
     temperature: _builtins.float
-    """What its logits are divided by; see Head."""
+    """What all of its answers ask to divide its logits by; see Head."""
     def __init__(
         self,
         *,
@@ -1973,7 +1983,7 @@ class ClassEvaluation(_message.Message):
     """Validation examples of the class."""
     @_builtins.property
     def recall_interval(self) -> Global___Interval:
-        """The 95 % Wilson interval of the recall; [0, 1] where the class has no examples."""
+        """The 95 % Wilson interval of the recall, of as many examples as the class has groups; [0, 1] where it has none."""
 
     def __init__(
         self,

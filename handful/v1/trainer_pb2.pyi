@@ -920,7 +920,9 @@ class ComparedTrainingRun(_message.Message):
 
     @_builtins.property
     def accuracy_interval(self) -> _bundle_pb2.Interval:
-        """The 95 % Wilson interval of `val/accuracy`; not set where there is no such figure or no validation example."""
+        """The 95 % Wilson interval of `val/accuracy`, of as many examples as there are groups of validation examples; not set
+        where there is no such figure or no validation example.
+        """
 
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[_bundle_pb2.EpochMetrics]:

@@ -51,7 +51,9 @@ async def _serve(settings: TrainerSettings, store: ObjectStore, database: Databa
     board, fleet, pointers = Board(), Fleet(database), Pointers(database, store)
     watches = Watches(database, board, pointers, products.draining)
     continuing = Continuing(database, store, datasets)
-    trainer = TrainerServicer(database, board, fleet, watches, datasets, continuing, settings.default_architecture)
+    trainer = TrainerServicer(
+        database, store, board, fleet, watches, datasets, continuing, settings.default_architecture
+    )
     limited = Limited(settings.model_memory_mib * MEBIBYTE)
     model = ModelServicer(
         database,

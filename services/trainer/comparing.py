@@ -3,11 +3,14 @@ SQL and no gRPC.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from handful import names
+from handful.bundle.manifest import dataset_manifest_key, from_bytes
 from handful.errors import InvalidArgument
-from handful.v1.bundle_pb2 import EpochMetrics, Recipe
+from handful.v1.bundle_pb2 import SPLIT_VAL, DatasetManifest, EpochMetrics, Recipe
 from handful.v1.trainer_pb2 import ComparedTrainingRun, TrainingRun
+from services.shared.objects import ObjectStore
 from services.trainer.architectures import ARCHITECTURES
 from services.trainer.intervals import wilson
 from services.trainer.messages import run_message
@@ -18,6 +21,20 @@ MAX_RUNS = 100
 # Of a curve; 100 runs of so many stay far below the 4 MiB of a message.
 MAX_POINTS = 100
 _CURVES = ("train/loss", "val/loss", "val/accuracy")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How many examples of a dataset version are to validate on, and how many groups they form."""
+
+    num_examples: int
+    num_groups: int
+
+    @classmethod
+    def read(cls, store: ObjectStore, project: str, manifest_sha256: str) -> "Validation":
+        data = store.get(dataset_manifest_key(project, manifest_sha256), manifest_sha256)
+        groups = [one.group for one in from_bytes(DatasetManifest, data).examples if one.split == SPLIT_VAL]
+        return cls(len(groups), len(set(groups)))
 
 
 def keys(project: str, asked: Sequence[str]) -> list[RunKey]:
@@ -49,20 +66,20 @@ def check_trained(runs: Sequence[RunRecord]) -> None:
         raise InvalidArgument.fields(problems)
 
 
-def compared(run: RunRecord, history: Sequence[EpochMetrics], num_val_examples: int) -> ComparedTrainingRun:
+def compared(run: RunRecord, history: Sequence[EpochMetrics], validation: Validation) -> ComparedTrainingRun:
     """A run as the comparison shows it."""
     message = run_message(run)
     if run.continued and run.continued.earlier_manifests:
-        num_val_examples = 0  # some of them were left out; how many, only the worker knows
-    accuracy = dict(run.metrics).get("val/accuracy")
+        validation = Validation(0, 0)  # some of them were left out; how many, only the worker knows
+    accuracy, groups = dict(run.metrics).get("val/accuracy"), validation.num_groups
     peaks = [one.value for epoch in history for one in epoch.metrics if one.name == "peak_memory_bytes"]
     named = run.recipe.architecture
     row = ARCHITECTURES.get(named) or SOUND_ARCHITECTURES.get(named)
     succeeded = run.state == TrainingRun.STATE_SUCCEEDED and run.start_time_us and run.finish_time_us
     return ComparedTrainingRun(
         training_run=message,
-        num_val_examples=num_val_examples,
-        accuracy_interval=wilson(accuracy, num_val_examples) if accuracy is not None and num_val_examples else None,
+        num_val_examples=validation.num_examples,
+        accuracy_interval=wilson(accuracy, groups) if accuracy is not None and groups else None,
         seconds=((run.finish_time_us or 0) - (run.start_time_us or 0)) / 1e6 if succeeded else None,
         peak_memory_bytes=max(peaks, default=None),
         num_parameters=row.num_parameters if row else 0,

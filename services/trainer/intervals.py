@@ -6,9 +6,8 @@ from handful.v1.bundle_pb2 import Interval
 
 # Of the normal distribution, for 95 %.
 Z = 1.96
-# How much of its examples an out-of-fold share is worth, and how much of its errors are too many; both measured, see
-# docs/why.md.
-WORTH, EXCESS = 0.85, 0.15
+# How much of the errors out of fold are too many; measured, see docs/why.md.
+EXCESS = 0.15
 
 
 def wilson(share: float, num_examples: float) -> Interval:
@@ -31,10 +30,22 @@ def corrected(share: float, chance: float) -> float:
     return 1 - (1 - EXCESS * learnt) * (1 - share)
 
 
-def corrected_wilson(share: float, num_examples: int, chance: float, widened: float = 1.0) -> Interval:
-    """The 95 % interval of the accuracy of a head fitted on all examples, from that out of fold on them: that of Wilson
-    around `corrected`, as if there were .85 of the examples, which are not independent. `widened` by a factor.
+def effective(num_groups: int, folds: int, repeats: int) -> float:
+    """How many independent examples answers out of fold to n groups are worth: n / (1 / r + k / (k - 1)) with k folds
+    and r repeats.
+
+    Heads of two folds were fitted on nearly the same examples, so that they err together. The variance of a mean over
+    J = k r test sets, each a share t of all, is (1 / J + t / (1 - t)) times that of one of them (C. Nadeau and
+    Y. Bengio, Inference for the Generalization Error, 2003; of repeated folds R. Bouckaert and E. Frank, 2004), which
+    has n / k groups.
     """
-    plain = wilson(corrected(share, chance), WORTH * num_examples)
+    return num_groups / (1 / repeats + folds / (folds - 1))
+
+
+def corrected_wilson(share: float, num_effective: float, chance: float, widened: float = 1.0) -> Interval:
+    """The 95 % interval of the accuracy of a head fitted on all examples, from that out of fold on them, which are
+    worth so many (`effective`): that of Wilson around `corrected`. `widened` by a factor.
+    """
+    plain = wilson(corrected(share, chance), num_effective)
     middle, half = (plain.low + plain.high) / 2, widened * (plain.high - plain.low) / 2
     return Interval(low=max(0.0, middle - half), high=min(1.0, middle + half))

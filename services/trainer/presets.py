@@ -16,6 +16,16 @@ FINE_TUNE = "fine_tune"
 # Those that fit a head to features, and train by no gradients: they need no torch, and keep no checkpoints.
 OF_FEATURES = (FAST, QUALITY)
 REGULARIZATION_C = 1.0
+# How strong an augmented view is by default: a probability, degrees, the smallest share of the area, relative changes.
+# The recipes that train a network draw such views anew in every epoch, `fast` once (`worker/views.py`).
+VIEW = {
+    "horizontal_flip": 0.5,
+    "rotation_degrees": 15.0,
+    "crop_scale": 0.8,
+    "brightness": 0.2,
+    "contrast": 0.2,
+    "saturation": 0.2,
+}
 
 
 @dataclass(frozen=True)
@@ -104,6 +114,15 @@ _FAST = (
     ),
     *_COMMON[1:],
     *_HEAD,
+    Field(
+        "views",
+        "Augmented views of each training picture that the head is fitted on beside the picture itself: crops, flips, "
+        "rotations, changes of colour. Each takes as long as the picture does; they are kept. Pictures only.",
+        0,
+        0,
+        16,
+        "views",
+    ),
 )
 _QUALITY = (
     Field(
@@ -135,11 +154,11 @@ _BASELINE = (
     Field("freeze", "What training leaves alone.", "BODY", choices=("BODY", "NONE")),
     Field("frozen_mode", "How a frozen body runs.", "EVAL", choices=("EVAL", "TRAIN")),
     Field("target_size", "Smaller classes are topped up with repeats to this many.", 50, 0, 10_000, "examples"),
-    Field("horizontal_flip", "Probability of a flip.", 0.5, 0.0, 1.0),
-    Field("rotation_degrees", "Largest rotation either way.", 15.0, 0.0, 180.0, "degrees"),
-    Field("brightness", "Largest relative change.", 0.2, 0.0, 1.0),
-    Field("contrast", "Largest relative change.", 0.2, 0.0, 1.0),
-    Field("saturation", "Largest relative change.", 0.2, 0.0, 1.0),
+    Field("horizontal_flip", "Probability of a flip.", VIEW["horizontal_flip"], 0.0, 1.0),
+    Field("rotation_degrees", "Largest rotation either way.", VIEW["rotation_degrees"], 0.0, 180.0, "degrees"),
+    Field("brightness", "Largest relative change.", VIEW["brightness"], 0.0, 1.0),
+    Field("contrast", "Largest relative change.", VIEW["contrast"], 0.0, 1.0),
+    Field("saturation", "Largest relative change.", VIEW["saturation"], 0.0, 1.0),
 )
 _TRAINS_BODY = ("NONE", "FIRST_BLOCKS")
 # In layers: what is trained, how, and on which views.
@@ -227,13 +246,15 @@ _FINE_TUNE = (
     Field("mixup", "Alpha of mixup; 0: none. With cutmix too, each batch draws one of them.", 0.0, 0.0, 10.0),
     Field("cutmix", "Alpha of cutmix; 0: none. With mixup too, each batch draws one of them.", 0.0, 0.0, 10.0),
     Field("target_size", "Smaller classes are topped up with repeats to this many.", 0, 0, 10_000, "examples"),
-    Field("crop_scale", "Smallest share of the area that a random crop keeps; 1: no crop.", 0.8, 0.05, 1.0),
-    Field("horizontal_flip", "Probability of a flip.", 0.5, 0.0, 1.0),
+    Field(
+        "crop_scale", "Smallest share of the area that a random crop keeps; 1: no crop.", VIEW["crop_scale"], 0.05, 1.0
+    ),
+    Field("horizontal_flip", "Probability of a flip.", VIEW["horizontal_flip"], 0.0, 1.0),
     Field("vertical_flip", "Probability of a vertical flip.", 0.0, 0.0, 1.0),
-    Field("rotation_degrees", "Largest rotation either way.", 15.0, 0.0, 180.0, "degrees"),
-    Field("brightness", "Largest relative change.", 0.2, 0.0, 1.0),
-    Field("contrast", "Largest relative change.", 0.2, 0.0, 1.0),
-    Field("saturation", "Largest relative change.", 0.2, 0.0, 1.0),
+    Field("rotation_degrees", "Largest rotation either way.", VIEW["rotation_degrees"], 0.0, 180.0, "degrees"),
+    Field("brightness", "Largest relative change.", VIEW["brightness"], 0.0, 1.0),
+    Field("contrast", "Largest relative change.", VIEW["contrast"], 0.0, 1.0),
+    Field("saturation", "Largest relative change.", VIEW["saturation"], 0.0, 1.0),
     Field("hue", "Largest change, in turns of the colour circle.", 0.0, 0.0, 0.5, "turns"),
     Field(
         "auto_augmentation",

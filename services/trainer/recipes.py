@@ -67,6 +67,8 @@ def fit(asked: Recipe, default_architecture: str, data: "bundle_pb2.Modality.Val
         problems.append(("recipe.architecture", named))
     elif of_sounds and recipe.weights != bundle_pb2.WEIGHTS_PRETRAINED:
         problems.append(("recipe.weights", "must be PRETRAINED: networks of sounds are not trained"))
+    if of_sounds and recipe.views:
+        problems.append(("recipe.views", "must be 0: only pictures have augmented views"))
     if problems:
         raise InvalidArgument.fields(problems)
     return recipe

@@ -74,8 +74,8 @@ def _copied(new: NewRun) -> list[TrainingRunEvent]:
 
 
 async def _estimate(connection: AsyncConnection, new: NewRun) -> float | None:
-    """Seconds that a run is likely to take: as the latest ones did that had the same preset, architecture and epochs,
-    those on its own dataset if there are any; None where there are none.
+    """Seconds that a run is likely to take: as the latest ones did that had the same preset, architecture, views and
+    epochs, those on its own dataset if there are any; None where there are none.
     """
     ended = training_runs.c.state == TrainingRun.STATE_SUCCEEDED
     query = sa.select(training_runs).where(ended)
@@ -95,9 +95,10 @@ def _dataset(dataset_version: str) -> str:
     return dataset_version.partition("/versions/")[0]
 
 
-def _kind(recipe: Recipe, evaluated: object, continued_after: int | None) -> tuple[bool, bool, str, str, int]:
+def _kind(recipe: Recipe, evaluated: object, continued_after: int | None) -> tuple[object, ...]:
     num_epochs = recipe.num_epochs - (continued_after or 0)
-    return evaluated is not None, continued_after is not None, recipe.preset, recipe.architecture, num_epochs
+    trained = recipe.preset, recipe.architecture, recipe.views, num_epochs
+    return evaluated is not None, continued_after is not None, *trained
 
 
 async def get(connection: AsyncConnection, key: RunKey, *, locked: bool = False) -> RunRecord:

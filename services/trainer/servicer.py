@@ -1,5 +1,6 @@
 """TrainerService: decodes requests, asks runs and catalogues, encodes answers."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import TypeVar
@@ -14,6 +15,7 @@ from services.shared.answers import kept, once
 from services.shared.database import Database
 from services.shared.identifiers import new_id
 from services.shared.interceptors import request_id
+from services.shared.objects import ObjectStore
 from services.trainer import architectures, attempts, comparing, recipes, runs, sound_architectures
 from services.trainer.board import Board
 from services.trainer.continuing import Continuing
@@ -35,6 +37,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     def __init__(
         self,
         database: Database,
+        store: ObjectStore,
         board: Board,
         fleet: Fleet,
         watches: Watches,
@@ -43,6 +46,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         default_architecture: str,
     ) -> None:
         self._database = database
+        self._store = store
         self._fleet = fleet
         self._board = board
         self._watches = watches
@@ -129,18 +133,17 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             found = [await runs.get(connection, key) for key in keys]
             comparing.check_trained(found)
             histories = [await attempts.history(connection, key) for key in keys]
-        counts = {name: await self._num_val(project, name) for name in {run.dataset_version for run in found}}
+        validations = {
+            sha256: await asyncio.to_thread(comparing.Validation.read, self._store, project, sha256)
+            for sha256 in {run.dataset_manifest_sha256 for run in found}
+        }
         return trainer_pb2.CompareTrainingRunsResponse(
             training_runs=[
-                comparing.compared(run, history, counts[run.dataset_version])
+                comparing.compared(run, history, validations[run.dataset_manifest_sha256])
                 for run, history in zip(found, histories, strict=True)
             ],
             differing_fields=comparing.differing_fields([run.recipe for run in found]),
         )
-
-    async def _num_val(self, project: str, dataset_version: str) -> int:
-        version = await self._datasets.version(project, dataset_version)
-        return sum(one.num_val for one in version.classes)
 
     async def CancelTrainingRun(
         self, request: trainer_pb2.CancelTrainingRunRequest, context: Context

@@ -46,9 +46,9 @@ def stripes() -> bytes:
 COLOURS = "COLOURS_TELL_CLASSES_APART"
 
 
-def train(client: Client, dataset: str, *notices: str) -> tuple[TrainingRun, FeaturesReady]:
+def train(client: Client, dataset: str, *notices: str, views: int = 0) -> tuple[TrainingRun, FeaturesReady]:
     """A finished run and what its features cost; it gave these notices."""
-    run = client.train(dataset)
+    run = client.train(dataset, views=views)
     events = [event for event in run.watch() if isinstance(event, TrainingRunEvent)]
     assert [event.notice.reason for event in events if event.HasField("notice")] == list(notices)
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
@@ -83,6 +83,13 @@ def test_a_folder_becomes_a_model_that_predicts(stack: Stack, folder: Path, pict
 
         _, ready = train(client, "colours", COLOURS)
         assert (ready.features_computed, ready.features_cached) == (0, 24)
+
+        # Two views of each picture to train, none of those to validate.
+        _, ready = train(client, "colours", COLOURS, views=2)
+        assert (ready.features_computed, ready.features_cached) == (40, 24)
+        again, ready = train(client, "colours", COLOURS, views=2)
+        assert (ready.features_computed, ready.features_cached) == (0, 64)
+        assert {metric.name: metric.value for metric in again.metrics}["val/accuracy"] == 1.0
 
         for seed in range(500, 505):
             (folder / "red" / f"{seed}.jpg").write_bytes(picture(seed, RED))

@@ -4,54 +4,59 @@ import numpy as np
 import pytest
 
 from handful.errors import InvalidArgument
-from handful.v1.bundle_pb2 import MODALITY_IMAGE, MODALITY_SOUND, Recipe
+from handful.v1.bundle_pb2 import HEAD_KIND_LOGISTIC_REGRESSION, MODALITY_IMAGE, MODALITY_SOUND, Recipe
 from handful.v1.worker_pb2 import Capabilities
 from services.trainer.architectures import DEFAULT_ARCHITECTURE, to_choose_from
 from services.trainer.fleet import suits
 from services.trainer.recipes import fit, resolve
 from services.trainer.understanding import known
-from services.trainer.worker.architecture_choice import Tried, accuracy_of_choosing, best
 from services.trainer.worker.cross_validation import Folds, OutOfFold
+from services.trainer.worker.head_choice import Candidate, best_architecture, honest
 
 LITES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 LABELS = np.arange(40) % 2
 
 
-def tried(name: str, right: object, sure: float = 2.0) -> Tried:
+def tried(right: object, sure: float = 2.0, repeats: int = 1) -> list[Candidate]:
     """An architecture whose heads answer some examples rightly, all of them equally surely."""
     answers = np.where(np.asarray(right), LABELS, 1 - LABELS)
     logits = np.eye(2, dtype=np.float32)[answers] * np.float32(sure)
-    return Tried.of(name, OutOfFold(5, logits[None]), LABELS)
+    return [Candidate(HEAD_KIND_LOGISTIC_REGRESSION, 1.0, OutOfFold(5, np.repeat(logits[None], repeats, axis=0)))]
+
+
+def folds(repeats: int = 1) -> Folds:
+    drawn = Folds.drawn(LABELS, [f"{place:02}" for place in range(40)], 2, 0)
+    return Folds(drawn.folds, drawn.smallest_class, drawn.of_row[:repeats])
+
+
+def accuracy_of_choosing(candidates: list[list[Candidate]], dealt: Folds) -> float:
+    return float(honest(candidates, LABELS, np.arange(40), dealt).right(LABELS).mean())
 
 
 def test_the_one_that_is_right_most_often_is_taken() -> None:
     """Accuracy decides; of equals the smaller loss, and of what is equal in both the cheapest, which comes first."""
     most, fewer = np.arange(40) < 36, np.arange(40) < 35
-    assert best([tried("a", fewer, 9), tried("b", most)]).architecture == "b"
-    assert best([tried("a", most, 9), tried("b", most, 2)]).architecture == "b"
-    assert best([tried("a", most), tried("b", most)]).architecture == "a"
+    assert best_architecture([tried(fewer, 9), tried(most)], LABELS) == 1
+    assert best_architecture([tried(most, 9), tried(most, 2)], LABELS) == 1
+    assert best_architecture([tried(most), tried(most)], LABELS) == 0
 
 
 def test_a_choice_among_guesses_knows_that_it_guesses() -> None:
     """The best of thirty coins looks good on what it was chosen by; chosen without what is asked it is a coin again."""
     random = np.random.default_rng(0)
-    folds = Folds.drawn(LABELS, [f"{place:02}" for place in range(40)], 2, 0)
-    folds = Folds(folds.folds, folds.smallest_class, folds.of_row[:1])
     gaps, fair = [], []
     for _ in range(60):
-        coins = [tried(str(number), random.random(40) < 0.5) for number in range(30)]
-        fair.append(accuracy_of_choosing(coins, folds))
-        gaps.append(best(coins).message.accuracy - fair[-1])
+        coins = [tried(random.random(40) < 0.5) for _ in range(30)]
+        fair.append(accuracy_of_choosing(coins, folds()))
+        gaps.append(coins[best_architecture(coins, LABELS)][0].message(LABELS).accuracy - fair[-1])
     assert np.mean(gaps) > 0.1
     assert np.mean(fair) == pytest.approx(0.5, abs=0.05)
 
 
 def test_where_one_is_clearly_better_the_choice_costs_nothing() -> None:
-    """What every fold chooses is as good as it looks."""
-    folds = Folds.drawn(LABELS, [f"{place:02}" for place in range(40)], 2, 0)
-    folds = Folds(folds.folds, folds.smallest_class, folds.of_row[:1])
-    good = tried("good", np.arange(40) != 7)
-    assert accuracy_of_choosing([tried("bad", np.arange(40) % 3), good], folds) == pytest.approx(39 / 40)
+    """What every fold chooses is as good as it looks, and answers in every repeat."""
+    bad, good = tried(np.arange(40) % 3, repeats=5), tried(np.arange(40) != 7, repeats=5)
+    assert accuracy_of_choosing([bad, good], folds(5)) == pytest.approx(39 / 40)
 
 
 def test_what_is_too_costly_or_binds_the_model_is_not_tried() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from handful.bundle.heads import Floats, LinearHead
 from handful.v1.bundle_pb2 import Head, Interval
-from services.trainer.intervals import corrected_wilson, wilson
+from services.trainer.intervals import corrected_wilson, effective, wilson
 from services.trainer.worker.cross_validation import FOLDS, REPEATS, Folds, Labels
 from services.trainer.worker.evaluation import cross_validated, scores
 from services.trainer.worker.logistic_regression import fit
@@ -158,18 +158,27 @@ def test_wilson_is_the_score_interval() -> None:
     assert (wilson(0.0, 0).low, wilson(0.0, 0).high) == (0.0, 1.0)
 
 
-def test_the_corrected_interval_lies_a_little_higher_and_is_wider() -> None:
-    """An out-of-fold share counts as 85 % of its examples, with fewer errors the more was learnt; who knows nothing
-    learns nothing from more data.
-    """
+def test_the_corrected_interval_lies_a_little_higher() -> None:
+    """An out-of-fold share has fewer errors the more was learnt; who knows nothing learns nothing from more data."""
     plain, corrected = wilson(0.9, 40), corrected_wilson(0.9, 40, 0.5)
-    assert ends(corrected) == ends(wilson(1 - (1 - 0.15 * 0.8) * 0.1, 34))
+    assert ends(corrected) == ends(wilson(1 - (1 - 0.15 * 0.8) * 0.1, 40))
     assert corrected.high > plain.high
-    assert corrected.high - corrected.low > plain.high - plain.low - 0.01
     for share, chance in ((0.5, 0.5), (0.3, 0.5), (1.0, 1.0)):
-        assert ends(corrected_wilson(share, 40, chance)) == ends(wilson(share, 34))
+        assert ends(corrected_wilson(share, 40, chance)) == ends(wilson(share, 40))
     twice = corrected_wilson(0.5, 40, 0.5, 2.0)
-    assert twice.high - twice.low == pytest.approx(2 * (wilson(0.5, 34).high - wilson(0.5, 34).low))
+    assert twice.high - twice.low == pytest.approx(2 * (wilson(0.5, 40).high - wilson(0.5, 40).low))
+
+
+@pytest.mark.parametrize("repeats", [1, 5])
+def test_folds_are_worth_what_their_variance_says(repeats: int) -> None:
+    """Nadeau and Bengio's factor on the variance of one test set, whose errors are independent: the share of so many
+    effective examples has just that variance.
+    """
+    groups, folds, p = 60, 5, 0.9
+    of_one_fold = p * (1 - p) / (groups / folds)
+    of_the_mean = (1 / (folds * repeats) + (1 / folds) / (1 - 1 / folds)) * of_one_fold
+    assert p * (1 - p) / effective(groups, folds, repeats) == pytest.approx(of_the_mean)
+    assert effective(groups, 2, repeats) < effective(groups, folds, repeats) < groups
 
 
 def test_what_a_group_has_is_worth_one_example() -> None:
@@ -180,7 +189,7 @@ def test_what_a_group_has_is_worth_one_example() -> None:
     )
     alone, grouped = cross_validated(labels, answers), cross_validated(labels, answers, num_groups=20)
     assert grouped.accuracy == alone.accuracy
-    assert ends(grouped.accuracy_interval) == ends(corrected_wilson(alone.accuracy, 20, 0.5))
+    assert ends(grouped.accuracy_interval) == ends(corrected_wilson(alone.accuracy, effective(20, 5, 5), 0.5))
 
 
 def test_every_class_is_left_to_fit_on_where_groups_hold_several() -> None:

@@ -8,10 +8,10 @@ from handful.bundle.heads import Floats, LinearHead, normalize, softmax
 from handful.v1.bundle_pb2 import HEAD_KIND_LDA, HEAD_KIND_LOGISTIC_REGRESSION, Head, HeadKind, Recipe
 from services.trainer.recipes import resolve
 from services.trainer.worker import discriminant, logistic_regression
-from services.trainer.worker.calibration import temperature, tempered
-from services.trainer.worker.cross_validation import Folds, Labels, OutOfFold
+from services.trainer.worker.calibration import cross_fitted, temperature, tempered
+from services.trainer.worker.cross_validation import Folds, Labels, OutOfFold, better
 from services.trainer.worker.evaluation import calibration_error
-from services.trainer.worker.head_choice import Candidate, best, better, kinds, try_all
+from services.trainer.worker.head_choice import Candidate, best, honest, kinds, try_all
 from services.trainer.worker.spans import Span
 
 
@@ -118,7 +118,7 @@ def test_a_tempered_head_answers_the_same_less_surely() -> None:
 )
 def test_better_means_by_more_than_chance(differences: list[float], *, taken: bool) -> None:
     """The sum of the differences exceeds its standard error, to which one more difference is added."""
-    assert better(np.array(differences, dtype=np.float64)) is taken
+    assert better(np.array(differences, dtype=np.float32), np.arange(len(differences))) is taken
 
 
 @pytest.mark.parametrize(
@@ -163,3 +163,30 @@ def test_what_means_nothing_is_not_answered_surely() -> None:
     found = try_all(recipe, Span.of(rows), labels, 3, folds, lambda: None)
     assert best(found, labels, np.arange(120)).kind == HEAD_KIND_LOGISTIC_REGRESSION
     assert all(one.message(labels).log_loss < np.log(3) + 0.1 for one in found)
+
+
+def test_no_answer_is_tempered_by_what_was_fitted_on_it() -> None:
+    """What the answers to a fold are divided by does not change with its labels, and does with those of the others."""
+    random = np.random.default_rng(4)
+    labels = np.arange(60) % 2
+    folds = Folds.drawn(labels, singles(labels), 2, 0)
+    answers = OutOfFold(5, (np.eye(2)[labels] * 3 + random.normal(0, 2, (5, 60, 2))).astype(np.float32))
+    held_out = folds.of_row[0] == 0
+    of_first, of_others = labels.copy(), labels.copy()
+    of_first[held_out] = 1 - labels[held_out]
+    of_others[~held_out] = 1 - labels[~held_out]
+    found, same, other = (
+        cross_fitted(answers, some, folds, smoothed=False).logits[0, held_out] for some in (labels, of_first, of_others)
+    )
+    np.testing.assert_array_equal(found, same)
+    assert np.abs(found - other).max() > 0.1
+
+
+def test_without_a_choice_the_answers_are_the_candidate_s() -> None:
+    """Of one candidate nothing is chosen, so what it answered stands."""
+    rows, labels = drawn((15, 15), 30)
+    folds = Folds.drawn(labels, singles(labels), 2, 0)
+    recipe = resolve(Recipe(preset="fast", head=HEAD_KIND_LDA), "efficientnet_lite0")
+    found = try_all(recipe, Span.of(rows), labels, 2, folds, lambda: None)
+    answers = honest([found], labels, np.arange(30), folds)
+    np.testing.assert_array_equal(answers.logits, found[0].out_of_fold.logits)

@@ -7,7 +7,7 @@ import pytest
 
 from handful.bundle.heads import Floats, LinearHead
 from handful.v1.bundle_pb2 import Interval
-from services.trainer.intervals import corrected, wilson
+from services.trainer.intervals import corrected, effective, wilson
 from services.trainer.worker import learning_curve, logistic_regression
 from services.trainer.worker.cross_validation import Folds, Labels, OutOfFold
 from services.trainer.worker.learning_curve import Curve
@@ -42,15 +42,15 @@ def test_more_is_no_worse_and_has_a_band() -> None:
     """Twice as many examples are expected to do better where they did so far; the band is wider than the interval."""
     labels = np.arange(90) % 3
     whole = answers(labels, {0: 6, 1: 6, 2: 6})
-    found = learning_curve.more(Curve([18, 36, 54, 72], [0.55, 0.68, 0.76, 0.8]), NAMES, labels, whole)
+    found = learning_curve.more(Curve([18, 36, 54, 72], [0.55, 0.68, 0.76, 0.8]), NAMES, labels, np.arange(90), whole)
     assert found.num_examples == 180
     assert found.gain == pytest.approx(found.accuracy - corrected(0.8, 1 / 3))
     assert 0.03 < found.gain < 0.1
-    plain = wilson(found.accuracy, 0.85 * 90)
+    plain = wilson(found.accuracy, effective(90, 5, 1))
     assert found.accuracy_interval.low < plain.low < found.accuracy < plain.high < found.accuracy_interval.high
     assert [point.num_examples for point in found.curve] == [18, 36, 54, 72]
     assert found.label == ""
-    none = learning_curve.more(Curve([18, 36, 54, 72], [1.0] * 4), NAMES, labels, answers(labels, {}))
+    none = learning_curve.more(Curve([18, 36, 54, 72], [1.0] * 4), NAMES, labels, np.arange(90), answers(labels, {}))
     assert (none.gain, none.accuracy_interval.high) == (0.0, 1.0)
     assert none.accuracy_interval != Interval()
 
@@ -58,8 +58,37 @@ def test_more_is_no_worse_and_has_a_band() -> None:
 def test_the_hardest_class_is_named_where_it_is_clear() -> None:
     """A class that is found clearly less often than the others is named, one that may be so by chance is not."""
     labels, curve = np.arange(90) % 3, Curve([18, 36, 54, 72], [0.55, 0.68, 0.76, 0.8])
-    assert learning_curve.more(curve, NAMES, labels, answers(labels, {1: 12, 2: 2})).label == "dog"
-    assert learning_curve.more(curve, NAMES, labels, answers(labels, {1: 4, 2: 2})).label == ""
+    alone = np.arange(90)
+    assert learning_curve.more(curve, NAMES, labels, alone, answers(labels, {1: 12, 2: 2})).label == "dog"
+    assert learning_curve.more(curve, NAMES, labels, alone, answers(labels, {1: 4, 2: 2})).label == ""
+
+
+def test_examples_of_a_group_say_what_one_says() -> None:
+    """Of ten pieces each of nine recordings, the band is that of nine examples, and twelve errors may be one
+    recording's misfortune.
+    """
+    labels, curve = np.arange(90) % 3, Curve([18, 36, 54, 72], [0.55, 0.68, 0.76, 0.8])
+    whole, recordings = answers(labels, {1: 12, 2: 2}), np.arange(90) // 30 * 3 + labels
+    alone, pieces = (learning_curve.more(curve, NAMES, labels, groups, whole) for groups in (np.arange(90), recordings))
+    assert (alone.label, pieces.label) == ("dog", "")
+    plain = wilson(pieces.accuracy, effective(9, 5, 1))
+    assert pieces.accuracy_interval.low < plain.low < alone.accuracy_interval.low
+    assert (pieces.accuracy, pieces.gain) == (alone.accuracy, alone.gain)
+
+
+def test_the_least_of_many_classes_is_rarely_named_by_chance() -> None:
+    """Where classes are equally hard, the one that happens to be found least is called the hardest in few of many
+    draws, be there two classes or ten.
+    """
+    for num_classes in (2, 10):
+        labels, names = np.repeat(np.arange(num_classes), 15), tuple(map(str, range(num_classes)))
+        curve, named = Curve([18, 36, 54, 72], [0.55, 0.68, 0.76, 0.8]), 0
+        for seed in range(400):
+            wrong = np.random.default_rng(seed).random(len(labels)) < 0.2
+            given = np.where(wrong, (labels + 1) % num_classes, labels)
+            whole = OutOfFold(5, np.eye(num_classes, dtype=np.float32)[given][None])
+            named += bool(learning_curve.more(curve, names, labels, np.arange(len(labels)), whole).label)
+        assert named <= 0.04 * 400
 
 
 def test_the_curve_is_measured_on_parts_of_the_other_folds() -> None:

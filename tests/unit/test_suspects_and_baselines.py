@@ -65,9 +65,9 @@ def test_a_label_that_is_the_best_guess_is_not_suspected() -> None:
 def test_the_majority_is_what_the_most_common_class_gives() -> None:
     """Always answering the most common class is right as often as it is there."""
     labels = np.array([0] * 10 + [1] * 25 + [2] * 5)
-    found = baselines.message(Baseline.KIND_MAJORITY_CLASS, labels, baselines.majority(labels))
+    found = baselines.message(Baseline.KIND_MAJORITY_CLASS, labels, baselines.majority(labels), 30.0)
     assert found.accuracy == pytest.approx(25 / 40)
-    assert found.accuracy_interval == corrected_wilson(25 / 40, 40, 25 / 40)
+    assert found.accuracy_interval == corrected_wilson(25 / 40, 30, 25 / 40)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,8 @@ def knows(*unknown: str) -> Capabilities:
 def test_what_a_worker_does_not_know_it_is_not_given(preset: Preset, field: Field, choice: str) -> None:
     """For every field of every preset, and every choice: a worker that knows all else is not given a run with it."""
     asked = {"preset": preset.name, field.name: choice or field.default}
+    if field.name == "views":  # none of them ask nothing of a worker
+        asked[field.name] = field.maximum
     if field.needs is not None:
         asked[field.needs.field] = field.needs.values[0]
     if choice == "RANDOM" and field.name == "weights" and preset.name == "fine_tune":

@@ -3,17 +3,15 @@ what heads answered out of fold.
 """
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 
 from handful.bundle.heads import Floats, LinearHead
+from services.trainer.worker.cross_validation import Folds, Labels, OutOfFold
 
 # How much the temperature is held near 1: folds that are told apart without an error would drive it to 0.
 PRIOR = 4.0
 # The range that is searched, of the logarithm.
 _FROM, _TO = -7.0, 7.0
-
-Labels = npt.NDArray[np.int64]
 
 
 def temperature(logits: Floats, labels: Labels, *, smoothed: bool) -> float:
@@ -39,6 +37,17 @@ def temperature(logits: Floats, labels: Labels, *, smoothed: bool) -> float:
         return float(num_rows * (spread - weighed * cold) + PRIOR * log_temperature**2)
 
     return float(np.exp(minimize_scalar(loss, bounds=(_FROM, _TO), method="bounded").x))
+
+
+def cross_fitted(answers: OutOfFold, labels: Labels, folds: Folds, *, smoothed: bool) -> OutOfFold:
+    """The answers, those to each fold divided by the temperature that the others ask for: what is measured on them is
+    not measured on what the temperature was fitted on.
+    """
+    logits = np.empty_like(answers.logits)
+    for repeat, held_out in folds.held_out():
+        found = temperature(answers.logits[:, ~held_out], labels[~held_out], smoothed=smoothed)
+        logits[repeat, held_out] = answers.logits[repeat, held_out] / np.float32(found)
+    return OutOfFold(answers.folds, logits)
 
 
 def tempered(head: LinearHead, temperature: float) -> LinearHead:

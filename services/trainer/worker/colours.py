@@ -33,7 +33,8 @@ def of(work: Work, examples: Examples, wanted: Sequence[Example], step: Callable
 
     def row(example: Example) -> Floats:
         key = f"{folder}/{example.content_sha256}.safetensors"
-        return cached(work.cache, key, lambda: measure(examples.data(work.store, example)))[0]
+        rows, _ = cached(work.cache, key, lambda: measure(examples.data(work.store, example))[None])
+        return rows.reshape(-1)
 
     rows: list[Floats] = []
     with ThreadPoolExecutor(work.threads, "colours") as pool:

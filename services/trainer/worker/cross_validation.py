@@ -2,13 +2,14 @@
 fitted on. It knows rows, labels and groups; neither runs nor bundles.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from handful.bundle.heads import Floats, LinearHead, softmax
+from services.trainer.worker.spans import plain
 
 Labels = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.int64]
@@ -38,6 +39,12 @@ class OutOfFold:
         """float32[n]: in what share of the repeats each row was answered rightly."""
         share: Floats = (self.logits.argmax(axis=2) == labels).mean(axis=0, dtype=np.float32)
         return share
+
+    def losses(self, labels: Labels) -> Floats:
+        """float32[n]: each row's cross-entropy in nats, the mean over the repeats."""
+        picked = [softmax(one)[np.arange(len(labels)), labels] for one in self.logits]
+        means: Floats = np.mean([-np.log(np.maximum(one, np.finfo(np.float32).tiny)) for one in picked], axis=0)
+        return means
 
     def divided(self, temperature: float) -> "OutOfFold":
         """The same answers with their logits divided."""
@@ -82,15 +89,33 @@ class Folds:
         """Heads that one cross-validation fits."""
         return self.folds * len(self.of_row)
 
-    def out_of_fold(self, rows: Floats, labels: Labels, num_classes: int, fit: Fit, step: Step) -> OutOfFold:
-        """The answers of heads fitted on the other folds; `step` is called after each of `num_fits`, and may raise."""
-        logits = np.zeros((len(self.of_row), len(labels), num_classes), dtype=np.float32)
+    def held_out(self) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
+        """Each repeat's folds, one after the other: the number of the repeat, and bool[n], who is held out."""
         for repeat, of_row in enumerate(self.of_row):
             for fold in range(self.folds):
-                held_out = of_row == fold
-                logits[repeat, held_out] = fit(rows[~held_out], labels[~held_out]).logits(rows[held_out])
-                step()
+                yield repeat, of_row == fold
+
+    def out_of_fold(self, rows: Floats, labels: Labels, num_classes: int, fit: Fit, step: Step) -> OutOfFold:
+        """The answers of heads fitted on the other folds; `step` is called after each of `num_fits`, and may raise.
+        Augmented views stay with their examples: heads are fitted on those of the other folds, and asked about none.
+        """
+        asked = plain(rows)
+        logits = np.zeros((len(self.of_row), len(labels), num_classes), dtype=np.float32)
+        for repeat, held_out in self.held_out():
+            logits[repeat, held_out] = fit(rows[~held_out], labels[~held_out]).logits(asked[held_out])
+            step()
         return OutOfFold(self.folds, logits)
+
+
+def better(differences: Floats, groups: Labels, errors: float = 1.0) -> bool:
+    """Whether differences of right answers, float[n], each of a group int64[n], sum up to more than so many of their
+    standard errors.
+
+    One is sqrt(sum d^2 + 1) over groups: one more group may well differ in what was not seen. Without it two examples
+    that happen to agree would decide.
+    """
+    of_group = np.bincount(groups, weights=differences)
+    return float(of_group.sum()) > errors * float(np.sqrt((of_group**2).sum() + 1))
 
 
 def _group_counts(labels: Labels, groups: Sequence[str], num_classes: int) -> Counts:

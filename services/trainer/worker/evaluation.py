@@ -17,7 +17,7 @@ from handful.v1.bundle_pb2 import (
     Metric,
     WrongAnswer,
 )
-from services.trainer.intervals import corrected_wilson, wilson
+from services.trainer.intervals import corrected_wilson, effective, wilson
 from services.trainer.worker.cross_validation import OutOfFold
 from services.trainer.worker.examples import Example
 
@@ -85,9 +85,13 @@ def evaluate(
     probabilities: Floats,
     history: Sequence[EpochMetrics],
     cross_validation: CrossValidation | None = None,
+    groups: Sequence[str] | None = None,
 ) -> Evaluation:
-    """The evaluation that stands in a bundle."""
+    """The evaluation that stands in a bundle. In its intervals examples of a group are worth one; if not said, each is
+    a group of its own.
+    """
     classes = np.arange(len(names))
+    numbered = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
     answers = probabilities.argmax(axis=1) if len(labels) else labels
     matrix = confusion_matrix(labels, answers, labels=classes) if len(labels) else np.zeros((len(names),) * 2, int)
     per_class = _per_class(labels, answers, classes)
@@ -96,13 +100,18 @@ def evaluate(
         metrics=[Metric(name=name, value=value) for name, value in (found | _metrics(cross_validation)).items()],
         classes=[
             ClassEvaluation(
-                label=name, precision=p, recall=r, f1=f, num_examples=int(n), recall_interval=wilson(r, int(n))
+                label=names[one],
+                precision=p,
+                recall=r,
+                f1=f,
+                num_examples=int(n),
+                recall_interval=wilson(r, len(np.unique(numbered[labels == one]))),
             )
-            for name, p, r, f, n in zip(names, *per_class, strict=True)
+            for one, p, r, f, n in zip(classes, *per_class, strict=True)
         ],
         confusion_matrix=[ConfusionRow(counts=row.tolist()) for row in matrix],
         history=history,
-        accuracy_interval=wilson(found["val/accuracy"], len(labels)) if found else None,
+        accuracy_interval=wilson(found["val/accuracy"], len(np.unique(numbered))) if found else None,
         cross_validation=cross_validation,
     )
 
@@ -137,11 +146,12 @@ def cross_validated(
     """
     found = repeated_scores(labels, out_of_fold)
     chance = float(np.bincount(labels).max() / len(labels))
+    worth = effective(num_groups or len(labels), out_of_fold.folds, out_of_fold.repeats)
     measured = CrossValidation(
         folds=out_of_fold.folds,
         repeats=out_of_fold.repeats,
         num_examples=len(labels),
-        accuracy_interval=corrected_wilson(found["cv/accuracy"], num_groups or len(labels), chance),
+        accuracy_interval=corrected_wilson(found["cv/accuracy"], worth, chance),
         candidates=candidates,
     )
     for name, field in _FIELDS.items():

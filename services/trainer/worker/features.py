@@ -6,9 +6,11 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import structlog
@@ -21,11 +23,14 @@ from handful.v1.bundle_pb2 import Backbone as BackboneMessage
 from handful.v1.trainer_pb2 import FeaturesReady, TrainingRunEvent
 from services.shared.objects import ObjectMissing, ObjectStore
 from services.trainer.worker.examples import Example, Examples
+from services.trainer.worker.views import Views
 from services.trainer.worker.work import Work
+
+Compute = Callable[[Example], Floats]
 
 log = structlog.get_logger()
 
-# The one view there is so far: the picture as preprocessing makes it, without augmentation.
+# The picture as preprocessing makes it, without augmentation.
 PLAIN_VIEW = {"name": "plain", "views": 1, "seed": 0}
 
 
@@ -48,8 +53,9 @@ class Features:
         backbone: BackboneMessage,
         graph: bytes,
         threads: int,
+        counts: Counts | None = None,
     ) -> None:
-        self.counts = Counts()
+        self.counts = Counts() if counts is None else counts
         self._store = store
         self._cache = cache
         self._examples = examples
@@ -57,20 +63,29 @@ class Features:
         self._session = Backbone(graph)
         self._threads = threads
         self._lock = threading.Lock()
-        # The graph too: an imported backbone may claim the id of another's.
-        specification = {
-            "backbone_id": backbone.backbone_id,
-            "graph_sha256": backbone.graph_sha256,
-            "numerics": NUMERICS,
-            "view": PLAIN_VIEW,
-        }
-        self._prefix = prefix(examples.project, specification)
 
     def of(self, wanted: Sequence[Example], step: Callable[[], None]) -> Floats:
         """float32[n, feature_width], in order; `step` is called after every example and may raise to stop."""
+        return self._all(wanted, PLAIN_VIEW, self._plain, step)[:, 0]
+
+    def drawn(self, wanted: Sequence[Example], views: Views, step: Callable[[], None]) -> Floats:
+        """float32[n, views, feature_width] of augmented views, in order; `step` as in `of`."""
+        return self._all(wanted, views.specification, partial(self._drawn, views), step)
+
+    def _all(
+        self, wanted: Sequence[Example], view: Mapping[str, object], compute: Compute, step: Callable[[], None]
+    ) -> Floats:
+        # The graph too: an imported backbone may claim the id of another's.
+        specification = {
+            "backbone_id": self._backbone.backbone_id,
+            "graph_sha256": self._backbone.graph_sha256,
+            "numerics": NUMERICS,
+            "view": view,
+        }
+        folder = prefix(self._examples.project, specification)
         rows: list[Floats] = []
         with ThreadPoolExecutor(self._threads, "features") as pool:
-            futures = [pool.submit(self._row, example) for example in wanted]
+            futures = [pool.submit(self._rows, folder, example, compute) for example in wanted]
             try:
                 for future in futures:
                     rows.append(future.result())
@@ -79,19 +94,22 @@ class Features:
                 pool.shutdown(cancel_futures=True)
         return np.stack(rows)
 
-    def _row(self, example: Example) -> Floats:
-        row, found = cached(
-            self._cache, f"{self._prefix}/{example.content_sha256}.safetensors", lambda: self._compute(example)
-        )
+    def _rows(self, folder: str, example: Example, compute: Compute) -> Floats:
+        key = f"{folder}/{example.content_sha256}.safetensors"
+        rows, found = cached(self._cache, key, lambda: compute(example))
         with self._lock:
-            self.counts.cached += found
-            self.counts.computed += not found
-        return row
+            self.counts.cached += len(rows) * found
+            self.counts.computed += len(rows) * (not found)
+        return rows
 
-    def _compute(self, example: Example) -> Floats:
+    def _plain(self, example: Example) -> Floats:
+        return self._session.of(to_inputs(self._examples.data(self._store, example), self._backbone))
+
+    def _drawn(self, views: Views, example: Example) -> Floats:
         data = self._examples.data(self._store, example)
-        row: Floats = self._session.of(to_inputs(data, self._backbone))[0]
-        return row
+        pixels = views.of(data, example.content_sha256, self._backbone.preprocessing)
+        # One at a time, as pictures are: batches gain nothing on a CPU, and another size rounds otherwise.
+        return np.concatenate([self._session.features(one[None]) for one in pixels])
 
 
 def prefix(project: str, specification: Mapping[str, object]) -> str:
@@ -101,51 +119,69 @@ def prefix(project: str, specification: Mapping[str, object]) -> str:
 
 
 def cached(cache: ObjectStore, key: str, compute: Callable[[], Floats]) -> tuple[Floats, bool]:
-    """A row from the cache, or computed and put there; and whether it was found."""
+    """An object's rows, float32[views, width], from the cache, or computed and put there; and whether it was found."""
     try:
         return _from_bytes(cache.get(key)), True
     except ObjectMissing:
         pass
     except ValueError:
         log.warning("cached features are broken and are computed again", key=key)
-    row = compute()
-    cache.put(key, _to_bytes(row))
-    return row, False
+    rows = compute()
+    cache.put(key, _to_bytes(rows))
+    return rows, False
 
 
 def rows_of(work: Work, features: Features, wanted: Sequence[Example]) -> Floats:
     """float32[n, feature_width] of some examples, with progress on the way."""
-    counts = features.counts
+    return features.of(wanted, _steps(work, features.counts, len(wanted)))
+
+
+def views_of(work: Work, features: Features, wanted: Sequence[Example], views: Views) -> Floats:
+    """float32[n, views, feature_width] of augmented views of some examples, with progress on the way."""
+    return features.drawn(wanted, views, _steps(work, features.counts, len(wanted)))
+
+
+def _steps(work: Work, counts: Counts, total: int) -> Callable[[], None]:
+    """Says how many of all examples are done, and what was computed so far in all."""
+    done = 0
 
     def step() -> None:
-        work.progress("features", counts.computed + counts.cached, len(wanted), counts.computed, counts.cached)
+        nonlocal done
+        done += 1
+        work.progress("features", done, total, counts.computed, counts.cached)
 
-    return features.of(wanted, step)
+    return step
+
+
+@contextmanager
+def reported(work: Work, counts: Counts) -> Iterator[None]:
+    """An event says what was counted within, and how long it took."""
+    started = time.perf_counter()
+    yield
+    seconds = time.perf_counter() - started
+    ready = FeaturesReady(features_computed=counts.computed, features_cached=counts.cached, seconds=seconds)
+    work.reporter.event(TrainingRunEvent(features_ready=ready))
 
 
 def gather(work: Work, features: Features, wanted: Sequence[Example]) -> Floats:
     """float32[n, feature_width] of some examples, with progress on the way and an event that says what they cost."""
-    started, counts = time.perf_counter(), features.counts
-    rows = rows_of(work, features, wanted)
-    seconds = time.perf_counter() - started
-    ready = FeaturesReady(features_computed=counts.computed, features_cached=counts.cached, seconds=seconds)
-    work.reporter.event(TrainingRunEvent(features_ready=ready))
-    return rows
+    with reported(work, features.counts):
+        return rows_of(work, features, wanted)
 
 
-def _to_bytes(row: Floats) -> bytes:
+def _to_bytes(rows: Floats) -> bytes:
     return save(
-        {"features": np.ascontiguousarray(row[None])}, metadata={"sha256": hashlib.sha256(row.tobytes()).hexdigest()}
+        {"features": np.ascontiguousarray(rows)}, metadata={"sha256": hashlib.sha256(rows.tobytes()).hexdigest()}
     )
 
 
 def _from_bytes(data: bytes) -> Floats:
     try:
-        row: Floats = load(data)["features"][0]
+        rows: Floats = load(data)["features"]
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         stored = header["__metadata__"]["sha256"]
-    except (SafetensorError, KeyError, IndexError, ValueError) as problem:
+    except (SafetensorError, KeyError, ValueError) as problem:
         raise ValueError("not features") from problem
-    if stored != hashlib.sha256(row.tobytes()).hexdigest():
+    if stored != hashlib.sha256(rows.tobytes()).hexdigest():
         raise ValueError("features are not what their hash says")
-    return row
+    return rows

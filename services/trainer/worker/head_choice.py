@@ -1,5 +1,6 @@
 """Which kind of head a run gets, at which temperature: both from what heads answer out of fold."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,14 +16,19 @@ from handful.v1.bundle_pb2 import (
     Recipe,
 )
 from services.trainer.worker import calibration, discriminant, logistic_regression
-from services.trainer.worker.cross_validation import Fit, Folds, Labels, OutOfFold, Step
-from services.trainer.worker.evaluation import repeated_scores
-from services.trainer.worker.spans import Span
+from services.trainer.worker.cross_validation import Fit, Folds, Labels, OutOfFold, Step, better
+from services.trainer.worker.spans import Span, flat
+
+# Which rows count.
+Rows = npt.NDArray[np.bool_] | slice
+EVERY = slice(None)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A kind of head, the temperature that its answers out of fold ask for, and those answers at it."""
+    """A kind of head, the temperature that its answers out of fold ask for, and those answers, each at the temperature
+    that the other folds ask for.
+    """
 
     kind: "HeadKind.ValueType"
     temperature: float
@@ -33,7 +39,7 @@ class Candidate:
         return HeadCandidate(
             kind=self.kind,
             accuracy=float(self.out_of_fold.right(labels).mean()),
-            log_loss=repeated_scores(labels, self.out_of_fold)["cv/loss"],
+            log_loss=float(self.out_of_fold.losses(labels).mean()),
             temperature=self.temperature,
         )
 
@@ -46,11 +52,14 @@ def kinds(recipe: Recipe) -> tuple["HeadKind.ValueType", ...]:
 
 
 def fitter(kind: "HeadKind.ValueType", recipe: Recipe, span: Span, num_classes: int) -> Fit:
-    """What fits a head of a kind to some rows of a span."""
-    if kind == HEAD_KIND_LDA:
-        return partial(discriminant.fit_rows, span, num_classes=num_classes, shrinkage=recipe.shrinkage)
-    strength, passes = recipe.regularization_c, recipe.num_epochs
-    return partial(logistic_regression.fit_rows, span, num_classes=num_classes, c=strength, max_passes=passes)
+    """What fits a head of a kind to some rows of a span, to every view as to a row of its own. Those of an example
+    weigh together what it would alone.
+    """
+    fit: Fit = partial(discriminant.fit_rows, span, num_classes=num_classes, shrinkage=recipe.shrinkage)
+    if kind != HEAD_KIND_LDA:
+        strength, passes = recipe.regularization_c / span.per_example, recipe.num_epochs
+        fit = partial(logistic_regression.fit_rows, span, num_classes=num_classes, c=strength, max_passes=passes)
+    return lambda rows, labels: fit(*flat(rows, labels))
 
 
 def try_all(recipe: Recipe, span: Span, labels: Labels, num_classes: int, folds: Folds, step: Step) -> list[Candidate]:
@@ -60,25 +69,41 @@ def try_all(recipe: Recipe, span: Span, labels: Labels, num_classes: int, folds:
         fit = fitter(kind, recipe, span, num_classes)
         answers = folds.out_of_fold(span.rows, labels, num_classes, fit, step)
         # LDA's answers are so sure that one error among folds without any would cost everything.
-        temperature = calibration.temperature(answers.logits, labels, smoothed=kind == HEAD_KIND_LDA)
-        found.append(Candidate(kind, temperature, answers.divided(temperature)))
+        smoothed = kind == HEAD_KIND_LDA
+        temperature = calibration.temperature(answers.logits, labels, smoothed=smoothed)
+        measured = calibration.cross_fitted(answers, labels, folds, smoothed=smoothed)
+        found.append(Candidate(kind, temperature, measured))
     return found
 
 
-def best(candidates: list[Candidate], labels: Labels, groups: npt.NDArray[np.int64]) -> Candidate:
-    """The first, unless the second is more often right by over one standard error of the difference."""
+def best_architecture(tried: Sequence[Sequence[Candidate]], labels: Labels, rows: Rows = EVERY) -> int:
+    """The architecture whose first kind of head is right most often about some rows, of equals the one with the smaller
+    loss; its place.
+    """
+    firsts = [candidates[0].out_of_fold for candidates in tried]
+    standings = [(-float(one.right(labels)[rows].mean()), float(one.losses(labels)[rows].mean())) for one in firsts]
+    return standings.index(min(standings))
+
+
+def best(candidates: Sequence[Candidate], labels: Labels, groups: Labels, rows: Rows = EVERY) -> Candidate:
+    """The first, unless the second is more often right about some rows by over one standard error of the difference."""
     first, *others = candidates
     for other in others:
         difference = other.out_of_fold.right(labels) - first.out_of_fold.right(labels)
-        if better(np.bincount(groups, weights=difference).astype(np.float64)):
+        if better(difference[rows], groups[rows]):
             return other
     return first
 
 
-def better(differences: npt.NDArray[np.float64]) -> bool:
-    """Whether differences of right answers, one of each group, sum up to more than their standard error.
-
-    That is sqrt(sum d^2 + 1): one more group may well differ in what was not seen. Without it two examples that happen
-    to agree would decide.
+def honest(tried: Sequence[Sequence[Candidate]], labels: Labels, groups: Labels, folds: Folds) -> OutOfFold:
+    """What is answered out of fold where the choice too, of the architecture and its candidate, is made on the other
+    folds' answers. The answers of whoever did best on all of them would be a little too good (I. Tsamardinos et al.,
+    Bootstrapping the out-of-sample predictions for efficient and accurate cross-validation, 2018, who draw examples
+    where this takes folds).
     """
-    return float(differences.sum()) > float(np.sqrt((differences**2).sum() + 1))
+    logits = np.empty_like(tried[0][0].out_of_fold.logits)
+    for repeat, held_out in folds.held_out():
+        others = tried[best_architecture(tried, labels, ~held_out)]
+        chosen = best(others, labels, groups, ~held_out)
+        logits[repeat, held_out] = chosen.out_of_fold.logits[repeat, held_out]
+    return OutOfFold(folds.folds, logits)

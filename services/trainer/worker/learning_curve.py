@@ -3,12 +3,13 @@ and three quarters of the examples, drawn on as a power law to twice as many.
 """
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
 from handful.bundle.heads import Floats, LinearHead
 from handful.v1.bundle_pb2 import MoreExamples
-from services.trainer.intervals import corrected, corrected_wilson
+from services.trainer.intervals import corrected, corrected_wilson, effective
 from services.trainer.worker.cross_validation import Fit, Folds, Labels, OutOfFold, Step
 from services.trainer.worker.spans import Span
 
@@ -20,9 +21,9 @@ USUAL_SLOPE = 0.3
 # Half an error at least: none at all has no logarithm.
 LEAST_ERRORS = 0.5
 # The band, as a multiple of the interval around the prediction (`benchmarks/honesty.py`).
-WIDENED = 1.5
-# By how many standard errors a class is found less often than the others to be called the hardest.
-CLEARLY = 2.0
+WIDENED = 1.25
+# How often, where all classes are equally hard, one of them is called the hardest.
+MISTAKEN = 0.025
 
 
 @dataclass(frozen=True)
@@ -65,16 +66,19 @@ def _part(labels: Labels, share: float, random: np.random.Generator) -> Labels:
     return np.sort(np.concatenate(parts))
 
 
-def more(curve: Curve, names: tuple[str, ...], labels: Labels, whole: OutOfFold) -> MoreExamples:
-    """What twice as many examples would bring, and the class that is found least, where one clearly is."""
+def more(curve: Curve, names: tuple[str, ...], labels: Labels, groups: Labels, whole: OutOfFold) -> MoreExamples:
+    """What twice as many examples would bring, and the class that is found least, where one clearly is. Examples of a
+    group, int64[n], are worth one.
+    """
     chance = float(np.bincount(labels).max() / len(labels))
+    worth = effective(len(np.unique(groups)), whole.folds, whole.repeats)
     now = curve.accuracies[-1]
     then = 1 - (1 - now) * 2 ** -curve.slope()
-    hardest = _hardest(labels, whole.right(labels), len(names))
+    hardest = _hardest(labels, groups, whole.right(labels), len(names))
     return MoreExamples(
         num_examples=2 * len(labels),
         accuracy=corrected(then, chance),
-        accuracy_interval=corrected_wilson(then, len(labels), chance, WIDENED),
+        accuracy_interval=corrected_wilson(then, worth, chance, WIDENED),
         gain=corrected(then, chance) - corrected(now, chance),
         label=names[hardest] if hardest is not None else "",
         curve=[
@@ -84,11 +88,17 @@ def more(curve: Curve, names: tuple[str, ...], labels: Labels, whole: OutOfFold)
     )
 
 
-def _hardest(labels: Labels, right: Floats, num_classes: int) -> int | None:
-    """The class that is found least, where that is clearly less often than the others."""
+def _hardest(labels: Labels, groups: Labels, right: Floats, num_classes: int) -> int | None:
+    """The class that is found least, where that is clearly less often than the others: a test of two shares with
+    F. Yates's correction for continuity (1934), and C. Bonferroni's for the number of classes, each of which might have
+    been the least.
+    """
     recalls = np.array([right[labels == one].mean() for one in range(num_classes)])
     least = int(recalls.argmin())
     own = labels == least
     share = (float(right.sum()) + 1) / (len(right) + 2)
-    error = np.sqrt(share * (1 - share) * (1 / own.sum() + 1 / (~own).sum()))
-    return least if float(right[~own].mean() - recalls[least]) > CLEARLY * error else None
+    ours, others = (len(np.unique(groups[which])) for which in (own, ~own))
+    per_group = 1 / ours + 1 / others
+    clearly = NormalDist().inv_cdf(1 - MISTAKEN / num_classes)
+    limit = clearly * np.sqrt(share * (1 - share) * per_group) + per_group / 2
+    return least if float(right[~own].mean() - recalls[least]) > limit else None

@@ -18,7 +18,7 @@ from services.trainer.worker.evaluation import scores
 from services.trainer.worker.examples import Examples, targets
 from services.trainer.worker.publishing import NUM_GOLDEN
 from services.trainer.worker.resources import peak_memory_bytes
-from services.trainer.worker.spans import Span
+from services.trainer.worker.spans import Span, flat, plain
 from services.trainer.worker.validation import validate
 from services.trainer.worker.work import Trained, Work
 
@@ -26,13 +26,12 @@ from services.trainer.worker.work import Trained, Work
 def train(work: Work, examples: Examples) -> Trained:
     """Features of every example, the head, and its answers on the validation examples."""
     prepared = architecture_choice.prepare(work, examples)
-    backbone, rows = prepared.backbone, prepared.rows
-    train_rows, val_rows = rows[: len(examples.train)], rows[len(examples.train) :]
+    backbone, train_rows, val_rows = prepared.backbone, plain(prepared.train), prepared.val
     train_labels, val_labels = targets(examples.train), targets(examples.val)
     # One thread: the matrices are small, and the figures do not depend on how many cores there are.
     with threadpool_limits(1, "blas"):
-        span = Span.of(train_rows)
-        described, cross_validation = validate(work, examples, span, train_labels)
+        span = Span.of(prepared.train)
+        described, cross_validation = validate(work, examples, span, train_labels, prepared.rivals)
         if cross_validation is not None and prepared.choice is not None:
             cross_validation.architecture_choice.CopyFrom(prepared.choice)
         work.progress("fitting")
@@ -56,15 +55,16 @@ def _golden(backbone: Backbone, shown: list[bytes]) -> Pixels | None:
 def _fit(work: Work, described: Head, span: Span, labels: Labels, num_classes: int, passes: "_Passes") -> LinearHead:
     """The head on all training examples; every pass of the solver is an epoch, and LDA has one."""
     recipe = work.recipe
+    rows, labels = flat(span.rows, labels)
     if described.kind == HEAD_KIND_LDA:
-        head = span.back(discriminant.fit_rows(span, span.rows, labels, num_classes, recipe.shrinkage))
+        head = span.back(discriminant.fit_rows(span, rows, labels, num_classes, recipe.shrinkage))
         passes.step(head)
     else:
-        strength = recipe.regularization_c or REGULARIZATION_C
+        strength = (recipe.regularization_c or REGULARIZATION_C) / span.per_example
         head = span.back(
             logistic_regression.fit_rows(
                 span,
-                span.rows,
+                rows,
                 labels,
                 num_classes,
                 strength,

@@ -35,7 +35,8 @@ def measure(work: Work) -> str:
     features = Features(work.store, work.cache, examples, model.backbone, graph, work.threads)
     probabilities = _head(work, model).probabilities(gather(work, features, wanted))
     work.progress("publishing")
-    evaluation = evaluate(model.labels, targets(wanted), probabilities, history=())
+    groups = [one.group for one in wanted]
+    evaluation = evaluate(model.labels, targets(wanted), probabilities, history=(), groups=groups)
     evaluation.wrong_answers.extend(wrong_answers(model.labels, wanted, probabilities))
     return _publish(work, model, evaluation)
 

@@ -90,7 +90,8 @@ def _train(work: Work) -> str:
     trained = trainer(work.recipe)(work, examples)
     work.progress("publishing")
     labels, answers = targets(examples.val), trained.val_probabilities
-    evaluation = evaluate(examples.labels, labels, answers, work.history, trained.cross_validation)
+    groups = [one.group for one in examples.val]
+    evaluation = evaluate(examples.labels, labels, answers, work.history, trained.cross_validation, groups)
     evaluation.wrong_answers.extend(wrong_answers(examples.labels, examples.val, answers))
     evaluation.resources.CopyFrom(work.usage.so_far())
     digest = publish(work, trained, evaluation)

@@ -24,7 +24,7 @@ def believed(span: Span, labels: Labels, num_classes: int, folds: Folds, step: S
     fit = partial(
         logistic_regression.fit_rows, span, num_classes=num_classes, c=REGULARIZATION_C, max_passes=MAX_PASSES
     )
-    found = folds.out_of_fold(span.rows, labels, num_classes, fit, step)
+    found = folds.out_of_fold(span.plain, labels, num_classes, fit, step)
     return found.divided(calibration.temperature(found.logits, labels, smoothed=False)).probabilities
 
 

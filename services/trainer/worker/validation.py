@@ -2,6 +2,7 @@
 knowing next to nothing, and which labels to look at.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -15,17 +16,22 @@ from handful.v1.bundle_pb2 import (
     CrossValidation,
     Head,
 )
+from services.trainer.intervals import effective
 from services.trainer.worker import baselines, colours, learning_curve, suspects
 from services.trainer.worker.cross_validation import MIN_FOLDS, Folds, Labels
 from services.trainer.worker.evaluation import cross_validated
 from services.trainer.worker.examples import Examples
-from services.trainer.worker.head_choice import best, fitter, kinds, try_all
+from services.trainer.worker.head_choice import Candidate, best, fitter, honest, kinds, try_all
 from services.trainer.worker.spans import Span
 from services.trainer.worker.work import Work
 
 
-def validate(work: Work, examples: Examples, span: Span, labels: Labels) -> tuple[Head, CrossValidation | None]:
-    """What the head shall be, and figures out of fold; none, with a notice, where a class cannot be divided."""
+def validate(
+    work: Work, examples: Examples, span: Span, labels: Labels, rivals: Sequence[Sequence[Candidate]] = ()
+) -> tuple[Head, CrossValidation | None]:
+    """What the head shall be, and figures out of fold; none, with a notice, where a class cannot be divided. `rivals`
+    are candidates of the architectures that were tried and not taken.
+    """
     names, groups = examples.labels, [one.group for one in examples.train]
     folds = Folds.drawn(labels, groups, len(names), work.recipe.seed)
     described = Head(normalization=Head.NORMALIZATION_CENTER_L2, kind=HEAD_KIND_LOGISTIC_REGRESSION)
@@ -40,18 +46,21 @@ def validate(work: Work, examples: Examples, span: Span, labels: Labels) -> tupl
     candidates = try_all(work.recipe, span, labels, len(names), folds, step)
     numbered = np.unique(groups, return_inverse=True)[1]
     chosen = best(candidates, labels, numbered)
+    answers = honest([candidates, *rivals], labels, numbered, folds)
     described.kind, described.temperature = chosen.kind, chosen.temperature
-    found = cross_validated(labels, chosen.out_of_fold, [one.message(labels) for one in candidates], len(set(groups)))
+    found = cross_validated(labels, answers, [one.message(labels) for one in candidates], len(set(groups)))
     found.label_suspects.extend(suspects.listed(examples, suspects.believed(span, labels, len(names), folds, step)))
     if drawn:
         fit = fitter(chosen.kind, work.recipe, span, len(names))
         curve = learning_curve.draw(span, labels, folds, fit, chosen.out_of_fold, work.recipe.seed, step)
-        found.more_examples.CopyFrom(learning_curve.more(curve, names, labels, chosen.out_of_fold))
+        found.more_examples.CopyFrom(learning_curve.more(curve, names, labels, numbered, chosen.out_of_fold))
     coloured = _coloured(work, examples, labels, folds, step) if of_pictures else None
-    found.baselines.append(baselines.message(Baseline.KIND_MAJORITY_CLASS, labels, baselines.majority(labels)))
-    if coloured is not None:
-        found.baselines.append(baselines.message(Baseline.KIND_COLOUR_AND_SIZE, labels, coloured))
-    warning = baselines.warning(names, labels, numbered, chosen.out_of_fold, coloured)
+    worth = effective(len(set(groups)), found.folds, found.repeats)
+    known = {Baseline.KIND_MAJORITY_CLASS: baselines.majority(labels), Baseline.KIND_COLOUR_AND_SIZE: coloured}
+    found.baselines.extend(
+        baselines.message(kind, labels, right, worth) for kind, right in known.items() if right is not None
+    )
+    warning = baselines.warning(names, labels, numbered, answers, coloured)
     if warning:
         work.notice(warning.reason, warning.message)
     return described, found
