@@ -29,6 +29,8 @@ _KNOWS = {
 }
 _PLOTS = {
     "loss": "Loss and accuracy by epoch",
+    "metrics": "Precision, recall and F1 on the validation examples, by epoch",
+    "learning_curve": "Accuracy out of fold by training examples, and what more are likely to bring",
     "confusion_matrix": "Confusion matrix",
     "confusion_matrix_normalized": "The same, as shares of each class",
 }
@@ -117,7 +119,7 @@ def _classes(evaluation: Evaluation) -> str:
 def _plots(report: Report) -> str:
     measured = any(one.num_examples for one in report.evaluation.classes)
     # A matrix of no examples would look like one of a model that knows nothing.
-    plots = {name: png for name, png in report.plots.items() if measured or name == "loss"}
+    plots = {name: png for name, png in report.plots.items() if measured or not name.startswith("confusion_matrix")}
     shown = "".join(
         f"<figure><img class='plot' alt='{escape(title)}' src='{_data('png', plots[name])}'>"
         f"<figcaption>{escape(title)}</figcaption></figure>"

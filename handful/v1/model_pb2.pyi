@@ -505,7 +505,9 @@ class GetEvaluationResponse(_message.Message):
 
     @_builtins.property
     def plots(self) -> _containers.RepeatedCompositeFieldContainer[Global___Plot]:
-        """The plots: `confusion_matrix`, `confusion_matrix_normalized`, and of its own run `loss`."""
+        """The plots: `confusion_matrix`, `confusion_matrix_normalized`, and of its own run `loss`, `metrics` (precision, recall
+        and F1 on the validation examples) and `learning_curve`, where these were measured.
+        """
 
     def __init__(
         self,

@@ -108,7 +108,8 @@ def test_a_version_says_how_it_did_and_what_it_is(stack: Stack, folder: Path) ->
         assert {"val/loss", "val/accuracy", "val/top5_accuracy", "val/f1_weighted"} <= names
         counts = [row.counts for row in found.evaluation.confusion_matrix]
         assert [sum(row) for row in counts] == [one.num_examples for one in found.evaluation.classes]
-        assert {plot.name for plot in found.plots} == {"loss", "confusion_matrix", "confusion_matrix_normalized"}
+        matrices = {"confusion_matrix", "confusion_matrix_normalized"}
+        assert {plot.name for plot in found.plots} == {"loss", "metrics", "learning_curve"} | matrices
         assert all(plot.png.startswith(b"\x89PNG") for plot in found.plots)
 
 

@@ -39,7 +39,9 @@ MAX_BYTES = {
     neighbours.FILE: 16 * MEBIBYTE,
     "plots/confusion_matrix.png": MEBIBYTE // 2,
     "plots/confusion_matrix_normalized.png": MEBIBYTE // 2,
+    "plots/learning_curve.png": MEBIBYTE // 8,
     "plots/loss.png": MEBIBYTE // 2,
+    "plots/metrics.png": MEBIBYTE // 8,
 }
 MAX_METRICS, MAX_METRIC_NAME = 64, 64
 MAX_SIDE = 4096

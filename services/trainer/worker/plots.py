@@ -1,7 +1,7 @@
-"""Plots of a run as PNG files: the loss curve and the confusion matrices. It knows figures only."""
+"""Plots of a run as PNG files: what epochs measured, the learning curve, confusion matrices. It knows figures only."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -10,12 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from handful.v1.bundle_pb2 import EpochMetrics, Evaluation
+from handful.v1.bundle_pb2 import CrossValidation, EpochMetrics, Evaluation
 
 mpl.use("agg")
 # Numbers stand in the cells as long as they can be read.
 MAX_CELLS_WITH_NUMBERS = 20
-_COLOURS = {"train": "#7a7a7a", "val": "#1f6feb"}
+_TRAIN, _VAL = "#7a7a7a", "#1f6feb"
+# Where the epochs have them.
+_METRICS = {"val/precision_weighted": "#7a7a7a", "val/recall_weighted": "#d1571f", "val/f1_weighted": "#1f6feb"}
 
 
 def draw(names: Sequence[str], evaluation: Evaluation) -> dict[str, bytes]:
@@ -23,6 +25,10 @@ def draw(names: Sequence[str], evaluation: Evaluation) -> dict[str, bytes]:
     counts = np.array([row.counts for row in evaluation.confusion_matrix])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     curves = {"loss": _curves(evaluation.history)} if evaluation.history else {}
+    if any(metric.name in _METRICS for one in evaluation.history for metric in one.metrics):
+        curves["metrics"] = _metrics(evaluation.history)
+    if evaluation.cross_validation.more_examples.curve:
+        curves["learning_curve"] = _learning_curve(evaluation.cross_validation)
     return curves | {
         "confusion_matrix": _matrix(names, counts, "{:d}"),
         "confusion_matrix_normalized": _matrix(names, shares, "{:.2f}"),
@@ -32,18 +38,45 @@ def draw(names: Sequence[str], evaluation: Evaluation) -> dict[str, bytes]:
 def _curves(history: Sequence[EpochMetrics]) -> bytes:
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    _curve(left, history, "loss", "Loss (cross-entropy)")
-    _curve(right, history, "accuracy", "Accuracy")
+    _curve(left, history, "Loss (cross-entropy)", {"train/loss": _TRAIN, "val/loss": _VAL})
+    _curve(right, history, "Accuracy", {"train/accuracy": _TRAIN, "val/accuracy": _VAL})
     right.set_ylim(0, 1.02)
     return _png(figure)
 
 
-def _curve(axes: Axes, history: Sequence[EpochMetrics], metric: str, title: str) -> None:
-    for split, colour in _COLOURS.items():
-        points = [(one.epoch, m.value) for one in history for m in one.metrics if m.name == f"{split}/{metric}"]
+def _metrics(history: Sequence[EpochMetrics]) -> bytes:
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    _curve(axes, history, "Validation, weighted by examples", _METRICS)
+    axes.set_ylim(0, 1.02)
+    return _png(figure)
+
+
+def _learning_curve(found: CrossValidation) -> bytes:
+    """Accuracy out of fold by how many examples heads were fitted on, and what to expect of twice as many."""
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes, more = figure.subplots(), found.more_examples
+    measured = [(point.num_examples, point.accuracy) for point in more.curve]
+    axes.plot(*zip(*measured, strict=True), color=_VAL, marker="o", label="measured out of fold")
+    axes.plot(*zip(measured[-1], (more.num_examples, more.accuracy), strict=True), color=_VAL, ls=":", label="expected")
+    ends = (found.accuracy_interval, more.accuracy_interval)
+    lows, highs = [one.low for one in ends], [one.high for one in ends]
+    axes.fill_between((found.num_examples, more.num_examples), lows, highs, color=_VAL, alpha=0.15, label="likely")
+    axes.set(title="Accuracy by training examples", xlabel="training examples", xlim=(0, None), ylim=(None, 1.02))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return _png(figure)
+
+
+def _curve(axes: Axes, history: Sequence[EpochMetrics], title: str, colours: Mapping[str, str]) -> None:
+    for name, colour in colours.items():
+        points = [(one.epoch, metric.value) for one in history for metric in one.metrics if metric.name == name]
         if points:
             marker = "o" if len(points) == 1 else ""
-            axes.plot(*zip(*points, strict=True), label=split, color=colour, marker=marker)
+            split, _, metric = name.partition("/")
+            label = split if metric in {"loss", "accuracy"} else metric.removesuffix("_weighted")
+            axes.plot(*zip(*points, strict=True), label=label, color=colour, marker=marker)
     axes.set(title=title, xlabel="epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
