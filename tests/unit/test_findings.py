@@ -10,7 +10,7 @@ OUT_OF_FOLD = CrossValidation(accuracy=0.99, accuracy_interval=Interval(low=0.96
 
 @pytest.mark.parametrize(("low", "high", "said"), [(0.76, 0.90, "76% to 90%"), (0.90, 0.97, ""), (0.97, 1.0, "")])
 def test_what_it_was_measured_on_may_be_unlike_what_it_was_trained_on(low: float, high: float, said: str) -> None:
-    """Where the two intervals are apart, both expectations are said, each with what it holds for; which is which is always said."""
+    """Which interval is which is said; where they are apart, both expectations are, each with what it holds for."""
     given = Evaluation(accuracy_interval=Interval(low=low, high=high), cross_validation=OUT_OF_FOLD)
     first, told_apart, *others = sentences(given)
     assert "the first is measured on the validation examples, the second on training examples" in told_apart
