@@ -239,8 +239,8 @@ def test_runs_are_compared(cli: Cli, pictures: Path, tmp_path: Path) -> None:
         (("train", "tulips", "num_epochs"), "Write recipe fields as FIELD=VALUE"),
         (("train", "tulips", "learning_rate=nan"), "recipe.learning_rate: must be between 1e-08 and 1, not nan"),
         (
-            ("train", "tulips", "architecture=resnet"),
-            "recipe.architecture: must be one of alexnet, vgg11",
+            ("train", "tulips", "architecture=resnet5"),
+            "recipe.architecture: there is no resnet5; did you mean resnet50?",
         ),
         (("train", "tulips", "weights=maybe"), "recipe.weights: must be one of PRETRAINED, RANDOM, AUTO, not maybe"),
         (("predict", "no-such-model", __file__), "There is no model no-such-model in projects/default. Models there: "),
