@@ -18,7 +18,7 @@ from handful import Client
 from handful.cli import commands, exchange, pushing
 from handful.cli.live import follow
 from handful.cli.stack import MissingParts, Stack
-from handful.errors import FailedPrecondition
+from handful.errors import FailedPrecondition, InvalidArgument
 from handful.folders import LabelledFile, Survey, survey
 from handful.recipe import as_dict
 from handful.v1.bundle_pb2 import SPLIT_VAL
@@ -44,6 +44,8 @@ def run(given: argparse.Namespace) -> int:
     try:
         data = given.data or _digits(folder / "digits", console)
         found = survey(data)
+        if doubt := pushing.doubted(found):
+            raise InvalidArgument(doubt)
         stack = Stack.on_free_ports(home)
         stack.environment |= (settings := honoured())
         project = _project(settings, console)

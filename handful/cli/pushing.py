@@ -23,7 +23,8 @@ def run(given: argparse.Namespace) -> int:
     name = given.folder.resolve().name.lower().replace("_", "-").replace(" ", "-")
     dataset = check_id(given.dataset or name, "--dataset")
     found = survey(given.folder, given.groups)
-    if not given.yes and not _is_meant(found):
+    doubt = "" if given.yes else doubted(found)
+    if doubt and not _is_meant(doubt):
         commands.console.print("Nothing was sent.")
         return 0
     with Client.from_env() as client:
@@ -74,19 +75,21 @@ def show(version: DatasetVersion) -> None:
         console.print(f"[yellow]note[/yellow] {escape(notice.message)}")
 
 
-def _is_meant(found: Survey) -> bool:
-    """Whether a folder looks like class folders, or else whoever pushes it says so. InvalidArgument where nobody can be
-    asked.
-    """
+def doubted(found: Survey) -> str:
+    """Why a folder does not look like class folders, what it holds, and what is expected; nothing where it does."""
     told = doubts(found)
     if not told:
-        return True
+        return ""
     labels = ", ".join(found.labels[:SHOWN_FOLDERS]) + (", ..." if len(found.labels) > SHOWN_FOLDERS else "")
-    said = (
+    return (
         f"{found.folder.resolve()} does not look like a folder of examples. Its folders: {labels}; "
         f"files in them: {len(found.files):,}. {' '.join(told)} {LAYOUT}"
     )
+
+
+def _is_meant(doubt: str) -> bool:
+    """Whether whoever pushes a doubted folder says so. InvalidArgument where nobody can be asked."""
     if not (sys.stdin.isatty() and commands.console.is_terminal):
-        raise InvalidArgument(f"{said} Nothing was sent. To push it all the same: --yes")
-    commands.console.print(escape(said))
+        raise InvalidArgument(f"{doubt} Nothing was sent. To push it all the same: --yes")
+    commands.console.print(escape(doubt))
     return commands.console.input("Push it all the same? \\[y/N] ").strip().lower() in {"y", "yes"}

@@ -136,6 +136,7 @@ def test_a_folder_that_is_not_meant_is_not_sent(stack: Stack, cli: Cli, pictures
     assert "cat/1.jpg dog/2.jpg" in refused.stderr
     with Client(stack.addresses) as client:
         assert not [one for one in client.datasets() if one.name.endswith("/everything")]
+    assert "Its folders: Documents, Pictures;" in cli("demo", "--data", tmp_path / "home").stderr
     sent = cli("push", tmp_path / "home", "--dataset", "everything", "--yes")
     assert "skipped hidden files and folders, whose names begin with a dot: 2\n" in sent.stdout
     assert "a.txt: The file is not a JPEG" in sent.stdout
