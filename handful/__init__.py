@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from handful.errors import HandfulError
     from handful.run import Run
 
+# What pyproject.toml says too: images carry these files, and no package that could be asked.
+__version__ = "0.1.0"
+
 __all__ = ["Client", "HandfulError", "Run"]
 
 

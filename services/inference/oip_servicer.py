@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from importlib import metadata
 
 from grpc import aio
 
-from handful import names
+from handful import __version__, names
 from handful.errors import DataLoss, FailedPrecondition, NotFound
 from services.inference.batching import Batcher
 from services.inference.loading import Model
@@ -43,7 +42,7 @@ class OipServicer(oip_grpc.GRPCInferenceServiceServicer):
         return oip.ServerReadyResponse(ready=not self._draining.is_set())
 
     async def ServerMetadata(self, request: oip.ServerMetadataRequest, context: Context) -> oip.ServerMetadataResponse:
-        return oip.ServerMetadataResponse(name="handful", version=metadata.version("handful"), extensions=EXTENSIONS)
+        return oip.ServerMetadataResponse(name="handful", version=__version__, extensions=EXTENSIONS)
 
     async def ModelReady(self, request: oip.ModelReadyRequest, context: Context) -> oip.ModelReadyResponse:
         try:

@@ -13,6 +13,7 @@ import pytest
 from grpc import StatusCode, aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from handful import __version__
 from handful.bundle.neighbours import Neighbours
 from handful.errors import from_rpc_error
 from handful.v1 import inference_pb2_grpc
@@ -101,7 +102,7 @@ async def test_the_server_lives_and_is_ready(channel: aio.Channel, stub: Stub) -
     assert (await stub.ServerLive(oip.ServerLiveRequest())).live
     assert (await stub.ServerReady(oip.ServerReadyRequest())).ready
     metadata = await stub.ServerMetadata(oip.ServerMetadataRequest())
-    assert metadata.name == "handful"
+    assert (metadata.name, metadata.version) == ("handful", __version__)
     assert {"classification", "model_configuration", "statistics"} <= set(metadata.extensions)
     health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=NAME))
     assert health.status == health_pb2.HealthCheckResponse.SERVING

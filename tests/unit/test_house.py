@@ -6,6 +6,7 @@ import graphlib
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -13,6 +14,7 @@ from typing import Any, get_type_hints
 import grimp
 import pytest
 
+from handful import __version__
 from handful.errors import HandfulError
 from services.dataset.settings import DatasetSettings
 from services.inference.settings import InferenceSettings
@@ -48,6 +50,11 @@ def test_generated_code_is_what_the_protos_generate(tmp_path: Path, folder: str,
     generated = {path.name: path.read_text() for path in (tmp_path / folder).iterdir()}
     committed = {path.name: path.read_text() for path in (ROOT / folder).glob("*_pb2*.py*")}
     assert generated == committed, "run make protos"
+
+
+def test_the_version_is_one() -> None:
+    """The version that servers tell is the package's."""
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == __version__
 
 
 def test_files_and_functions_are_short() -> None:
