@@ -1,16 +1,15 @@
-"""Many requests on one stream, answered in order; what is wrong with one stands in its answer."""
+"""Many requests on one stream, answered one after another; what is wrong with one stands in its answer."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 
 from handful.errors import HandfulError, ResourceExhausted
+from services.inference.many import answered
 from services.inference.oip.v2 import open_inference_pb2 as oip
 from services.shared.streams import until_draining
 
 MAX_STREAMS = 1000
-# As a call of its own would end.
-CEILING_SECONDS = 30.0
 
 
 class Streams:
@@ -38,13 +37,9 @@ class Streams:
             self._open -= 1
 
     async def _one(self, request: oip.ModelInferRequest) -> oip.ModelStreamInferResponse:
-        try:
-            async with asyncio.timeout(CEILING_SECONDS):
-                answer = await self._answer(request)
-        except HandfulError as error:
-            return _failed(request, f"{error.code.name}: {error.message}")
-        except TimeoutError:
-            return _failed(request, "DEADLINE_EXCEEDED: The request took longer than its time allows.")
+        answer = await answered(request, self._answer)
+        if isinstance(answer, HandfulError):
+            return _failed(request, f"{answer.code.name}: {answer.message}")
         answer.parameters["triton_final_response"].bool_param = True
         return oip.ModelStreamInferResponse(infer_response=answer)
 

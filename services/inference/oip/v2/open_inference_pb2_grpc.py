@@ -148,8 +148,8 @@ class GRPCInferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ModelStreamInfer(self, request_iterator, context):
-        """As ModelInfer, for many requests on one stream, answered in order. What is wrong with one stands in its answer, and
-        does not end the stream.
+        """As ModelInfer, for many requests on one stream, answered one after another in their order. What is wrong with one
+        stands in its answer, and does not end the stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -58,8 +58,8 @@ class GRPCInferenceServiceStub:
     ModelInfer: _grpc.UnaryUnaryMultiCallable[_open_inference_pb2.ModelInferRequest, _open_inference_pb2.ModelInferResponse]
     """What some pictures show or some sounds are of: one answer per element, or one error for all."""
     ModelStreamInfer: _grpc.StreamStreamMultiCallable[_open_inference_pb2.ModelInferRequest, _open_inference_pb2.ModelStreamInferResponse]
-    """As ModelInfer, for many requests on one stream, answered in order. What is wrong with one stands in its answer, and
-    does not end the stream.
+    """As ModelInfer, for many requests on one stream, answered one after another in their order. What is wrong with one
+    stands in its answer, and does not end the stream.
     """
     ModelConfig: _grpc.UnaryUnaryMultiCallable[_open_inference_pb2.ModelConfigRequest, _open_inference_pb2.ModelConfigResponse]
     """What a model takes and gives, in Triton's words."""
@@ -94,8 +94,8 @@ class GRPCInferenceServiceAsyncStub(GRPCInferenceServiceStub):
     ModelInfer: _aio.UnaryUnaryMultiCallable[_open_inference_pb2.ModelInferRequest, _open_inference_pb2.ModelInferResponse]  # type: ignore[assignment]
     """What some pictures show or some sounds are of: one answer per element, or one error for all."""
     ModelStreamInfer: _aio.StreamStreamMultiCallable[_open_inference_pb2.ModelInferRequest, _open_inference_pb2.ModelStreamInferResponse]  # type: ignore[assignment]
-    """As ModelInfer, for many requests on one stream, answered in order. What is wrong with one stands in its answer, and
-    does not end the stream.
+    """As ModelInfer, for many requests on one stream, answered one after another in their order. What is wrong with one
+    stands in its answer, and does not end the stream.
     """
     ModelConfig: _aio.UnaryUnaryMultiCallable[_open_inference_pb2.ModelConfigRequest, _open_inference_pb2.ModelConfigResponse]  # type: ignore[assignment]
     """What a model takes and gives, in Triton's words."""
@@ -169,8 +169,8 @@ class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_open_inference_pb2.ModelInferRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_open_inference_pb2.ModelStreamInferResponse], _abc.AsyncIterator[_open_inference_pb2.ModelStreamInferResponse]]:
-        """As ModelInfer, for many requests on one stream, answered in order. What is wrong with one stands in its answer, and
-        does not end the stream.
+        """As ModelInfer, for many requests on one stream, answered one after another in their order. What is wrong with one
+        stands in its answer, and does not end the stream.
         """
 
     @_abc_1.abstractmethod
