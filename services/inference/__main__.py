@@ -31,7 +31,7 @@ async def serve(settings: InferenceSettings) -> None:
     chooser = Chooser(allowed(settings.inference_runtime), settings.inference_batch)
     budgets = settings.inference_memory_mib * MEBIBYTE, settings.inference_private_memory_mib * MEBIBYTE
     loader = Loader(store, *budgets, chooser, settings.threads)
-    batcher = Batcher(settings.threads, settings.inference_queue)
+    batcher = Batcher(settings.threads, settings.threads * settings.inference_queue)
     explainer = Explainer()
     limits = Limits(MESSAGE_BYTES, connection_age_seconds=CONNECTION_SECONDS, reflection=settings.reflection)
     server = Server(limits)

@@ -25,6 +25,8 @@ _SMOOTHING = 0.1
 SHARED_WEIGHT = 3
 # So long after shared work one thread is kept free of private work.
 KEPT_SECONDS = 1.0
+# So long after it was found full fewer may wait.
+CROWDED_SECONDS = 1.0
 
 
 @dataclass(eq=False)
@@ -55,6 +57,7 @@ class Line:
         self.num_bytes = 0
         self.seconds = FIRST_GUESS_SECONDS
         self.used = 0.0
+        self.crowded_at = -CROWDED_SECONDS
 
     def remove(self, one: Waiting) -> None:
         self.waiting.remove(one)
@@ -88,11 +91,13 @@ class Queue:
         if not waiting:
             return
         with self._changed:
-            line = self._line(waiting[0].model)
+            line = self.line(waiting[0].model)
             kin = list(self._private.values()) if line.private else [line]
             queued, num_bytes = (sum(one.num_bytes for one in some) for some in (kin, waiting))
-            full = len(line.waiting) + len(waiting) > self._length
-            if full or (queued and queued + num_bytes > MAX_QUEUED_BYTES):
+            limit = self._limit(line)
+            if len(line.waiting) >= limit:
+                line.crowded_at = time.monotonic()
+            if len(line.waiting) + len(waiting) > limit or (queued and queued + num_bytes > MAX_QUEUED_BYTES):
                 raise self._overloaded(line)
             if not line.waiting:  # who used nothing for long has no claim on all of the time to come
                 line.used = max(line.used, self._now)
@@ -105,7 +110,7 @@ class Queue:
         with self._changed:
             for one in waiting:
                 one.answer.cancel()
-                line = self._line(one.model)
+                line = self.line(one.model)
                 if one in line.waiting:
                     line.remove(one)
 
@@ -145,7 +150,15 @@ class Queue:
             self._closed = True
             self._changed.notify_all()
 
-    def _line(self, model: Model) -> Line:
+    def _limit(self, line: Line) -> int:
+        """How many may wait. Half of it while callers find it full: a queue that is always full makes all wait longer
+        and answers no more; one that is full of a fixed number of callers, who wait for their answers, refuses nobody.
+        """
+        crowded = line.waiting and time.monotonic() - line.crowded_at < CROWDED_SECONDS
+        return max(1, self._length // 2) if crowded else self._length
+
+    def line(self, model: Model) -> Line:
+        """The line in which a model's pictures wait."""
         if not model.backbone.private:
             return self._shared
         return self._private.setdefault(model.backbone.backbone, Line(private=True))

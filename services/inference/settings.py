@@ -21,7 +21,7 @@ class InferenceSettings:
     )
     inference_threads: int = setting(0, purpose="threads that predict; 0: one per usable core", minimum=0, maximum=256)
     inference_queue: int = setting(
-        64, purpose="pictures that may wait, and as many for each private network", minimum=1
+        16, purpose="pictures that may wait for each thread, and as many for each private network", minimum=1
     )
     inference_batch: int = setting(8, purpose="pictures in one forward pass, at most", minimum=1, maximum=64)
     inference_runtime: str = setting(

@@ -11,7 +11,7 @@ from handful.bundle.predictor import Backbone
 from handful.errors import ResourceExhausted
 from services.inference.loading import Loader, Model
 from services.inference.pointers import VersionRef
-from services.inference.queueing import KEPT_SECONDS, MAX_QUEUED_BYTES, Batch, Queue, Waiting
+from services.inference.queueing import CROWDED_SECONDS, KEPT_SECONDS, MAX_QUEUED_BYTES, Batch, Queue, Waiting
 from services.shared.objects.filesystem import FilesystemStore
 from services.shared.server import MEBIBYTE
 from tests.bundles import mean_colour, publish
@@ -108,6 +108,30 @@ async def test_a_full_private_line_refuses_its_own_alone(shared: Model) -> None:
     with pytest.raises(ResourceExhausted):
         queue.put([waiting(other)])
     fill(queue, shared)
+
+
+async def test_while_callers_are_refused_half_as_many_wait(shared: Model) -> None:
+    """And all of them again a second after the last was; what is asked of an empty queue is taken however long."""
+    queue = Queue(1, LENGTH)
+    fill(queue, shared, LENGTH)
+    refused(queue, shared)
+    while len(queue.line(shared).waiting) >= LENGTH // 2:
+        refused(queue, shared)
+        queue.done(taken(queue), 0.01)
+    fill(queue, shared, LENGTH // 2 - len(queue.line(shared).waiting))
+    refused(queue, shared)
+    while queue.line(shared).waiting:
+        queue.done(taken(queue), 0.01)
+    queue.put([waiting(shared) for _ in range(LENGTH)])
+    refused(queue, shared)
+    queue.done(taken(queue), 0.01)
+    await asyncio.sleep(1.1 * CROWDED_SECONDS)
+    fill(queue, shared, LENGTH - len(queue.line(shared).waiting))
+
+
+def refused(queue: Queue, model: Model) -> None:
+    with pytest.raises(ResourceExhausted):
+        queue.put([waiting(model)])
 
 
 async def test_a_thread_is_kept_for_shared_work_while_there_is_some(shared: Model) -> None:
