@@ -1,58 +1,126 @@
-"""What `quality` and `fine_tune` with their defaults are worth beside `fast`: accuracy on pictures not trained
-on, and seconds from a worker's claim to SUCCEEDED.
+"""Presets side by side, with their defaults and on the same pictures: accuracy on pictures that the model has not seen,
+what it calls unknown, seconds.
 
-usage: presets.py [FOLDER] [--draws N] [--fields "NAME=VALUE ..."]
-       (default: ../shared/data/catsdogs, 3; train/ and val/ of class folders)
+usage: presets.py [RECIPE ...] [--per-class N] [--draws N] [--test N]
+       (default: "preset=fast" "preset=quality" "preset=fine_tune" "preset=baseline"; 15, 3, 100; needs ../shared)
 
-Trains on all of train/ with N seeds, and on 15 pictures per class drawn from it N times, the same for each preset, and
-measures on val/. `--fields` adds `fine_tune` with those. `fast` and `quality` need seconds, `fine_tune` with defaults
-many minutes on a CPU.
+Draws N cats and N dogs to train on, a fifth as many to validate, and up to 100 others to test on. Fine-tuning takes
+minutes a draw on a CPU. It calls the code that a worker runs, without services.
 """
 
 import argparse
 import shutil
 import tempfile
+import time
+from collections import defaultdict
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
-from benchmarks.baseline import FEW, drawn, fresh, train
+from benchmarks.pools import PHOTOGRAPHS
+from benchmarks.unknown import strangers
+from handful.bundle.heads import Floats
+from handful.bundle.images import fit
+from handful.bundle.manifest import blob_key, graph_keys, sha256
+from handful.bundle.predictor import Backbone, plain
+from handful.folders import find
+from handful.recipe import recipe
+from handful.v1.bundle_pb2 import MODALITY_IMAGE
+from handful.v1.trainer_pb2 import Progress, TrainingRunEvent
+from handful.v1.worker_pb2 import Checkpoint, Claim
+from services.shared.objects import get_first
+from services.shared.objects.filesystem import FilesystemStore
+from services.trainer.architectures import DEFAULT_ARCHITECTURE
+from services.trainer.recipes import resolve
+from services.trainer.worker import session
+from services.trainer.worker.examples import Example, Examples
+from services.trainer.worker.pretrained import PretrainedWeights
+from services.trainer.worker.reporting import Reporter
+from services.trainer.worker.work import Trained, Work
+
+RECIPES = ("preset=fast", "preset=quality", "preset=fine_tune", "preset=baseline")
+LABELS = ("cat", "dog")
 
 
-def line(which: str, found: dict[str, list[tuple[float, float]]]) -> None:
-    """Means, and how far the others are ahead of `fast` on the same pictures."""
-    fast = [accuracy for accuracy, _ in found["fast"]]
-    for name, values in found.items():
-        accuracies, seconds = zip(*values, strict=True)
-        ahead = np.array(accuracies) - fast
-        error = ahead.std(ddof=1) / np.sqrt(len(ahead)) if len(ahead) > 1 else float("nan")
-        print(
-            f"{which} {name:40} {np.mean(accuracies):.3f}  against fast {ahead.mean():+.3f} ± {error:.3f}  "
-            f"{np.median(seconds):7.1f} s",
-            flush=True,
-        )
+class Silent:
+    """Tells nobody."""
+
+    def event(self, event: TrainingRunEvent) -> None:
+        pass
+
+    def progress(self, progress: Progress) -> None:
+        pass
+
+    def checkpoint(self, checkpoint: Checkpoint) -> list[str]:
+        return [checkpoint.key]
+
+    def check(self) -> None:
+        pass
+
+
+def drawn(store: FilesystemStore, per_class: int, num_test: int, seed: int) -> tuple[Examples, tuple[Example, ...]]:
+    """What a run gets, and what it is tested on."""
+    random, split = np.random.default_rng(seed), per_class + max(1, per_class // 5)
+    chosen: list[list[Example]] = [[], [], []]
+    for index, label in enumerate(LABELS):
+        files = [file.path for file in find(PHOTOGRAPHS) if file.label == label]
+        for rank, place in enumerate(random.permutation(len(files))[: split + num_test // 2]):
+            data = files[place].read_bytes()
+            store.put(blob_key("default", sha256(data)), data)
+            kind = 0 if rank < per_class else 1 if rank < split else 2
+            chosen[kind].append(Example(sha256(data), index, sha256(data)))
+    train, val, test = map(tuple, chosen)
+    return Examples("default", MODALITY_IMAGE, LABELS, train, val), test
+
+
+def features(store: FilesystemStore, trained: Trained, test: tuple[Example, ...]) -> tuple[Floats, Floats]:
+    """Of the test pictures, and of pictures of something else entirely, as they are served."""
+    keys = graph_keys("default", trained.backbone)
+    backbone, how = Backbone(get_first(store, keys, trained.backbone.graph_sha256)), trained.backbone.preprocessing
+    own = [trained.examples.pixels(store, one, how) for one in test]
+    others = [np.asarray(fit(one, plain(how))) for each in strangers(Path("../shared")).values() for one in each[:15]]
+    rows = [np.concatenate([backbone.features(one[None]) for one in each]) for each in (own, others)]
+    return rows[0], rows[1]
+
+
+def figures(words: str, per_class: int, num_test: int, seed: int) -> dict[str, float]:
+    place = Path(tempfile.mkdtemp(prefix="handful-bench-"))
+    store = FilesystemStore(place)
+    examples, test = drawn(store, per_class, num_test, seed)
+    fields = dict(one.split("=") for one in words.split())
+    asked = resolve(recipe({**fields, "seed": seed}), DEFAULT_ARCHITECTURE)
+    claim = Claim(training_run="projects/default/trainingRuns/bench", attempt=1, recipe=asked)
+    reporter = cast("Reporter", Silent())
+    work = Work(claim, store, PretrainedWeights(store), reporter, threads=2, cache=store)
+    started = time.perf_counter()
+    trained = session.trainer(asked)(work, examples)
+    found = {"seconds": time.perf_counter() - started}
+    own, others = features(store, trained, test)
+    right = trained.head.probabilities(own).argmax(axis=1) == [one.label for one in test]
+    found["accuracy"] = float(right.mean())
+    known = trained.neighbours
+    if known is not None:
+        found["false unknown"] = float((known.distances(own) > known.max_distance).mean())
+        found["strangers unknown"] = float((known.distances(others) > known.max_distance).mean())
+    shutil.rmtree(place)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("../shared/data/catsdogs"))
+    parser.add_argument("recipes", nargs="*", default=RECIPES)
+    parser.add_argument("--per-class", type=int, default=15)
     parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--fields", action="append", default=[])
+    parser.add_argument("--test", type=int, default=100)
     given = parser.parse_args()
-    recipes = {preset: {"preset": preset} for preset in ("fast", "quality", "fine_tune")}
-    for fields in given.fields:
-        recipes[f"fine_tune {fields}"] = {"preset": "fine_tune", **dict(one.split("=") for one in fields.split())}
-    place = Path(tempfile.mkdtemp(prefix="handful-bench-"))
-    for which, few in ((f"{FEW} per class", True), ("all of train/", False)):
-        found: dict[str, list[tuple[float, float]]] = {name: [] for name in recipes}
-        for draw in range(given.draws):
-            folder = drawn(given.folder, place / f"draw{draw}", draw) if few else given.folder
-            with fresh(place / "home", ("photos", folder)) as client:
-                for name, fields in recipes.items():
-                    found[name].append(train(client, "photos", seed=draw, **fields)[:2])
-                    print(f"  {which}, draw {draw}, {name}: {found[name][-1][0]:.3f}", flush=True)
-        line(which, found)
-    shutil.rmtree(place)
+    for words in given.recipes:
+        found = defaultdict(list)
+        for seed in range(given.draws):
+            for name, value in figures(words, given.per_class, given.test, seed).items():
+                found[name].append(value)
+        shown = "  ".join(f"{name} {np.mean(values):.3f}" for name, values in found.items())
+        print(f"{given.per_class} per class, {given.draws} draws, {words:30} {shown}", flush=True)
 
 
 if __name__ == "__main__":

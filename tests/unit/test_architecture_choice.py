@@ -1,17 +1,29 @@
 """Which architecture a run takes: judged by answers out of fold, and honest about how much a choice flatters itself."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
 import numpy as np
 import pytest
 
+from handful.bundle.manifest import blob_key, sha256
 from handful.errors import InvalidArgument
 from handful.v1.bundle_pb2 import HEAD_KIND_LOGISTIC_REGRESSION, MODALITY_IMAGE, MODALITY_SOUND, Recipe
-from handful.v1.worker_pb2 import Capabilities
-from services.trainer.architectures import DEFAULT_ARCHITECTURE, to_choose_from
+from handful.v1.worker_pb2 import Capabilities, Claim
+from services.shared.objects.filesystem import FilesystemStore
+from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE, to_choose_from
 from services.trainer.fleet import suits
 from services.trainer.recipes import fit, resolve
 from services.trainer.understanding import known
+from services.trainer.worker.architecture_choice import prepare
 from services.trainer.worker.cross_validation import Folds, OutOfFold
+from services.trainer.worker.examples import Example, Examples
 from services.trainer.worker.head_choice import Candidate, best_architecture, honest
+from services.trainer.worker.pretrained import PretrainedWeights, key
+from services.trainer.worker.reporting import Reporter
+from services.trainer.worker.work import Work
+from tests.unit.test_starting_point import Recorder
 
 LITES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 LABELS = np.arange(40) % 2
@@ -102,3 +114,26 @@ def test_the_servers_default_is_one_of_many_to_quality() -> None:
     settled = fit(Recipe(preset="quality", architecture="efficientnet_lite2"), "efficientnet_b0", MODALITY_IMAGE)
     assert settled.max_gflops == 0
     assert fit(settled, "efficientnet_b0", MODALITY_IMAGE) == settled
+
+
+def test_weights_that_turn_out_to_be_broken_are_left_out_aloud(tmp_path: Path, picture: Callable[..., bytes]) -> None:
+    """One network whose kept weights cannot be read costs that network, with a notice, and not the run."""
+    store, kept = FilesystemStore(tmp_path / "store"), FilesystemStore(tmp_path / "weights")
+    broken = ARCHITECTURES["mobilenet_v3_small"]
+    kept.put(key(broken), b"no weights")
+    made = []
+    for seed in range(6):
+        data = picture(seed, ((40, 80, 200), (200, 80, 40))[seed % 2])
+        store.put(blob_key("default", sha256(data)), data)
+        made.append(Example(sha256(data), seed % 2, str(seed)))
+    examples = Examples("default", MODALITY_IMAGE, ("blue", "red"), tuple(made), ())
+    asked = resolve(Recipe(preset="quality", max_gflops=0.4), DEFAULT_ARCHITECTURE)
+    claim = Claim(training_run="projects/default/trainingRuns/r1", attempt=1, recipe=asked)
+    reporter, weights = cast("Reporter", Recorder()), PretrainedWeights(kept, downloads=False)
+    work = Work(claim, store, weights, reporter, threads=1, cache=store)
+    prepared = prepare(work, examples)
+    assert work.recipe.architecture == prepared.backbone.architecture == "efficientnet_lite0"
+    assert [one.reason for one in work.notices] == ["ARCHITECTURE_NOT_TRIED", "ARCHITECTURE_CHOSEN"]
+    assert work.notices[0].message.startswith("mobilenet_v3_small was not tried. The pretrained weights of")
+    assert prepared.choice is not None
+    assert [one.architecture for one in prepared.choice.candidates] == ["efficientnet_lite0"]

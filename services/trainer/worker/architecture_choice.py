@@ -3,6 +3,7 @@ head does best out of fold on the training examples, whose groups (recordings, s
 Validation examples have no say.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -70,20 +71,37 @@ def _chosen(
         )
         work.notice("ARCHITECTURE_NOT_CHOSEN", message)
         return candidates[-1], None, []
-    tried = []
-    for architecture in candidates:
-        features = _found(work, examples, architecture, counts)[1]
-        rows = rows_of(work, features, examples.train)
-        tried.append(_tried(work, rows, labels, folds))
+    names, tried = _all_tried(work, examples, candidates, folds, counts)
     first = best_architecture(tried, labels)
     order = [first, *(place for place in range(len(tried)) if place != first)]
     answers = honest(tried, labels, np.unique(groups, return_inverse=True)[1], folds)
     choice = ArchitectureChoice(
-        candidates=[_message(candidates[place], tried[place][0], labels) for place in order],
+        candidates=[_message(names[place], tried[place][0], labels) for place in order],
         accuracy=float(answers.right(labels).mean()),
     )
     work.notice("ARCHITECTURE_CHOSEN", _why(choice, len(labels)))
-    return candidates[first], choice, [tried[place] for place in order[1:]]
+    return names[first], choice, [tried[place] for place in order[1:]]
+
+
+def _all_tried(
+    work: Work, examples: Examples, candidates: Sequence[str], folds: Folds, counts: Counts
+) -> tuple[list[str], list[list[Candidate]]]:
+    """The architectures whose weights are what they should be, and what was tried on each. WeightsUnavailable where
+    that is none.
+    """
+    names, tried, missing = [], [], None
+    for architecture in candidates:
+        try:
+            features = _found(work, examples, architecture, counts)[1]
+        except WeightsUnavailable as problem:
+            missing = problem
+            work.notice("ARCHITECTURE_NOT_TRIED", f"{architecture} was not tried. {problem}")
+            continue
+        names.append(architecture)
+        tried.append(_tried(work, rows_of(work, features, examples.train), targets(examples.train), folds))
+    if missing is not None and not tried:
+        raise missing
+    return names, tried
 
 
 def _message(architecture: str, first: Candidate, labels: Labels) -> ArchitectureChoice.Candidate:
