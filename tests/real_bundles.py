@@ -31,6 +31,14 @@ def graph(architecture: str = DEFAULT_ARCHITECTURE) -> bytes:
     return efficientnet_lite.graph(efficientnet_lite.state(row.network.name, read(path.read_bytes())), row)
 
 
+def picture() -> bytes:
+    """A PNG of noise at the input size."""
+    size = ROW.preprocessing.size
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def publish(store: ObjectStore, body: bytes, *, private: bool = False) -> str:
     """Stores a bundle of five classes on the default backbone; the SHA-256 of its manifest. A private one has a graph
     of its own, which computes the same.
@@ -43,15 +51,13 @@ def publish(store: ObjectStore, body: bytes, *, private: bool = False) -> str:
         backbone_id="b", architecture=ROW.id, preprocessing=ROW.preprocessing, graph_sha256=manifest.sha256(body)
     )
     store.put(manifest.graph_keys("default", described)[private], body)
-    size = ROW.preprocessing.size
-    picture = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)).save(picture, "PNG")
-    pixels = to_pixels(picture.getvalue(), ROW.preprocessing)[None]
+    shown = picture()
+    pixels = to_pixels(shown, ROW.preprocessing)[None]
     features = Backbone(body).features(pixels)
     weight = np.random.default_rng(1).normal(scale=0.05, size=(NUM_CLASSES, ROW.feature_width)).astype(np.float32)
     mean = np.zeros(ROW.feature_width, np.float32)
     head = LinearHead(bundle_pb2.Head.NORMALIZATION_CENTER_L2, weight, np.zeros(NUM_CLASSES, np.float32), mean)
-    tensors = {"picture": np.frombuffer(picture.getvalue(), np.uint8), "pixels": pixels}
+    tensors = {"picture": np.frombuffer(shown, np.uint8), "pixels": pixels}
     files = {
         "head.safetensors": head.to_bytes(),
         golden.FILE: save({**tensors, "probabilities": head.probabilities(features)}),

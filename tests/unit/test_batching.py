@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import threading
 from collections.abc import AsyncIterator, Callable
 
 import numpy as np
@@ -290,3 +291,21 @@ async def test_what_does_not_fit_together_is_answered_one_by_one(
         np.testing.assert_array_equal(answer.probabilities, expected.probabilities)
     assert isinstance(refused, ResourceExhausted)
     assert refused.reason == "OUT_OF_MEMORY"
+
+
+async def test_it_closes_after_the_pass_that_it_is_in(model: Model, picture: Callable[..., bytes]) -> None:
+    """Whoever closes it waits for the pass that is under way, and no thread is left; what waits is not begun."""
+    batcher, gate = Batcher(threads=1, queue=QUEUE), Gate(mean_colour("gate"))
+    gated = Model(model.head, LoadedBackbone(gate, 0, 1))
+    asking = ask(batcher, [picture(), picture()], gated)
+    assert await asyncio.to_thread(gate.entered.wait, 30)
+    closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+    await asyncio.sleep(0.1)
+    assert not closing.done()
+    gate.opened.set()
+    await closing
+    assert "predict" not in {thread.name for thread in threading.enumerate()}
+    assert gate.passes == [1]
+    for one in asking:
+        one.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
