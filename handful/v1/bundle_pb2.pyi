@@ -1410,7 +1410,8 @@ class Evaluation(_message.Message):
     @_builtins.property
     def accuracy_interval(self) -> Global___Interval:
         """What the accuracy on all such examples is, judging by these: the 95 % Wilson interval of `val/accuracy`, of as many
-        examples as there are groups: pieces of a recording fail together. Not set where there are no examples.
+        examples as their groups are worth, (sum m)^2 / sum m^2 with the sizes m of the groups (Kish, Survey Sampling, 1965):
+        pieces of a recording fail together. Not set where there are no examples.
         """
 
     @_builtins.property
@@ -1635,8 +1636,10 @@ class CrossValidation(_message.Message):
     def accuracy_interval(self) -> Global___Interval:
         """Where the accuracy of the published head lies: the 95 % Wilson interval with p' = 1 - (1 - .15 k) (1 - p), where
         k = (p - m) / (1 - m), at least 0, and m is the share of the most common class, and with
-        n' = n / (1 / repeats + folds / (folds - 1)), where n is the number of groups: pieces of a recording fail together,
-        and so do heads fitted on nearly the same examples (Nadeau and Bengio, Inference for the Generalization Error, 2003).
+        n' = n / (1 / repeats + folds / (folds - 1)), and no less than that of fewer examples with
+        more repeats; n is what the groups are worth, (sum m)^2 / sum m^2 with their sizes m (Kish, Survey Sampling, 1965):
+        pieces of a recording fail together, and so do heads fitted on nearly the same examples (Nadeau and Bengio, Inference
+        for the Generalization Error, 2003).
         """
 
     @_builtins.property
@@ -1983,7 +1986,9 @@ class ClassEvaluation(_message.Message):
     """Validation examples of the class."""
     @_builtins.property
     def recall_interval(self) -> Global___Interval:
-        """The 95 % Wilson interval of the recall, of as many examples as the class has groups; [0, 1] where it has none."""
+        """The 95 % Wilson interval of the recall, of as many examples as the class's groups are worth (Evaluation); [0, 1] where
+        it has none.
+        """
 
     def __init__(
         self,

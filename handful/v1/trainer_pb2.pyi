@@ -920,8 +920,8 @@ class ComparedTrainingRun(_message.Message):
 
     @_builtins.property
     def accuracy_interval(self) -> _bundle_pb2.Interval:
-        """The 95 % Wilson interval of `val/accuracy`, of as many examples as there are groups of validation examples; not set
-        where there is no such figure or no validation example.
+        """The 95 % Wilson interval of `val/accuracy`, of as many examples as the groups of validation examples are worth
+        (Evaluation); not set where there is no such figure or no validation example.
         """
 
     @_builtins.property

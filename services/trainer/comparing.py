@@ -12,7 +12,7 @@ from handful.v1.bundle_pb2 import SPLIT_VAL, DatasetManifest, EpochMetrics, Reci
 from handful.v1.trainer_pb2 import ComparedTrainingRun, TrainingRun
 from services.shared.objects import ObjectStore
 from services.trainer.architectures import ARCHITECTURES
-from services.trainer.intervals import wilson
+from services.trainer.intervals import independent, wilson
 from services.trainer.messages import run_message
 from services.trainer.records import RunKey, RunRecord
 from services.trainer.sound_architectures import SOUND_ARCHITECTURES
@@ -25,16 +25,16 @@ _CURVES = ("train/loss", "val/loss", "val/accuracy")
 
 @dataclass(frozen=True)
 class Validation:
-    """How many examples of a dataset version are to validate on, and how many groups they form."""
+    """How many examples of a dataset version are to validate on, and how many independent ones they are worth."""
 
     num_examples: int
-    num_groups: int
+    num_independent: float
 
     @classmethod
     def read(cls, store: ObjectStore, project: str, manifest_sha256: str) -> "Validation":
         data = store.get(dataset_manifest_key(project, manifest_sha256), manifest_sha256)
         groups = [one.group for one in from_bytes(DatasetManifest, data).examples if one.split == SPLIT_VAL]
-        return cls(len(groups), len(set(groups)))
+        return cls(len(groups), independent(groups))
 
 
 def keys(project: str, asked: Sequence[str]) -> list[RunKey]:
@@ -71,7 +71,7 @@ def compared(run: RunRecord, history: Sequence[EpochMetrics], validation: Valida
     message = run_message(run)
     if run.continued and run.continued.earlier_manifests:
         validation = Validation(0, 0)  # some of them were left out; how many, only the worker knows
-    accuracy, groups = dict(run.metrics).get("val/accuracy"), validation.num_groups
+    accuracy, worth = dict(run.metrics).get("val/accuracy"), validation.num_independent
     peaks = [one.value for epoch in history for one in epoch.metrics if one.name == "peak_memory_bytes"]
     named = run.recipe.architecture
     row = ARCHITECTURES.get(named) or SOUND_ARCHITECTURES.get(named)
@@ -79,7 +79,7 @@ def compared(run: RunRecord, history: Sequence[EpochMetrics], validation: Valida
     return ComparedTrainingRun(
         training_run=message,
         num_val_examples=validation.num_examples,
-        accuracy_interval=wilson(accuracy, groups) if accuracy is not None and groups else None,
+        accuracy_interval=wilson(accuracy, worth) if accuracy is not None and worth else None,
         seconds=((run.finish_time_us or 0) - (run.start_time_us or 0)) / 1e6 if succeeded else None,
         peak_memory_bytes=max(peaks, default=None),
         num_parameters=row.num_parameters if row else 0,

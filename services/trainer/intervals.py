@@ -1,6 +1,8 @@
 """Intervals of a share: between what the true share lies, given how many examples it was counted on."""
 
 import math
+from collections import Counter
+from collections.abc import Hashable, Iterable
 
 from handful.v1.bundle_pb2 import Interval
 
@@ -8,6 +10,16 @@ from handful.v1.bundle_pb2 import Interval
 Z = 1.96
 # How much of the errors out of fold are too many; measured, see docs/why.md.
 EXCESS = 0.15
+
+
+def independent(groups: Iterable[Hashable]) -> float:
+    """How many independent examples those of such groups are worth, one after the other the group of each: (sum m)^2 /
+    sum m^2 with the sizes m of the groups (L. Kish, Survey Sampling, 1965), where examples of a group are right or
+    wrong together. So many as there are groups where all are as large, fewer else: a share weighs examples, so a
+    recording of many pieces decides more of it. 0 of none.
+    """
+    sizes = Counter(groups).values()
+    return sum(sizes) ** 2 / sum(size**2 for size in sizes) if sizes else 0.0
 
 
 def wilson(share: float, num_examples: float) -> Interval:
@@ -30,16 +42,16 @@ def corrected(share: float, chance: float) -> float:
     return 1 - (1 - EXCESS * learnt) * (1 - share)
 
 
-def effective(num_groups: int, folds: int, repeats: int) -> float:
-    """How many independent examples answers out of fold to n groups are worth: n / (1 / r + k / (k - 1)) with k folds
-    and r repeats.
+def effective(num_independent: float, folds: int, repeats: int) -> float:
+    """How many independent examples answers out of fold to n of them (`independent`) are worth: n / (1 / r +
+    k / (k - 1)) with k folds and r repeats.
 
     Heads of two folds were fitted on nearly the same examples, so that they err together. The variance of a mean over
     J = k r test sets, each a share t of all, is (1 / J + t / (1 - t)) times that of one of them (C. Nadeau and
     Y. Bengio, Inference for the Generalization Error, 2003; of repeated folds R. Bouckaert and E. Frank, 2004), which
-    has n / k groups.
+    has n / k examples.
     """
-    return num_groups / (1 / repeats + folds / (folds - 1))
+    return num_independent / (1 / repeats + folds / (folds - 1))
 
 
 def corrected_wilson(share: float, num_effective: float, chance: float, widened: float = 1.0) -> Interval:

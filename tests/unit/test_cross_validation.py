@@ -8,8 +8,8 @@ import pytest
 
 from handful.bundle.heads import Floats, LinearHead
 from handful.v1.bundle_pb2 import Head, Interval
-from services.trainer.intervals import corrected_wilson, effective, wilson
-from services.trainer.worker.cross_validation import FOLDS, REPEATS, Folds, Labels
+from services.trainer.intervals import corrected_wilson, effective, independent, wilson
+from services.trainer.worker.cross_validation import FOLDS, REPEATS, Folds, Labels, OutOfFold, repeats_of
 from services.trainer.worker.evaluation import cross_validated, scores
 from services.trainer.worker.logistic_regression import fit
 
@@ -181,13 +181,36 @@ def test_folds_are_worth_what_their_variance_says(repeats: int) -> None:
     assert effective(groups, 2, repeats) < effective(groups, folds, repeats) < groups
 
 
+def test_unequal_groups_are_worth_fewer() -> None:
+    """Groups that fail as wholes are worth what Kish's formula says: as many as they are where all are as large, hardly
+    more than two where one holds most; the share of so many independent examples has the variance of theirs.
+    """
+    assert independent(np.repeat(np.arange(30), 7).tolist()) == 30
+    assert independent([]) == 0
+    sizes = np.array([40, *[1] * 29])
+    assert independent(np.repeat(np.arange(30), sizes).tolist()) == pytest.approx(69**2 / (40**2 + 29))
+    right = np.random.default_rng(0).random((20_000, 30)) < 0.8
+    variance = float((right @ sizes / sizes.sum()).var())
+    assert variance == pytest.approx(0.8 * 0.2 / independent(np.repeat(np.arange(30), sizes).tolist()), rel=0.05)
+
+
+def test_more_examples_are_never_worth_less() -> None:
+    """Where more examples leave time for fewer repeats, they still say no less than fewer did; in groups as well."""
+    for share in (1.0, 0.2):
+        answers = (OutOfFold(5, np.zeros((repeats_of(n), n, 1), np.float32)) for n in range(10, 2001))
+        worth = [one.worth(share * one.logits.shape[1]) for one in answers]
+        assert np.diff(worth).min() > -1e-9
+        assert worth[0] == effective(share * 10, 5, 5)
+        assert worth[-1] == effective(share * 2000, 5, 1)
+
+
 def test_what_a_group_has_is_worth_one_example() -> None:
     """Twenty recordings of five pieces each say of new recordings what twenty examples would."""
     labels, _ = singles((50, 50))
     answers = Folds.drawn(labels, singles((50, 50))[1], 2, 0).out_of_fold(
         gaussian(labels, 0.3, 3), labels, 2, fitted, ignore
     )
-    alone, grouped = cross_validated(labels, answers), cross_validated(labels, answers, num_groups=20)
+    alone, grouped = cross_validated(labels, answers), cross_validated(labels, answers, groups=np.arange(100) // 5)
     assert grouped.accuracy == alone.accuracy
     assert ends(grouped.accuracy_interval) == ends(corrected_wilson(alone.accuracy, effective(20, 5, 5), 0.5))
 

@@ -113,12 +113,12 @@ def test_macro_means_leave_out_classes_without_examples() -> None:
 
 
 def test_an_evaluation_has_intervals() -> None:
-    """The accuracy and each class's recall have Wilson's interval for their number of examples, or of groups."""
+    """The accuracy and each class's recall have Wilson's interval for their examples, or what groups are worth."""
     evaluation = evaluate(NAMES, LABELS, PROBABILITIES, [])
     assert evaluation.accuracy_interval == wilson(3 / 5, 5)
     assert [one.recall_interval for one in evaluation.classes] == [wilson(1 / 2, 2), wilson(1, 1), wilson(1 / 2, 2)]
     grouped = evaluate(NAMES, LABELS, PROBABILITIES, [], groups=["a", "b", "b", "c", "c"])
-    assert grouped.accuracy_interval == wilson(3 / 5, 3)
+    assert grouped.accuracy_interval == wilson(3 / 5, 25 / 9)
     assert [one.recall_interval for one in grouped.classes] == [wilson(1 / 2, 2), wilson(1, 1), wilson(1 / 2, 1)]
     nothing = evaluate(NAMES, *NOTHING, [])
     assert not nothing.HasField("accuracy_interval")

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from handful.bundle.heads import Floats, LinearHead, softmax
+from services.trainer.intervals import effective
 from services.trainer.worker.spans import plain
 
 Labels = npt.NDArray[np.int64]
@@ -34,6 +35,17 @@ class OutOfFold:
     @property
     def repeats(self) -> int:
         return len(self.logits)
+
+    def worth(self, num_independent: float) -> float:
+        """How many independent examples the answers are worth, of so many that were asked: `effective`, and no less
+        than that of fewer examples, which have more repeats. The last example of 301 takes a repeat from all of them;
+        it does not take away what the 300 say.
+        """
+        num_examples = self.logits.shape[1]
+        most = {REPEATED_EXAMPLES // repeats: repeats for repeats in range(self.repeats + 1, REPEATS + 1)}
+        sizes = {size: repeats for size, repeats in most.items() if size < num_examples} | {num_examples: self.repeats}
+        share = num_independent / num_examples
+        return max(effective(share * size, self.folds, repeats) for size, repeats in sizes.items())
 
     def right(self, labels: Labels) -> Floats:
         """float32[n]: in what share of the repeats each row was answered rightly."""
@@ -75,7 +87,7 @@ class Folds:
         counts = _group_counts(labels, groups, num_classes)
         num_groups = (counts > 0).sum(axis=0)
         folds = min(FOLDS, int(num_groups.min()))
-        repeats = min(REPEATS, max(1, REPEATED_EXAMPLES // max(1, len(labels))))
+        repeats = repeats_of(len(labels))
         random = np.random.default_rng(seed)
         codes = np.unique(np.array(groups), return_inverse=True)[1]
         dealt = [_deal(counts, folds, random) for _ in range(repeats if folds >= MIN_FOLDS else 0)]
@@ -105,6 +117,11 @@ class Folds:
             logits[repeat, held_out] = fit(rows[~held_out], labels[~held_out]).logits(asked[held_out])
             step()
         return OutOfFold(self.folds, logits)
+
+
+def repeats_of(num_examples: int) -> int:
+    """How often folds are drawn of so many examples."""
+    return min(REPEATS, max(1, REPEATED_EXAMPLES // max(1, num_examples)))
 
 
 def better(differences: Floats, groups: Labels, errors: float = 1.0) -> bool:

@@ -17,7 +17,7 @@ from handful.v1.bundle_pb2 import (
     Metric,
     WrongAnswer,
 )
-from services.trainer.intervals import corrected_wilson, effective, wilson
+from services.trainer.intervals import corrected_wilson, independent, wilson
 from services.trainer.worker.cross_validation import OutOfFold
 from services.trainer.worker.examples import Example
 
@@ -87,8 +87,8 @@ def evaluate(
     cross_validation: CrossValidation | None = None,
     groups: Sequence[str] | None = None,
 ) -> Evaluation:
-    """The evaluation that stands in a bundle. In its intervals examples of a group are worth one; if not said, each is
-    a group of its own.
+    """The evaluation that stands in a bundle. Its intervals take examples of a group to fail together
+    (`independent`); if not said, each is a group of its own.
     """
     classes = np.arange(len(names))
     numbered = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
@@ -105,13 +105,13 @@ def evaluate(
                 recall=r,
                 f1=f,
                 num_examples=int(n),
-                recall_interval=wilson(r, len(np.unique(numbered[labels == one]))),
+                recall_interval=wilson(r, independent(numbered[labels == one].tolist())),
             )
             for one, p, r, f, n in zip(classes, *per_class, strict=True)
         ],
         confusion_matrix=[ConfusionRow(counts=row.tolist()) for row in matrix],
         history=history,
-        accuracy_interval=wilson(found["val/accuracy"], len(np.unique(numbered))) if found else None,
+        accuracy_interval=wilson(found["val/accuracy"], independent(numbered.tolist())) if found else None,
         cross_validation=cross_validation,
     )
 
@@ -139,14 +139,14 @@ def repeated_scores(labels: Labels, out_of_fold: OutOfFold) -> dict[str, float]:
 
 
 def cross_validated(
-    labels: Labels, out_of_fold: OutOfFold, candidates: Sequence[HeadCandidate] = (), num_groups: int | None = None
+    labels: Labels, out_of_fold: OutOfFold, candidates: Sequence[HeadCandidate] = (), groups: Labels | None = None
 ) -> CrossValidation:
-    """The figures of what a head answered out of fold. Examples of a group are worth one: pieces of a recording fail
-    together. If not said, each is a group of its own.
+    """The figures of what a head answered out of fold. Examples of a group, int64[n], are taken to fail together
+    (`independent`). If not said, each is a group of its own.
     """
     found = repeated_scores(labels, out_of_fold)
     chance = float(np.bincount(labels).max() / len(labels))
-    worth = effective(num_groups or len(labels), out_of_fold.folds, out_of_fold.repeats)
+    worth = out_of_fold.worth(len(labels) if groups is None else independent(groups.tolist()))
     measured = CrossValidation(
         folds=out_of_fold.folds,
         repeats=out_of_fold.repeats,

@@ -9,7 +9,7 @@ import numpy as np
 
 from handful.bundle.heads import Floats, LinearHead
 from handful.v1.bundle_pb2 import MoreExamples
-from services.trainer.intervals import corrected, corrected_wilson, effective
+from services.trainer.intervals import corrected, corrected_wilson, independent
 from services.trainer.worker.cross_validation import Fit, Folds, Labels, OutOfFold, Step
 from services.trainer.worker.spans import Span
 
@@ -68,10 +68,10 @@ def _part(labels: Labels, share: float, random: np.random.Generator) -> Labels:
 
 def more(curve: Curve, names: tuple[str, ...], labels: Labels, groups: Labels, whole: OutOfFold) -> MoreExamples:
     """What twice as many examples would bring, and the class that is found least, where one clearly is. Examples of a
-    group, int64[n], are worth one.
+    group, int64[n], are taken to fail together (`independent`).
     """
     chance = float(np.bincount(labels).max() / len(labels))
-    worth = effective(len(np.unique(groups)), whole.folds, whole.repeats)
+    worth = whole.worth(independent(groups.tolist()))
     now = curve.accuracies[-1]
     then = 1 - (1 - now) * 2 ** -curve.slope()
     hardest = _hardest(labels, groups, whole.right(labels), len(names))
@@ -97,7 +97,7 @@ def _hardest(labels: Labels, groups: Labels, right: Floats, num_classes: int) ->
     least = int(recalls.argmin())
     own = labels == least
     share = (float(right.sum()) + 1) / (len(right) + 2)
-    ours, others = (len(np.unique(groups[which])) for which in (own, ~own))
+    ours, others = (independent(groups[which].tolist()) for which in (own, ~own))
     per_group = 1 / ours + 1 / others
     clearly = NormalDist().inv_cdf(1 - MISTAKEN / num_classes)
     limit = clearly * np.sqrt(share * (1 - share) * per_group) + per_group / 2

@@ -16,7 +16,7 @@ from handful.v1.bundle_pb2 import (
     CrossValidation,
     Head,
 )
-from services.trainer.intervals import effective
+from services.trainer.intervals import independent
 from services.trainer.worker import baselines, colours, learning_curve, suspects
 from services.trainer.worker.cross_validation import MIN_FOLDS, Folds, Labels
 from services.trainer.worker.evaluation import cross_validated
@@ -48,14 +48,14 @@ def validate(
     chosen = best(candidates, labels, numbered)
     answers = honest([candidates, *rivals], labels, numbered, folds)
     described.kind, described.temperature = chosen.kind, chosen.temperature
-    found = cross_validated(labels, answers, [one.message(labels) for one in candidates], len(set(groups)))
+    found = cross_validated(labels, answers, [one.message(labels) for one in candidates], numbered)
     found.label_suspects.extend(suspects.listed(examples, suspects.believed(span, labels, len(names), folds, step)))
     if drawn:
         fit = fitter(chosen.kind, work.recipe, span, len(names))
         curve = learning_curve.draw(span, labels, folds, fit, chosen.out_of_fold, work.recipe.seed, step)
         found.more_examples.CopyFrom(learning_curve.more(curve, names, labels, numbered, chosen.out_of_fold))
     coloured = _coloured(work, examples, labels, folds, step) if of_pictures else None
-    worth = effective(len(set(groups)), found.folds, found.repeats)
+    worth = answers.worth(independent(groups))
     known = {Baseline.KIND_MAJORITY_CLASS: baselines.majority(labels), Baseline.KIND_COLOUR_AND_SIZE: coloured}
     found.baselines.extend(
         baselines.message(kind, labels, right, worth) for kind, right in known.items() if right is not None
