@@ -112,7 +112,7 @@ def test_everything_lies_in_the_bucket(
     run = client.train("colours").result()
     assert run.state == TrainingRun.STATE_SUCCEEDED, run.failure
     assert client.predict("colours", red).predictions[0].label == "red"
-    assert len(client.evaluation(run.model_version).plots) == 3
+    assert len(client.evaluation(run.model_version).plots) == 5
     store = open_store(server.settings())
     assert kinds(store) == EVERYTHING
     cached = line.home / "cache"

@@ -36,7 +36,7 @@ class FilesystemStore:
             write_whole(path, data)
         except OSError as problem:
             kind = StoreFull if problem.errno in _FULL else StoreUnavailable
-            raise kind(f"{key} cannot be written: {problem.strerror}") from problem
+            raise kind(f"{key} cannot be written in {self.folder}: {problem.strerror}") from problem
 
     def get(self, key: str, sha256: str | None = None) -> bytes:
         data = self._read(self._path(key), key)
