@@ -56,6 +56,12 @@ def trained(stack: Stack, photographs: Path, tmp_path_factory: pytest.TempPathFa
         yield Trained(client, stack, run.result(), events)
 
 
+def test_a_run_that_is_lost_before_it_publishes_chooses_again(trained: Trained) -> None:
+    """The recipe is settled last: an attempt that found it settled would not know what it was chosen from."""
+    kinds = [one.WhichOneof("event") for one in trained.events]
+    assert kinds.index("recipe_settled") > max(place for place, kind in enumerate(kinds) if kind == "epoch_completed")
+
+
 def test_every_network_at_hand_is_tried_and_the_best_is_told(trained: Trained) -> None:
     """A notice has each one's figure and that of the choice itself; the recipe is settled, for the manifest too."""
     (notice,) = [one.notice for one in trained.events if one.notice.reason == "ARCHITECTURE_CHOSEN"]

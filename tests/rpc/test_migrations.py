@@ -227,3 +227,21 @@ async def test_a_reader_cannot_write(postgres: PostgresServer) -> None:
         async with database.read() as connection:
             await connection.execute(INSERT, {"dataset": "d"})
     await database.close()
+
+
+def test_who_may_read_the_demand_for_workers_still_may(postgres: PostgresServer) -> None:
+    """What was granted once on the view that scales workers outlives the revisions that change it, up and down."""
+    where = postgres.empty_database()
+    engine = engine_of(where, "trainer")
+    may_read = sa.text("SELECT has_table_privilege('scaler', 'trainer.worker_demand', 'SELECT')")
+    upgrade(where, "trainer")
+    with engine.begin() as connection:
+        command.downgrade(configuration(connection, folder("trainer")), "0005")
+        connection.execute(sa.text("CREATE ROLE scaler"))
+        connection.execute(sa.text("GRANT SELECT ON trainer.worker_demand TO scaler"))
+    upgrade(where, "trainer")
+    with engine.begin() as connection:
+        assert connection.execute(may_read).scalar_one()
+        command.downgrade(configuration(connection, folder("trainer")), "0005")
+        assert connection.execute(may_read).scalar_one()
+    postgres.drop(where)

@@ -42,12 +42,14 @@ class Prepared:
 
 
 def prepare(work: Work, examples: Examples) -> Prepared:
-    """The features of a run, with an event that says what they cost; its recipe is settled now. WeightsUnavailable."""
+    """The features of a run, with an event that says what they cost; its recipe names the architecture now.
+    WeightsUnavailable.
+    """
     counts, choice, rivals = Counts(), None, list[list[Candidate]]()
     with reported(work, counts):
         if work.recipe.architecture == AUTO:
             architecture, choice, rivals = _chosen(work, examples, counts)
-            _settle(work, architecture)
+            _take(work, architecture)
         backbone, features = _found(work, examples, work.recipe.architecture, counts)
         rows = rows_of(work, features, (*examples.train, *examples.val))
         train, val = rows[: len(examples.train)], rows[len(examples.train) :]
@@ -133,11 +135,11 @@ def _candidates(work: Work, examples: Examples) -> list[str]:
     return [row.id for row in rows]
 
 
-def _settle(work: Work, architecture: str) -> None:
+def _take(work: Work, architecture: str) -> None:
     settled = _naming(work.recipe, architecture)
     if settled.HasField("max_gflops"):  # it says nothing of a network that is named
         settled.max_gflops = 0
-    work.settle(settled)
+    work.choose(settled)
 
 
 def _naming(recipe: Recipe, architecture: str) -> Recipe:

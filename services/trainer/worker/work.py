@@ -61,6 +61,8 @@ class Work:
     history: list[EpochMetrics] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
+    # Whether the recipe left something open that this attempt chose.
+    chosen: bool = False
 
     def __post_init__(self) -> None:
         self.history.extend(self.claim.history)
@@ -89,6 +91,11 @@ class Work:
         if notice not in self.notices:
             self.notices.append(notice)
             self.reporter.event(TrainingRunEvent(notice=notice))
+
+    def choose(self, recipe: Recipe) -> None:
+        """From now on this is the recipe of this attempt; another chooses again, and so knows what it chose from."""
+        self.claim.recipe.CopyFrom(recipe)
+        self.chosen = True
 
     def settle(self, recipe: Recipe) -> None:
         """From now on this is the run's recipe, in later attempts too."""

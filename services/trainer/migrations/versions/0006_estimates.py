@@ -8,9 +8,9 @@ from alembic import op
 revision = "0006"
 down_revision = "0005"
 
-# As in revision 0004, but for runs without an estimate.
+# As in revision 0004, but for runs without an estimate. Replaced, not made anew: who may read it still may.
 WORKER_DEMAND = """
-CREATE VIEW worker_demand AS
+CREATE OR REPLACE VIEW worker_demand AS
 WITH clock AS (
     SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS us
 ), runs AS (
@@ -39,21 +39,33 @@ FROM held, waiting, spare
 
 
 def upgrade() -> None:
-    _replace(sa.Column("estimated_seconds", sa.Float), "nullif(replaced, 60)")
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute(
+            "ALTER TABLE training_runs "
+            "ALTER COLUMN estimated_seconds DROP NOT NULL, ALTER COLUMN estimated_seconds DROP DEFAULT"
+        )
+        op.execute("UPDATE training_runs SET estimated_seconds = NULL WHERE estimated_seconds = 60")
+        op.execute(WORKER_DEMAND)
+    else:
+        _replace(sa.Column("estimated_seconds", sa.Float), "nullif(replaced, 60)")
 
 
 def downgrade() -> None:
-    _replace(sa.Column("estimated_seconds", sa.Float, nullable=False, server_default="60"), "coalesce(replaced, 60)")
+    """The view stays as it is, and says the same."""
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("UPDATE training_runs SET estimated_seconds = 60 WHERE estimated_seconds IS NULL")
+        op.execute(
+            "ALTER TABLE training_runs "
+            "ALTER COLUMN estimated_seconds SET DEFAULT 60, ALTER COLUMN estimated_seconds SET NOT NULL"
+        )
+    else:
+        given = sa.Column("estimated_seconds", sa.Float, nullable=False, server_default="60")
+        _replace(given, "coalesce(replaced, 60)")
 
 
 def _replace(column: sa.Column[float], value: str) -> None:
     """A new column for the old one: SQLite can change none, and a table that others refer to is not made anew."""
-    of_postgresql = op.get_bind().dialect.name == "postgresql"
-    if of_postgresql:
-        op.execute("DROP VIEW worker_demand")
     op.execute("ALTER TABLE training_runs RENAME COLUMN estimated_seconds TO replaced")
     op.add_column("training_runs", column)
     op.execute(f"UPDATE training_runs SET estimated_seconds = {value}")  # noqa: S608 - a text of ours
     op.drop_column("training_runs", "replaced")
-    if of_postgresql:
-        op.execute(WORKER_DEMAND)
