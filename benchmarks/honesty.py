@@ -100,9 +100,9 @@ def grown(name: str, features: Floats, labels: Labels, n: int, sets: int) -> Non
         groups = np.arange(len(known))
         chosen = best(candidates, known, groups)
         fit = fitter(chosen.kind, FAST, span, num_classes)
-        curve = learning_curve.draw(span, known, folds, fit, chosen.out_of_fold, seed, lambda: None)
+        curve = learning_curve.draw(span, known, groups, folds, fit, chosen.out_of_fold, seed, lambda: None)
         names = tuple(map(str, range(num_classes)))
-        found = learning_curve.more(curve, names, known, groups, chosen.out_of_fold)
+        found = learning_curve.more(curve, names, known, groups, honest([candidates], known, groups, folds))
         head = trained(features[twice], labels[twice], seed)[1]
         truth = float((head.logits(features[test]).argmax(axis=1) == labels[test]).mean())
         errors.append(abs(found.accuracy - truth))

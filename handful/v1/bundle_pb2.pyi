@@ -1656,7 +1656,7 @@ class CrossValidation(_message.Message):
 
     @_builtins.property
     def more_examples(self) -> Global___MoreExamples:
-        """What more examples would bring. Not set where the smallest class has fewer than 8 examples: it cannot be told then."""
+        """What more examples would bring. Not set where the smallest class has fewer than 8 groups: it cannot be told then."""
 
     @_builtins.property
     def architecture_choice(self) -> Global___ArchitectureChoice:
@@ -1758,7 +1758,8 @@ Global___ArchitectureChoice: _TypeAlias = ArchitectureChoice  # noqa: Y015
 @_typing.final
 class MoreExamples(_message.Message):
     """MoreExamples says what twice as many training examples are likely to bring. It is drawn on from the accuracies of heads
-    that were fitted on a quarter, a half, three quarters and all of the examples, as a power law, and may be wrong.
+    that were fitted on a quarter, a half, three quarters and all of each class's groups, as a power law, and may be wrong.
+    The curve ends at the accuracy out of fold of CrossValidation: what was chosen on the very examples looks better.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -109,9 +109,44 @@ def test_the_curve_is_measured_on_parts_of_the_other_folds() -> None:
 
     whole = folds.out_of_fold(span.rows, labels, 3, fit, lambda: None)
     first, again = (
-        learning_curve.draw(span, labels, folds, counting, whole, 7, lambda: steps.append(1)) for _ in range(2)
+        learning_curve.draw(span, labels, np.arange(68), folds, counting, whole, 7, lambda: steps.append(1))
+        for _ in range(2)
     )
     assert first == again
     assert len(steps) == 2 * 3 * folds.num_fits
     assert first.accuracies[0] < first.accuracies[-1] == pytest.approx(whole.right(labels).mean())
     assert sizes[0] == pytest.approx(first.num_examples[0], abs=2)
+
+
+def test_the_curve_takes_whole_groups() -> None:
+    """A quarter of what is fitted on is a quarter of each class's recordings, with all of their pieces."""
+    labels, groups = np.repeat([0, 1], 80), np.repeat(np.arange(20), 8)
+    rows = np.stack([groups, labels], axis=1).astype(np.float32)
+    folds, span = (
+        Folds.drawn(labels, [f"{one:02}" for one in groups], 2, 0),
+        Span(rows, np.zeros(2, np.float32), None, 2),
+    )
+    fit = partial(logistic_regression.fit_rows, span, num_classes=2, c=1.0, max_passes=200)
+    taken: list[set[int]] = []
+
+    def noting(some: Floats, of: Labels) -> LinearHead:
+        drawn, pieces = np.unique(some[:, 0], return_counts=True)
+        assert (pieces == 8).all()
+        taken.append(set(drawn.tolist()))
+        return fit(some, of)
+
+    whole = folds.out_of_fold(rows, labels, 2, fit, lambda: None)
+    curve = learning_curve.draw(span, labels, groups, folds, noting, whole, 0, lambda: None)
+    assert [len(one) for one in taken[:: folds.num_fits]] == [4, 8, 12]
+    assert curve.num_examples == [32, 64, 96, 128]
+    assert len(set(map(frozenset, taken[: folds.num_fits]))) > 1
+
+
+def test_the_curve_ends_where_choosing_is_measured() -> None:
+    """What was chosen on the very answers looks too good: the curve, the prediction and the hardest class are those of
+    the answers whose choice was made without them.
+    """
+    labels, curve = np.arange(90) % 3, Curve([18, 36, 54, 72], [0.65, 0.78, 0.86, 0.9])
+    found = learning_curve.more(curve, NAMES, labels, np.arange(90), answers(labels, {0: 6, 1: 6, 2: 6}))
+    assert [point.accuracy for point in found.curve] == pytest.approx([0.55, 0.68, 0.76, 0.8])
+    assert found.accuracy - found.gain == pytest.approx(corrected(0.8, 1 / 3))

@@ -121,7 +121,7 @@ def test_no_view_of_a_held_out_example_is_learnt_from() -> None:
     check(whole.logits)
     seen.clear()
     span = Span(rows.astype(np.float32), np.zeros(2, np.float32), None, 2)
-    learning_curve.draw(span, labels, folds, fit, whole, 0, nothing)
+    learning_curve.draw(span, labels, np.arange(40), folds, fit, whole, 0, nothing)
     assert len(seen) == 3 * folds.num_fits
     check(whole.logits)
 

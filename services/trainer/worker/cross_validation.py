@@ -17,6 +17,9 @@ Counts = npt.NDArray[np.int64]
 # Fits a head to rows and their classes; whatever it takes from the rows, it takes from these alone.
 Fit = Callable[[Floats, Labels], LinearHead]
 Step = Callable[[], None]
+Mask = npt.NDArray[np.bool_]
+# Takes some of the rows that a mask bool[n] has.
+Part = Callable[[Mask], Mask]
 
 FOLDS = 5
 MIN_FOLDS = 2
@@ -101,20 +104,24 @@ class Folds:
         """Heads that one cross-validation fits."""
         return self.folds * len(self.of_row)
 
-    def held_out(self) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
+    def held_out(self) -> Iterator[tuple[int, Mask]]:
         """Each repeat's folds, one after the other: the number of the repeat, and bool[n], who is held out."""
         for repeat, of_row in enumerate(self.of_row):
             for fold in range(self.folds):
                 yield repeat, of_row == fold
 
-    def out_of_fold(self, rows: Floats, labels: Labels, num_classes: int, fit: Fit, step: Step) -> OutOfFold:
+    def out_of_fold(
+        self, rows: Floats, labels: Labels, num_classes: int, fit: Fit, step: Step, part: Part | None = None
+    ) -> OutOfFold:
         """The answers of heads fitted on the other folds; `step` is called after each of `num_fits`, and may raise.
         Augmented views stay with their examples: heads are fitted on those of the other folds, and asked about none.
+        Heads are fitted on a `part` of the other folds, if there is one.
         """
         asked = plain(rows)
         logits = np.zeros((len(self.of_row), len(labels), num_classes), dtype=np.float32)
         for repeat, held_out in self.held_out():
-            logits[repeat, held_out] = fit(rows[~held_out], labels[~held_out]).logits(asked[held_out])
+            known = ~held_out if part is None else part(~held_out)
+            logits[repeat, held_out] = fit(rows[known], labels[known]).logits(asked[held_out])
             step()
         return OutOfFold(self.folds, logits)
 

@@ -38,13 +38,13 @@ def validate(
     if folds.folds < MIN_FOLDS:
         _say_why_not(work, names[folds.smallest_class], folds.folds)
         return described, None
-    drawn = int(np.bincount(labels).min()) >= learning_curve.FEWEST
+    numbered = np.unique(groups, return_inverse=True)[1]
+    drawn = len(np.unique(numbered[labels == folds.smallest_class])) >= learning_curve.FEWEST
     of_pictures = examples.modality == MODALITY_IMAGE
     # Each kind of head, the suspects, the colours of pictures, the curve.
     rounds = len(kinds(work.recipe)) + 1 + of_pictures + len(learning_curve.SHARES) * drawn
     step = Steps(work, "validating", folds.num_fits * rounds)
     candidates = try_all(work.recipe, span, labels, len(names), folds, step)
-    numbered = np.unique(groups, return_inverse=True)[1]
     chosen = best(candidates, labels, numbered)
     answers = honest([candidates, *rivals], labels, numbered, folds)
     described.kind, described.temperature = chosen.kind, chosen.temperature
@@ -52,8 +52,8 @@ def validate(
     found.label_suspects.extend(suspects.listed(examples, suspects.believed(span, labels, len(names), folds, step)))
     if drawn:
         fit = fitter(chosen.kind, work.recipe, span, len(names))
-        curve = learning_curve.draw(span, labels, folds, fit, chosen.out_of_fold, work.recipe.seed, step)
-        found.more_examples.CopyFrom(learning_curve.more(curve, names, labels, numbered, chosen.out_of_fold))
+        curve = learning_curve.draw(span, labels, numbered, folds, fit, chosen.out_of_fold, work.recipe.seed, step)
+        found.more_examples.CopyFrom(learning_curve.more(curve, names, labels, numbered, answers))
     coloured = _coloured(work, examples, labels, folds, step) if of_pictures else None
     worth = answers.worth(independent(groups))
     known = {Baseline.KIND_MAJORITY_CLASS: baselines.majority(labels), Baseline.KIND_COLOUR_AND_SIZE: coloured}
