@@ -17,6 +17,10 @@ from services.trainer.choices import listed, not_one_of
 from services.trainer.presets import BASELINE, FAST, FINE_TUNE, PRESETS, QUALITY, Field, Preset
 from services.trainer.sound_architectures import AUTO, SOUND_ARCHITECTURES, modality
 
+# Numbers of features, of training pictures and their views, that a worker holds at once: 1 GiB as float32, more while
+# heads are fitted.
+MAX_NUMBERS = 2**28
+
 
 def resolve(asked: Recipe, default_architecture: str) -> Recipe:
     """The recipe with every field of its preset set; InvalidArgument naming every field that is not right."""
@@ -72,6 +76,18 @@ def fit(asked: Recipe, default_architecture: str, data: "bundle_pb2.Modality.Val
     if problems:
         raise InvalidArgument.fields(problems)
     return recipe
+
+
+def check_views(recipe: Recipe, num_train: int) -> None:
+    """InvalidArgument where the features of so many training pictures and views are more than a worker shall hold."""
+    row = ARCHITECTURES.get(recipe.architecture)
+    if not recipe.views or row is None or num_train * (1 + recipe.views) * row.feature_width <= MAX_NUMBERS:
+        return
+    most = max(0, MAX_NUMBERS // (num_train * row.feature_width) - 1)
+    why = f"each picture and each view has {row.feature_width} numbers, and {MAX_NUMBERS:,} in all is the limit"
+    raise InvalidArgument.fields(
+        [("recipe.views", f"must be at most {most} with {num_train} training pictures: {why}")]
+    )
 
 
 def message(preset: Preset, default_architecture: str) -> trainer_pb2.RecipePreset:

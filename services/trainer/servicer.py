@@ -95,6 +95,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         model = names.check_id(request.model_id or dataset, "model_id")
         version = await self._datasets.version(project, request.dataset)
         recipe = recipes.fit(request.recipe, self._default_architecture, version.modality)
+        recipes.check_views(recipe, sum(one.num_train for one in version.classes))
         await self._fleet.check(recipe)
         return NewRun(
             key=RunKey(project, new_id()),

@@ -281,6 +281,21 @@ def test_words_come_back_as_they_went_in() -> None:
     assert as_dict(recipe(fields)) == fields
 
 
+def test_views_are_bounded_by_memory() -> None:
+    """More pictures take fewer views, and the refusal says how many; without views there is no such limit."""
+    recipe = recipes.resolve(Recipe(preset="fast", views=16), DEFAULT_ARCHITECTURE)
+    recipes.check_views(recipe, 12_000)
+    with pytest.raises(InvalidArgument) as caught:
+        recipes.check_views(recipe, 20_000)
+    ((field, problem),) = caught.value.violations
+    assert field == "recipe.views"
+    assert problem.startswith("must be at most 9 with 20000 training pictures")
+    recipe.views = 9
+    recipes.check_views(recipe, 20_000)
+    recipe.views = 0
+    recipes.check_views(recipe, 1_000_000)
+
+
 def test_only_pictures_have_views() -> None:
     """Of sounds augmented views are refused by field; of pictures there may be up to sixteen."""
     asked = Recipe(preset="fast", views=4)
