@@ -534,7 +534,8 @@ class Recipe(_message.Message):
     views: _builtins.int
     """Augmented views of each training picture that the convex head is fitted on beside the picture itself, each counting as
     much: from 0, the default, to 16. Drawn from the seed and the picture's content, and kept with the features. What is
-    measured is measured on pictures as they are. `fast` on pictures only.
+    measured is measured on pictures as they are. `fast` on pictures only; fewer where pictures and views would have over
+    2^28 numbers of features together.
     """
     max_gflops: _builtins.float
     """Of the networks at hand `quality` tries those that cost at most so many GFLOPs (Architecture.gflops); with
