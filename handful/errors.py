@@ -33,6 +33,7 @@ DOMAIN = "handful"
 DETAILS_KEY = "grpc-status-details-bin"
 # Trailers are cut off at random between 8 and 16 KiB, so a status never lists more than this many fields.
 MAX_VIOLATIONS = 20
+MAX_FIELD = 128
 MAX_VIOLATION = 240
 MAX_MESSAGE = 1000
 
@@ -59,7 +60,7 @@ class HandfulError(Exception):
         self.message = _short(message, MAX_MESSAGE)
         self.reason = reason or self.default_reason
         self.violations = tuple(
-            (field, _short(problem, MAX_VIOLATION)) for field, problem in violations[:MAX_VIOLATIONS]
+            (_short(field, MAX_FIELD), _short(problem, MAX_VIOLATION)) for field, problem in violations[:MAX_VIOLATIONS]
         )
         self.facts = dict(facts or {})
 

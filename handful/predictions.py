@@ -3,11 +3,15 @@
 from pathlib import Path
 
 from handful.calls import call
+from handful.channel import MEBIBYTE
+from handful.errors import InvalidArgument
 from handful.folders import is_sound
 from handful.v1.inference_pb2 import ExplainRequest, ExplainResponse, PredictRequest, PredictResponse
 from handful.v1.inference_pb2_grpc import InferenceServiceStub
 
 File = Path | str | bytes
+# As the service takes them.
+MAX_BYTES = 32 * MEBIBYTE
 
 
 def predict(stub: InferenceServiceStub, model: str, file: File, top_k: int) -> PredictResponse:
@@ -23,4 +27,8 @@ def explain(stub: InferenceServiceStub, model: str, file: File, label: str) -> E
 def _content(file: File) -> dict[str, bytes]:
     """The field of a request that takes the file, and its bytes."""
     data = file if isinstance(file, bytes) else Path(file).read_bytes()
-    return {"sound" if is_sound(data) else "image": data}
+    field = "sound" if is_sound(data) else "image"
+    if len(data) > MAX_BYTES:
+        message = f"{field}: The file has {len(data) / MEBIBYTE:.0f} MiB; at most {MAX_BYTES // MEBIBYTE} are taken."
+        raise InvalidArgument(message, reason="FILE_TOO_LARGE")
+    return {field: data}

@@ -21,7 +21,7 @@ from services.inference.batching import Batcher
 from services.inference.explanations.explaining import Explainer
 from services.inference.loading import Loader
 from services.inference.oip.v2 import open_inference_pb2_grpc
-from services.inference.oip_servicer import NAME, OipServicer
+from services.inference.oip_servicer import GUARDS, NAME, OipServicer
 from services.inference.pointers import Pointers as InferencePointers
 from services.inference.servicer import InferenceServicer
 from services.inference.switching import Models
@@ -156,7 +156,7 @@ async def open_inference(store: ObjectStore, queue: int = 64, loader: Loader | N
     """The address of an inference service with both its protocols and one thread."""
     batcher, explainer, pointers = Batcher(1, queue), Explainer(), InferencePointers(store)
     models = Models(pointers, loader or Loader(store, 64 * MEBIBYTE))
-    server = Server(Limits(message_bytes=33 * MEBIBYTE, drain_seconds=0))
+    server = Server(Limits(message_bytes=33 * MEBIBYTE, drain_seconds=0, guards=GUARDS))
     ours = InferenceServicer(models, batcher, explainer, server.draining)
     oip = OipServicer(pointers, models, batcher, server.draining)
     port = await server.start(

@@ -7,7 +7,7 @@ from rich.markup import escape
 
 from handful import Client
 from handful.cli.commands import console, short
-from handful.errors import NotFound
+from handful.errors import HandfulError
 from handful.v1.inference_pb2 import EvidenceMap, ExplainResponse
 
 SHOWN = 3
@@ -16,9 +16,9 @@ SHOWN = 3
 def run(given: argparse.Namespace) -> int:
     with Client.from_env() as client:
         answer = client.explain(given.model, given.file, given.label)
+        out: Path = given.out or Path(f"{given.file.stem}-{answer.label}.png".replace("/", "_"))
+        out.write_bytes(answer.evidence.png)
         known = _files(client, answer)
-    out: Path = given.out or Path(f"{given.file.stem}-{answer.label}.png".replace("/", "_"))
-    out.write_bytes(answer.evidence.png)
     for line in (*_said(given.file, answer, known), f"{out} shows what it looked at: {_legend(answer)}"):
         console.print(escape(line), soft_wrap=True)
     return 0
@@ -51,11 +51,11 @@ def _files(client: Client, answer: ExplainResponse) -> dict[str, str]:
     if not contents:
         return {}
     model = answer.model_version.partition("/versions/")[0]
-    version = next(one for one in client.model_versions(model) if one.name == answer.model_version)
-    if not version.training_run:  # it was imported
-        return {}
     try:
+        version = next((one for one in client.model_versions(model) if one.name == answer.model_version), None)
+        if version is None or not version.training_run:  # it was imported
+            return {}
         dataset = client.run(version.training_run).training_run.dataset_version.partition("/versions/")[0]
         return {content: one.filename for content, one in client.thumbnails(dataset, contents).items()}
-    except NotFound:
+    except HandfulError:  # the answer is here, whoever else is away
         return {}

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from handful import Client
 from handful.cli import commands
 from handful.cli.tables import plain_table, print_table
-from handful.errors import InvalidArgument
+from handful.errors import InvalidArgument, ResourceExhausted
 from handful.folders import media
 from handful.v1.inference_pb2 import Prediction, PredictResponse
 
@@ -35,20 +35,24 @@ def run(given: argparse.Namespace) -> int:
         return EXIT_SOME_CANNOT
     as_table = not given.json and any(one.is_dir() for one in given.files)
     table, failed = plain_table("file", "label", "score", "unknown"), sum(not one.exists() for one in given.files)
-    with Client.from_env() as client:
-        for file, answer in _answers(client, given.model, files, given.top, as_table=as_table):
-            if isinstance(answer, str):
-                failed += 1
-                problems.print(f"handful: {escape(str(file))}: [yellow]{escape(answer)}[/yellow]")
-            elif given.json:
-                print(json.dumps(_as_dict(file, answer)), flush=True)
-            elif as_table:
-                best = answer.predictions[0]
-                table.add_row(*map(escape, (str(file), best.label, f"{best.score:.3f}", "unknown" * answer.unknown)))
-            else:
-                _show(file, answer)
-    if as_table:
-        print_table(table, commands.console)
+    try:
+        with Client.from_env() as client:
+            for file, answer in _answers(client, given.model, files, given.top, as_table=as_table):
+                if isinstance(answer, str):
+                    failed += 1
+                    problems.print(f"handful: {escape(str(file))}: [yellow]{escape(answer)}[/yellow]")
+                elif given.json:
+                    print(json.dumps(_as_dict(file, answer)), flush=True)
+                elif as_table:
+                    best = answer.predictions[0]
+                    table.add_row(
+                        *map(escape, (str(file), best.label, f"{best.score:.3f}", "unknown" * answer.unknown))
+                    )
+                else:
+                    _show(file, answer)
+    finally:  # what is known already is not lost with the rest
+        if as_table:
+            print_table(table, commands.console)
     return EXIT_SOME_CANNOT if failed else 0
 
 
@@ -82,6 +86,8 @@ def _answers(client: Client, model: str, files: list[Path], top: int, *, as_tabl
                     raise
                 # Fields say nothing to whoever named a file.
                 yield file, other or bad.message.removeprefix("image: ").removeprefix("sound: ")
+            except ResourceExhausted as refused:
+                yield file, refused.message
             except OSError as problem:
                 yield file, str(problem.strerror)
 

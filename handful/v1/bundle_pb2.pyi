@@ -1645,7 +1645,9 @@ class CrossValidation(_message.Message):
 
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeadCandidate]:
-        """The kinds of head that were tried, the published one among them; all figures above are the published kind's."""
+        """The kinds of head that were tried, the published one among them; all figures above are those of choosing among
+        them, each time without the examples that are asked about.
+        """
 
     @_builtins.property
     def baselines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Baseline]:

@@ -73,16 +73,16 @@ class PredictResponse(_message.Message):
     """The version that answered: `projects/{project}/models/{model}/versions/{number}`."""
     unknown: _builtins.bool
     """Whether the picture or sound is like nothing that the model was fitted on: `distance` is above `max_distance`. What is
-    something else entirely is told so, and one in twenty pictures of the classes; look-alikes are not. The scores are
+    something else entirely is told so, and one in twenty pictures or sounds of the classes; look-alikes are not. The scores are
     then of no use. False where the model cannot tell.
     """
     distance: _builtins.float
     """How far the picture or sound is from the nearest training examples, in [0, 2]: one minus the mean cosine of features;
-    of several segments, that of the nearest. Not set where the model cannot tell: its recipe is not `fast`, or it has
-    too few examples.
+    of several segments, that of the nearest. Not set where the model cannot tell: Ultralytics trained it, it has
+    too few examples, or, where its network was trained, fewer than 5 that validate.
     """
     max_distance: _builtins.float
-    """The distance beyond which a picture is unknown. Set where `distance` is."""
+    """The distance beyond which a picture or sound is unknown. Set where `distance` is."""
     @_builtins.property
     def predictions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Prediction]:
         """Classes by falling score. Of a sound that is cut into segments, the mean of their scores."""

@@ -92,7 +92,7 @@ class InferenceServiceServicer:
     def Explain(self, request, context):
         """Says why a model takes a picture or sound for a class: the places that speak for it and against it, and the nearest
         training examples. Takes one forward pass, or some dozens where the network has no exact answer; one is made at a
-        time, and RESOURCE_EXHAUSTED with reason OVERLOADED refuses where four wait.
+        time, and RESOURCE_EXHAUSTED with reason OVERLOADED refuses where four are asked for already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,7 +50,7 @@ class InferenceServiceStub:
     Explain: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ExplainRequest, _inference_pb2.ExplainResponse]
     """Says why a model takes a picture or sound for a class: the places that speak for it and against it, and the nearest
     training examples. Takes one forward pass, or some dozens where the network has no exact answer; one is made at a
-    time, and RESOURCE_EXHAUSTED with reason OVERLOADED refuses where four wait.
+    time, and RESOURCE_EXHAUSTED with reason OVERLOADED refuses where four are asked for already.
     """
 
 @_typing.type_check_only
@@ -75,7 +75,7 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     Explain: _aio.UnaryUnaryMultiCallable[_inference_pb2.ExplainRequest, _inference_pb2.ExplainResponse]  # type: ignore[assignment]
     """Says why a model takes a picture or sound for a class: the places that speak for it and against it, and the nearest
     training examples. Takes one forward pass, or some dozens where the network has no exact answer; one is made at a
-    time, and RESOURCE_EXHAUSTED with reason OVERLOADED refuses where four wait.
+    time, and RESOURCE_EXHAUSTED with reason OVERLOADED refuses where four are asked for already.
     """
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -121,7 +121,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_inference_pb2.ExplainResponse, _abc.Awaitable[_inference_pb2.ExplainResponse]]:
         """Says why a model takes a picture or sound for a class: the places that speak for it and against it, and the nearest
         training examples. Takes one forward pass, or some dozens where the network has no exact answer; one is made at a
-        time, and RESOURCE_EXHAUSTED with reason OVERLOADED refuses where four wait.
+        time, and RESOURCE_EXHAUSTED with reason OVERLOADED refuses where four are asked for already.
         """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

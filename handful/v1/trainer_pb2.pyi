@@ -124,7 +124,7 @@ class TrainingRun(_message.Message):
     """The epoch of that run's checkpoint; its own epochs are those after."""
     estimated_seconds: _builtins.float
     """Seconds from start_time to finish_time that it was likely to take when it was asked for: the median of the latest
-    runs with the same preset, architecture and epochs, on the same dataset where there were any. Not set where there
+    runs with the same preset, architecture, views and epochs, on the same dataset where there were any. Not set where there
     was none.
     """
     waits_for: _builtins.str

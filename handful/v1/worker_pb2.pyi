@@ -65,7 +65,7 @@ class Capabilities(_message.Message):
     kind: Global___Capabilities.Kind.ValueType
     """What the worker is there for."""
     lacks_torch: _builtins.bool
-    """It has no torch: it trains preset `fast` with the pretrained weights of the architectures above, and nothing else."""
+    """It has no torch: it trains presets `fast` and `quality` with the pretrained weights of the architectures above, and nothing else."""
     has_yolo: _builtins.bool
     """It has Ultralytics, the extra `yolo`: it trains YOLO, which no other does."""
     @_builtins.property

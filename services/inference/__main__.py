@@ -9,7 +9,7 @@ from services.inference.batching import Batcher
 from services.inference.explanations.explaining import Explainer
 from services.inference.loading import Loader
 from services.inference.oip.v2 import open_inference_pb2_grpc
-from services.inference.oip_servicer import NAME, OipServicer
+from services.inference.oip_servicer import GUARDS, NAME, OipServicer
 from services.inference.pointers import Pointers
 from services.inference.runtimes.choosing import Chooser, allowed
 from services.inference.servicer import InferenceServicer
@@ -33,7 +33,9 @@ async def serve(settings: InferenceSettings) -> None:
     loader = Loader(store, *budgets, chooser, settings.threads)
     batcher = Batcher(settings.threads, settings.threads * settings.inference_queue)
     explainer = Explainer()
-    limits = Limits(MESSAGE_BYTES, connection_age_seconds=CONNECTION_SECONDS, reflection=settings.reflection)
+    limits = Limits(
+        MESSAGE_BYTES, connection_age_seconds=CONNECTION_SECONDS, reflection=settings.reflection, guards=GUARDS
+    )
     server = Server(limits)
     models = Models(pointers, loader)
     servicer = InferenceServicer(models, batcher, explainer, server.draining)

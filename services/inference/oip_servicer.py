@@ -9,7 +9,7 @@ from handful import __version__, names
 from handful.errors import DataLoss, FailedPrecondition, NotFound
 from services.inference.batching import Batcher
 from services.inference.loading import Model
-from services.inference.oip import describing, naming, reading, writing
+from services.inference.oip import describing, guarding, naming, reading, writing
 from services.inference.oip.naming import Asked, asked
 from services.inference.oip.streaming import Streams
 from services.inference.oip.v2 import open_inference_pb2 as oip
@@ -19,6 +19,7 @@ from services.inference.switching import Models
 from services.shared.objects import ObjectCorrupt, ObjectMissing
 
 NAME = "inference.GRPCInferenceService"
+GUARDS = {f"/{NAME}/{method}": guarding.check for method in ("ModelInfer", "ModelStreamInfer")}
 EXTENSIONS = ("classification", "model_configuration", "model_repository(index)", "statistics")
 Context = aio.ServicerContext[object, object]
 
@@ -33,7 +34,7 @@ class OipServicer(oip_grpc.GRPCInferenceServiceServicer):
         self._statistics = batcher.statistics
         self._draining = draining
         self._streams = Streams(self._infer, draining)
-        self._max_batch = min(describing.MAX_BATCH, batcher.queue)
+        self._max_batch = min(describing.MAX_BATCH, max(1, batcher.queue // 2))
 
     async def ServerLive(self, request: oip.ServerLiveRequest, context: Context) -> oip.ServerLiveResponse:
         return oip.ServerLiveResponse(live=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Self
 
@@ -43,8 +43,9 @@ class _Malformed:
 class Edge(aio.ServerInterceptor):
     """The interceptor that every server of ours has."""
 
-    def __init__(self, slow_reader_seconds: float) -> None:
+    def __init__(self, slow_reader_seconds: float, guards: Mapping[str, Callable[[bytes], None]]) -> None:
         self.slow_reader_seconds = slow_reader_seconds
+        self._guards = guards
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -53,7 +54,7 @@ class Edge(aio.ServerInterceptor):
         if handler is None:  # no such method: gRPC answers UNIMPLEMENTED
             return None
         method = handler_call_details.method
-        parse = _tolerant(handler.request_deserializer)
+        parse = _tolerant(handler.request_deserializer, self._guards.get(method))
         if handler.response_streaming:
             make = (
                 grpc.stream_stream_rpc_method_handler
@@ -76,10 +77,12 @@ def request_id() -> str:
     return str(structlog.contextvars.get_contextvars().get("request_id", ""))
 
 
-def _tolerant(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+def _tolerant(parse: Callable[[bytes], Any] | None, guard: Callable[[bytes], None] | None) -> Callable[[bytes], Any]:
     # gRPC answers unparsable bytes with UNKNOWN and the parser's words; this lets the handler answer instead.
     def tolerant(data: bytes) -> Any:
         try:
+            if guard:
+                guard(data)
             return parse(data) if parse else data
         except DecodeError:
             return _Malformed()

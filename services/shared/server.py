@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
@@ -43,6 +43,8 @@ class Limits:
     slow_reader_seconds: float = 30.0
     connection_age_seconds: int = 0
     reflection: bool = False
+    # By method, what looks at a request's bytes before they are parsed: DecodeError for what is none.
+    guards: Mapping[str, Callable[[bytes], None]] = field(default_factory=dict)
 
 
 class Server:
@@ -51,7 +53,9 @@ class Server:
     def __init__(self, limits: Limits = Limits()) -> None:
         self.limits = limits
         self.draining = asyncio.Event()
-        self._server = aio.server(interceptors=[Edge(limits.slow_reader_seconds)], options=_options(limits))
+        self._server = aio.server(
+            interceptors=[Edge(limits.slow_reader_seconds, limits.guards)], options=_options(limits)
+        )
         self._health = health.aio.HealthServicer()
         self._names: list[str] = []
 

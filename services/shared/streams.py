@@ -29,15 +29,17 @@ async def in_time(
 async def until_draining(requests: AsyncIterator[Request], draining: asyncio.Event) -> AsyncGenerator[Request, None]:
     """The requests. Unavailable SERVER_DRAINING once the server is about to stop."""
     stopping = asyncio.create_task(draining.wait())
+    coming: asyncio.Future[Request | None] | None = None
     try:
         while True:
             coming = asyncio.ensure_future(anext(requests, None))
             await asyncio.wait({coming, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not coming.done():
-                coming.cancel()
                 raise Unavailable("The server is stopping. Open the stream again.", reason="SERVER_DRAINING")
             if (request := coming.result()) is None:
                 return
             yield request
     finally:
         stopping.cancel()
+        if coming is not None:
+            coming.cancel()

@@ -271,9 +271,9 @@ async def test_one_bad_picture_fails_its_request(stub: Stub, paint: Paint) -> No
 
 
 async def test_more_than_the_queue_takes_is_refused_at_once(store: FilesystemStore, paint: Paint) -> None:
-    """Where at most four may wait, a request of five is told so; one of four is answered."""
+    """Where at most eight may wait, a request of five is told so, since it would seldom find room; four are answered."""
     point(store, {"flowers": [publish(store)]})
-    async with open_inference(store, queue=4) as address, aio.insecure_channel(address) as channel:
+    async with open_inference(store, queue=8) as address, aio.insecure_channel(address) as channel:
         stub: Stub = oip_grpc.GRPCInferenceServiceStub(channel)
         code, message = await refusal(stub, asking(*[paint("red")] * 5))
         assert (code, "n from 1 to 4" in message) == (StatusCode.INVALID_ARGUMENT, True)
@@ -281,24 +281,24 @@ async def test_more_than_the_queue_takes_is_refused_at_once(store: FilesystemSto
 
 
 async def test_too_much_at_once_is_refused(store: FilesystemStore, paint: Paint) -> None:
-    """While one picture is computed and four may wait, of two requests of three the second is refused at once, with a
+    """While one picture is computed and six may wait, of three requests of three the third is refused at once, with a
     pushback; then all is well again.
     """
     point(store, {"flowers": [publish(store)]})
     loader = GatedLoader(store)
-    async with open_inference(store, 4, loader) as address, aio.insecure_channel(address) as channel:
+    async with open_inference(store, 6, loader) as address, aio.insecure_channel(address) as channel:
         stub: Stub = oip_grpc.GRPCInferenceServiceStub(channel)
         held = asyncio.ensure_future(stub.ModelInfer(asking(paint("red")), timeout=60))
         assert await asyncio.to_thread(loader.gate.entered.wait, 20)
-        others = {asyncio.ensure_future(stub.ModelInfer(asking(*[paint("green")] * 3), timeout=60)) for _ in range(2)}
-        (refused,), (waiting,) = await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
+        others = {asyncio.ensure_future(stub.ModelInfer(asking(*[paint("green")] * 3), timeout=60)) for _ in range(3)}
+        (refused,), waiting = await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
         problem = refused.exception()
         assert isinstance(problem, aio.AioRpcError)
         error = from_rpc_error(problem)
         assert (error.code, error.reason) == (StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
         assert int(error.facts["pushback_ms"]) >= 1
         loader.gate.opened.set()
-        assert probabilities(await waiting).argmax(axis=1).tolist() == [1, 1, 1]
+        assert [probabilities(await one).argmax(axis=1).tolist() for one in waiting] == [[1, 1, 1]] * 2
         assert probabilities(await held).argmax() == 0
 
 
@@ -486,3 +486,25 @@ async def test_bytes_that_are_no_message_are_malformed(channel: aio.Channel, met
         await call(data, timeout=20)
     error = from_rpc_error(caught.value)
     assert (error.code, error.reason) == (StatusCode.INVALID_ARGUMENT, "MALFORMED")
+
+
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])
+async def test_a_request_that_would_become_gigabytes_is_not_parsed(channel: aio.Channel, method: str) -> None:
+    """A million empty inputs in two megabytes."""
+    data = b"\x2a\x00" * 1_000_000
+    unary: Any = channel.unary_unary(f"/{NAME}/{method}")
+    stream: Any = channel.stream_stream(f"/{NAME}/{method}")
+    call = unary(data, timeout=20) if method == "ModelInfer" else stream(iter([data]), timeout=20).read()
+    with pytest.raises(aio.AioRpcError) as caught:
+        await call
+    error = from_rpc_error(caught.value)
+    assert (error.code, error.reason) == (StatusCode.INVALID_ARGUMENT, "MALFORMED")
+
+
+async def test_a_long_word_of_the_caller_leaves_room_for_the_answer(stub: Stub, paint: Paint) -> None:
+    """What is said of a field has to fit into metadata, however long its name is."""
+    request = asking(paint("red"))
+    request.parameters["sequence_" + "x" * 100_000].int64_param = 1
+    code, message = await refusal(stub, request)
+    assert code == StatusCode.INVALID_ARGUMENT
+    assert "sequence_xxx" in message

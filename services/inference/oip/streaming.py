@@ -7,7 +7,7 @@ from contextlib import aclosing
 from handful.errors import HandfulError, ResourceExhausted
 from services.inference.many import answered
 from services.inference.oip.v2 import open_inference_pb2 as oip
-from services.shared.streams import until_draining
+from services.shared.streams import in_time, until_draining
 
 MAX_STREAMS = 1000
 
@@ -30,7 +30,8 @@ class Streams:
             raise ResourceExhausted(f"{MAX_STREAMS} streams are open. Try again later.", reason="TOO_MANY_STREAMS")
         self._open += 1
         try:
-            async with aclosing(until_draining(requests, self._draining)) as coming:
+            patient = in_time(requests, "Open the stream again.", reason="STREAM_IDLE")
+            async with aclosing(until_draining(patient, self._draining)) as coming:
                 async for request in coming:
                     yield await self._one(request)
         finally:
