@@ -271,7 +271,7 @@ async def test_one_bad_picture_fails_its_request(stub: Stub, paint: Paint) -> No
 
 
 async def test_more_than_the_queue_takes_is_refused_at_once(store: FilesystemStore, paint: Paint) -> None:
-    """Where at most eight may wait, a request of five is told so, since it would seldom find room; four are answered."""
+    """Where at most eight may wait, a request of five is refused: it would seldom find room. Four are answered."""
     point(store, {"flowers": [publish(store)]})
     async with open_inference(store, queue=8) as address, aio.insecure_channel(address) as channel:
         stub: Stub = oip_grpc.GRPCInferenceServiceStub(channel)
