@@ -157,8 +157,8 @@ def test_a_version_is_measured_on_other_data(
 ) -> None:
     """What it was trained on and classes it does not know are left out, and said to be; the rest counts."""
     with Client(stack.addresses) as client:
-        client.push("learnt", folder)
-        version = train(client, "learnt", COLOURS)[0].model_version
+        client.push("learnt-colours", folder)
+        version = train(client, "learnt-colours", COLOURS)[0].model_version
         for label, colour, seeds in (("red", RED, range(900, 906)), ("green", (50, 210, 50), range(906, 910))):
             (tmp_path / label).mkdir()
             for seed in seeds:
@@ -173,7 +173,7 @@ def test_a_version_is_measured_on_other_data(
         assert (ended.evaluated_model_version, ended.model_version) == (version, "")
         assert {metric.name: metric.value for metric in evaluation.metrics}["val/accuracy"] == 1.0
         counts = {one.label: one.num_examples for one in evaluation.classes}
-        held_out = next(one.num_val for one in client.seal("learnt").classes if one.label == "red")
+        held_out = next(one.num_val for one in client.seal("learnt-colours").classes if one.label == "red")
         assert counts == {"blue": 0, "red": 6 + held_out}
         assert [one.reason for one in evaluation.notices] == ["UNKNOWN_CLASSES", "SEEN_IN_TRAINING"]
 

@@ -83,9 +83,9 @@ def test_every_network_at_hand_is_tried_and_the_best_is_told(trained: Trained) -
 def test_validation_pictures_have_no_say(trained: Trained) -> None:
     """Training pictures go through every network; those that validate through the chosen one alone."""
     (ready,) = [one.features_ready for one in trained.events if one.HasField("features_ready")]
-    # The chosen one's are found again.
-    assert ready.features_computed == 2 * PER_CLASS * trained.tried + 4
-    assert ready.features_cached == 2 * PER_CLASS
+    # The chosen one's are found again; others may have been kept by runs on the same pictures.
+    assert ready.features_computed + ready.features_cached == 2 * PER_CLASS * (trained.tried + 1) + 4
+    assert ready.features_cached >= 2 * PER_CLASS
 
 
 def test_trained_again_it_computes_nothing_and_says_the_same(trained: Trained) -> None:
