@@ -1,0 +1,34 @@
+"""`python -m benchmarks.peers.litserve FOLDER PORT WORKERS BATCH`: an exported zip behind LitServe."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import litserve
+from fastapi import File
+
+from benchmarks.peers.classifier import Answer, Classifier, predictions
+
+folder, port, workers, batch = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+
+
+class PictureApi(litserve.LitAPI):
+    def setup(self, device: str) -> None:  # noqa: ARG002 - there is one
+        self.classifier = Classifier(folder)
+
+    def decode_request(self, request: Annotated[bytes, File()]) -> bytes:
+        return request
+
+    def predict(self, given: Any) -> Any:
+        """Of one picture, or of several where they are batched."""
+        return self.classifier.answer([given])[0] if isinstance(given, bytes) else self.classifier.answer(given)
+
+    def encode_response(self, output: Answer) -> dict[str, Any]:
+        return predictions(output)
+
+
+if __name__ == "__main__":
+    # A batch waits for no more pictures than there are: a timeout above 0 costs a lone caller just that.
+    api = PictureApi(max_batch_size=batch, batch_timeout=0.0)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=workers)
+    server.run(host="127.0.0.1", port=port, generate_client_file=False, log_level="warning")

@@ -1,0 +1,79 @@
+"""What is served: two models of ten classes, trained and exported by Handful, and the pictures that are asked about."""
+
+import io
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from handful import Client
+from handful.cli.stack import Stack
+from handful.folders import find
+
+SIZE = (500, 375)
+NUM_BYTES = 46_000
+NUM_PICTURES = 16
+# Cats and dogs are two classes; behind coloured glass they are ten.
+GLASS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0), "plain": None}
+PER_CLASS = 8
+# Their weights: B0's are in no package, and random ones take the same time.
+ARCHITECTURES = {"efficientnet_lite0": "PRETRAINED", "efficientnet_b0": "RANDOM"}
+
+
+def train(home: Path, photographs: Path, architectures: Sequence[str]) -> dict[str, Path]:
+    """By architecture a folder with the exported model; the services' home has it under the same name."""
+    files = find(photographs)
+    examples = home / "examples"
+    for number, (label, paths) in enumerate(_by_label([(file.label, file.path) for file in files]).items()):
+        for place, path in enumerate(paths[: PER_CLASS * len(GLASS)]):
+            colour = list(GLASS)[place % len(GLASS)]
+            target = examples / f"{colour}-{label}" / f"{number}-{place}.jpg"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(_encode(_behind(Image.open(path), colour)))
+    folders = {}
+    with Stack.on_free_ports(home) as stack, Client(stack.addresses) as client:
+        client.push("pictures", examples)
+        for name in architectures:
+            print(f"Training and exporting {name}.", flush=True)
+            run = client.train("pictures", model=model_id(name), architecture=name, weights=ARCHITECTURES[name])
+            exported = client.export(run.result().model_version, home / f"{name}.zip").path
+            folders[name] = home / "exports" / name
+            with zipfile.ZipFile(exported) as archive:
+                archive.extractall(folders[name])
+    return folders
+
+
+def model_id(architecture: str) -> str:
+    return architecture.replace("_", "-")
+
+
+def pictures(folder: Path, photographs: Path) -> Path:
+    """A folder of JPEG files of some 46 kB and 500 x 375 pixels, which none was trained on."""
+    folder.mkdir()
+    by_label = _by_label([(file.label, file.path) for file in find(photographs)])
+    for place in range(NUM_PICTURES):
+        paths = list(by_label.values())[place % len(by_label)]
+        image = _behind(Image.open(paths[-1 - place // len(by_label)]), list(GLASS)[place % len(GLASS)])
+        candidates = [_encode(image, quality) for quality in range(50, 100)]
+        data = min(candidates, key=lambda one: abs(len(one) - NUM_BYTES))
+        (folder / f"{place:02}.jpg").write_bytes(data)
+    return folder
+
+
+def _by_label(files: Sequence[tuple[str, Path]]) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for label, path in sorted(files):
+        found.setdefault(label, []).append(path)
+    return found
+
+
+def _behind(image: Image.Image, colour: str) -> Image.Image:
+    fitted, glass = ImageOps.fit(image.convert("RGB"), SIZE), GLASS[colour]
+    return fitted if glass is None else Image.blend(fitted, Image.new("RGB", SIZE, glass), 0.4)
+
+
+def _encode(image: Image.Image, quality: int = 90) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return file.getvalue()
