@@ -14,7 +14,7 @@ from handful.errors import FailedPrecondition
 from services.inference.pool import Pool
 from services.inference.runtimes import DEFAULT, RUNTIMES, Body
 from services.inference.runtimes.choosing import Choice, Chooser
-from services.shared.objects import ObjectMissing, ObjectStore, get_first
+from services.shared.objects import ObjectMissing, ObjectStore, StoreUnavailable, get_first
 
 log = structlog.get_logger()
 
@@ -94,10 +94,14 @@ class Backbones:
             body = None
             if choice.runtime != DEFAULT:
                 body = await asyncio.to_thread(self._prepare, choice, data, inputs, check)
+        except (StoreUnavailable, MemoryError):  # it passes: whoever loads the graph next has it measured again
+            log.exception("the graph cannot be measured now", graph_sha256=graph.sha256)
+            return
         except Exception:  # whatever it is, what serves the graph now goes on
             log.exception("the default runtime stays", graph_sha256=graph.sha256)
-            chooser.refuse(graph.sha256)
+            chooser.settle(graph.sha256, Choice())
             return
+        chooser.settle(graph.sha256, choice)
         before = await self.get(graph)
         body = body or before.backbone
         self._pool.replace(graph.sha256, replace(before, backbone=body, cap=choice.cap))

@@ -61,7 +61,7 @@ class Chooser:
         self._turn = asyncio.Semaphore(1)
 
     def known(self, graph_sha256: str) -> Choice | None:
-        """What was chosen for a graph; None before it is measured."""
+        """What serves a graph; None before that is settled."""
         return self._choices.get(graph_sha256)
 
     async def choose(self, graph_sha256: str, graph: bytes, inputs: Sequence[Inputs]) -> Choice:
@@ -73,13 +73,13 @@ class Chooser:
             if found is None and set(self._names) != {DEFAULT}:  # another library may have taken the process with it
                 found = await self._measured((DEFAULT,), graph, inputs)
         rows, refused = ([], {}) if found is None else (found["rows"], found["refused"])
-        self._choices[graph_sha256] = pick(rows)
-        self._tell(graph_sha256, rows, refused)
-        return self._choices[graph_sha256]
+        choice = pick(rows)
+        _tell(graph_sha256, choice, rows, refused)
+        return choice
 
-    def refuse(self, graph_sha256: str) -> None:
-        """The graph stays with the default runtime, whatever was measured."""
-        self._choices[graph_sha256] = Choice()
+    def settle(self, graph_sha256: str, choice: Choice) -> None:
+        """From now on this serves the graph, whenever it is loaded."""
+        self._choices[graph_sha256] = choice
 
     async def _measured(self, names: Sequence[str], graph: bytes, inputs: Sequence[Inputs]) -> dict[str, Any] | None:
         child = _Child([",".join(names), str(self._cap), str(SECONDS)])
@@ -93,16 +93,6 @@ class Chooser:
         finally:
             child.give_up()
         return found
-
-    def _tell(self, graph_sha256: str, rows: Iterable[Sequence[Any]], refused: dict[str, str]) -> None:
-        choice = self._choices[graph_sha256]
-        table: dict[str, dict[int, float]] = {}
-        for name, size, milliseconds in rows:
-            table.setdefault(name, {})[size] = round(milliseconds, 2)
-        said = {"graph_sha256": graph_sha256, "runtime": choice.runtime, "cap": choice.cap, "ms_per_picture": table}
-        log.info("runtimes measured", **said)
-        for name, reason in refused.items():
-            log.warning("a runtime is refused", graph_sha256=graph_sha256, runtime=name, reason=reason)
 
 
 class _Child:
@@ -133,6 +123,16 @@ class _Child:
         self._given_up = True
         if self._process is not None:
             self._process.kill()
+
+
+def _tell(graph_sha256: str, choice: Choice, rows: Iterable[Sequence[Any]], refused: dict[str, str]) -> None:
+    table: dict[str, dict[int, float]] = {}
+    for name, size, milliseconds in rows:
+        table.setdefault(name, {})[size] = round(milliseconds, 2)
+    said = {"graph_sha256": graph_sha256, "runtime": choice.runtime, "cap": choice.cap, "ms_per_picture": table}
+    log.info("runtimes measured", **said)
+    for name, reason in refused.items():
+        log.warning("a runtime is refused", graph_sha256=graph_sha256, runtime=name, reason=reason)
 
 
 def pick(rows: Sequence[Sequence[Any]]) -> Choice:
