@@ -13,7 +13,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from handful.errors import AlreadyExists, NotFound
 from handful.v1 import bundle_pb2
-from services.dataset.records import ClassCount, DatasetKey, DatasetRecord, ExampleRecord, Notice, VersionRecord
+from services.dataset.records import (
+    ClassCount,
+    DatasetKey,
+    DatasetRecord,
+    ExampleRecord,
+    Notice,
+    VersionRecord,
+    split_bit,
+)
 from services.dataset.tables import datasets, examples, requests, versions
 from services.shared.answers import kept, once
 from services.shared.database import Database, alone, newest_first, open_database
@@ -127,9 +135,11 @@ class CatalogWriter(CatalogReader):
     async def note_split(
         self, key: DatasetKey, found: Sequence[ExampleRecord], split: "bundle_pb2.Split.ValueType"
     ) -> None:
-        """Keeps that examples were uploaded for another split as well."""
+        """Adds a split to what examples were uploaded for, whatever else is added at the same time."""
         theirs = examples.c.example.in_([one.example for one in found])
-        await self._connection.execute(sa.update(examples).filter_by(**_of(key)).where(theirs).values(also_split=split))
+        noting = sa.update(examples).filter_by(**_of(key)).where(theirs)
+        added = examples.c.also_split.bitwise_or(split_bit(split))
+        await self._connection.execute(noting.values(also_split=added))
 
     async def add_version(self, key: DatasetKey, record: VersionRecord) -> VersionRecord:
         """The version of this manifest: the one that was there, or this one under the next number."""

@@ -43,8 +43,19 @@ class ExampleRecord:
     duration_us: int = 0
     # What it belongs to; empty: to nothing else.
     group: str = ""
-    # What the same content under the same label was uploaded for as well, later; unspecified: for nothing else.
-    also_split: "bundle_pb2.Split.ValueType" = bundle_pb2.SPLIT_UNSPECIFIED
+    # What the same content under the same label was uploaded for later: the `split_bit` of each split.
+    also_split: int = 0
+
+    @property
+    def uploaded_for(self) -> "frozenset[bundle_pb2.Split.ValueType]":
+        """Every split that it was uploaded for, whichever came first; empty: none was ever named."""
+        named = (bundle_pb2.SPLIT_TRAIN, bundle_pb2.SPLIT_VAL)
+        return frozenset(one for one in named if one == self.split or self.also_split & split_bit(one))
+
+
+def split_bit(split: "bundle_pb2.Split.ValueType") -> int:
+    """A split as a member of a set of them; unspecified is none."""
+    return 1 << split - 1 if split else 0
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def _only_training(examples: Sequence[ExampleRecord], splits: Splits, what: str)
     trains = sorted(
         f"{one.label}/{one.filename}"
         for one in examples
-        if bundle_pb2.SPLIT_VAL in (one.split, one.also_split) and splits[one.content_sha256] == bundle_pb2.SPLIT_TRAIN
+        if bundle_pb2.SPLIT_VAL in one.uploaded_for and splits[one.content_sha256] == bundle_pb2.SPLIT_TRAIN
     )
     if not trains:
         return None

@@ -47,7 +47,7 @@ def assign(examples: Sequence[ExampleRecord]) -> dict[str, "bundle_pb2.Split.Val
     group_of, members = groups(examples), defaultdict(list)
     for example in examples:
         members[group_of[example.content_sha256]].append(example)
-    if any(example.split == bundle_pb2.SPLIT_VAL for example in examples):
+    if any(bundle_pb2.SPLIT_VAL in example.uploaded_for for example in examples):
         splits = {group: _as_uploaded(those) for group, those in members.items()}
     else:
         splits = _stratified(members)
@@ -55,9 +55,7 @@ def assign(examples: Sequence[ExampleRecord]) -> dict[str, "bundle_pb2.Split.Val
 
 
 def _as_uploaded(members: Sequence[ExampleRecord]) -> "bundle_pb2.Split.ValueType":
-    only_val = all(
-        member.split == bundle_pb2.SPLIT_VAL and member.also_split != bundle_pb2.SPLIT_TRAIN for member in members
-    )
+    only_val = all(member.uploaded_for == {bundle_pb2.SPLIT_VAL} for member in members)
     return bundle_pb2.SPLIT_VAL if only_val else bundle_pb2.SPLIT_TRAIN
 
 
@@ -78,7 +76,7 @@ def _stratified(members: Groups) -> dict[str, "bundle_pb2.Split.ValueType"]:
 def _is_free(members: Sequence[ExampleRecord]) -> bool:
     """Whether a group may validate. A content under several labels contradicts itself: it is no measure of anything."""
     contents = {member.content_sha256 for member in members}
-    return len(contents) == len(members) and all(one.split == bundle_pb2.SPLIT_UNSPECIFIED for one in members)
+    return len(contents) == len(members) and not any(one.uploaded_for for one in members)
 
 
 def _has_room(taken: int, count: int, wanted: int, total: int) -> bool:

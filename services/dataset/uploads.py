@@ -177,7 +177,7 @@ def _is_in(group: str, found: Sequence[ExampleRecord]) -> bool:
 
 def _unlike(split: "bundle_pb2.Split.ValueType", found: Sequence[ExampleRecord]) -> list[ExampleRecord]:
     """Those of the examples that were never uploaded for that split; none asks for nothing."""
-    return [one for one in found if split and split not in (one.split, one.also_split)]
+    return [one for one in found if split and split not in one.uploaded_for]
 
 
 async def _told(

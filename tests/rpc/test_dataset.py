@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,6 +26,8 @@ from tests.servers import Databases, DatasetService, execute
 
 NAME = "projects/default/datasets/flowers"
 VERSION = f"{NAME}/versions/1"
+# Of two labels, which pictures are said to belong to which split.
+LATER = [(range(15), range(20, 35), SPLIT_TRAIN), (range(15, 20), range(35, 40), SPLIT_VAL)]
 
 
 @pytest.fixture
@@ -106,6 +109,43 @@ async def test_uploaded_splits_are_kept(dataset_service: DatasetService, labelle
     version = await seal(dataset_service, name)
     assert [(one.label, one.num_train, one.num_val) for one in version.classes] == [("a", 4, 3), ("b", 5, 0)]
     assert [one.reason for one in version.notices] == ["FEW_EXAMPLES", "UNMEASURED_CLASSES"]
+
+
+async def test_splits_that_are_said_later_are_kept(
+    dataset_service: DatasetService, labelled: Callable[..., list[Item]]
+) -> None:
+    """What was uploaded for no split and then for one stands in that one, and nothing is said of what nobody did."""
+    name = await create(dataset_service)
+    train, val = ([*labelled("a", one, split), *labelled("b", two, split)] for one, two, split in LATER)
+    await upload(dataset_service, name, *labelled("a", range(20)), *labelled("b", range(20, 40)))
+    await upload(dataset_service, name, *train, *val)
+    version = await seal(dataset_service, name)
+    assert [(one.label, one.num_train, one.num_val) for one in version.classes] == [("a", 15, 5), ("b", 15, 5)]
+    assert not version.notices
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations([SPLIT_UNSPECIFIED, SPLIT_TRAIN, SPLIT_VAL])))
+async def test_no_order_of_uploads_forgets_a_split(
+    dataset_service: DatasetService,
+    labelled: Callable[..., list[Item]],
+    order: "tuple[bundle_pb2.Split.ValueType, ...]",
+) -> None:
+    """A picture that was uploaded for both splits and for none trains and is named, whatever came first or last, also
+    when all came at once.
+    """
+    for at_once in (False, True):
+        name = await create(dataset_service, "together" if at_once else "flowers")
+        await upload(dataset_service, name, *labelled("a", range(3, 8)), *labelled("b", range(10, 15)))
+        both = [upload(dataset_service, name, *labelled("a", range(3), split)) for split in order]
+        if at_once:
+            await asyncio.gather(*both)
+        else:
+            for one in both:
+                await one
+        version = await seal(dataset_service, name)
+        (notice,) = [one for one in version.notices if one.reason == "VALIDATION_TRAINS"]
+        assert "used to train only: 3 pictures (a/0.jpg, a/1.jpg, a/2.jpg)." in notice.message
+        assert [(one.num_train, one.num_val) for one in version.classes] == [(8, 0), (5, 0)]
 
 
 @pytest.mark.parametrize("order", [(SPLIT_TRAIN, SPLIT_VAL), (SPLIT_VAL, SPLIT_TRAIN)])

@@ -6,7 +6,7 @@ import pytest
 
 from handful.errors import FailedPrecondition
 from handful.v1.bundle_pb2 import MODALITY_SOUND, SPLIT_TRAIN, SPLIT_UNSPECIFIED, SPLIT_VAL
-from services.dataset.records import ClassCount, ExampleRecord
+from services.dataset.records import ClassCount, ExampleRecord, split_bit
 from services.dataset.report import check, count, notices
 
 GOOD = (ClassCount("a", 20, 5), ClassCount("b", 20, 5))
@@ -68,7 +68,7 @@ def test_oddities_are_found(classes: tuple[ClassCount, ...], reasons: list[str],
 def test_what_was_to_validate_and_trains_is_found() -> None:
     """A sound that was uploaded to validate and trains is told by name; what validates or was never to is not."""
     given = [replace(example("cat", content, f"{content}.wav"), split=SPLIT_VAL) for content in "123"]
-    given += [example("dog", "4"), replace(example("dog", "5", "5.wav"), also_split=SPLIT_VAL)]
+    given += [example("dog", "4"), replace(example("dog", "5", "5.wav"), also_split=split_bit(SPLIT_VAL))]
     splits = {"1": SPLIT_VAL, "2": SPLIT_TRAIN, "3": SPLIT_VAL, "4": SPLIT_TRAIN, "5": SPLIT_TRAIN}
     (found,) = notices(given, splits, GOOD, MODALITY_SOUND)
     assert found.reason == "VALIDATION_TRAINS"

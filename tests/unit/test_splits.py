@@ -10,7 +10,7 @@ import pytest
 
 from handful.v1 import bundle_pb2
 from handful.v1.bundle_pb2 import SPLIT_TRAIN, SPLIT_UNSPECIFIED, SPLIT_VAL
-from services.dataset.records import ExampleRecord
+from services.dataset.records import ExampleRecord, split_bit
 from services.dataset.splits import assign, groups
 
 _ids = itertools.count()
@@ -73,6 +73,26 @@ def test_what_was_uploaded_for_a_split_stands_there() -> None:
     assert counts(chosen) == {"a": (10, 1), "b": (11, 0)}
     trained = [*examples("a", 10, SPLIT_TRAIN), *examples("b", 10)]
     assert counts(trained) == {"a": (10, 0), "b": (8, 2)}
+
+
+def later(given: Sequence[ExampleRecord], *splits: "bundle_pb2.Split.ValueType") -> list[ExampleRecord]:
+    """The examples after they were uploaded again for these splits."""
+    return [replace(one, also_split=sum(map(split_bit, splits))) for one in given]
+
+
+def test_a_split_that_is_said_later_is_the_split() -> None:
+    """Examples that were first uploaded for no split stand where they are said to belong later; for both, they train.
+    A group of which one was said to train trains.
+    """
+    train, val, both = (
+        later(examples("a", 15), SPLIT_TRAIN),
+        examples("b", 5),
+        later(examples("c", 3), SPLIT_TRAIN, SPLIT_VAL),
+    )
+    assert counts([*train, *later(val, SPLIT_VAL), *both]) == {"a": (15, 0), "b": (0, 5), "c": (3, 0)}
+    assert counts([*train, *examples("b", 10)]) == {"a": (15, 0), "b": (8, 2)}
+    together = [replace(one, group="tom") for one in (*later(val[:1], SPLIT_TRAIN), *later(val[1:], SPLIT_VAL))]
+    assert counts([*together, *later(examples("d", 2), SPLIT_VAL)]) == {"b": (5, 0), "d": (0, 2)}
 
 
 def test_a_group_is_never_divided() -> None:
