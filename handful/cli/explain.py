@@ -57,5 +57,6 @@ def _files(client: Client, answer: ExplainResponse) -> dict[str, str]:
             return {}
         dataset = client.run(version.training_run).training_run.dataset_version.partition("/versions/")[0]
         return {content: one.filename for content, one in client.thumbnails(dataset, contents).items()}
-    except HandfulError:  # the answer is here, whoever else is away
+    except HandfulError as problem:  # the answer is here, whoever else is away
+        console.print(escape(f"What the nearest examples' files are called is not known: {problem.message}"))
         return {}

@@ -36,7 +36,8 @@ five minutes:
   handful push ./photos --dataset flowers       photos/daisy/1.jpg, photos/rose/1.jpg, ... become a dataset
   handful train flowers                         trains while you watch; seconds on a laptop
   handful predict flowers some.jpg              what is it?
-  handful train flowers preset=baseline num_epochs=10 learning_rate=1e-3
+  handful explain flowers some.jpg              what did it look at?
+  handful train flowers preset=quality          tries every network at hand and takes the best
 
 Services elsewhere: set HANDFUL_DATASET, HANDFUL_TRAINER and HANDFUL_INFERENCE to their host:port.
 """

@@ -56,8 +56,8 @@ def trained(stack: Stack, photographs: Path, tmp_path_factory: pytest.TempPathFa
         yield Trained(client, stack, run.result(), events)
 
 
-def test_a_run_that_is_lost_before_it_publishes_chooses_again(trained: Trained) -> None:
-    """The recipe is settled last: an attempt that found it settled would not know what it was chosen from."""
+def test_the_recipe_is_settled_after_everything_else(trained: Trained) -> None:
+    """A run that is lost before it publishes chooses again: with a settled recipe it would not know from what."""
     kinds = [one.WhichOneof("event") for one in trained.events]
     assert kinds.index("recipe_settled") > max(place for place, kind in enumerate(kinds) if kind == "epoch_completed")
 
