@@ -23,8 +23,9 @@ from tests.playing_worker import claim, create, events, lose, read, seal
 from tests.servers import Databases, DatasetService, TrainerService
 
 MEBIBYTE = 1024 * 1024
-# What a worker may have: enough for the network and a few pictures at once, not for hundreds.
-MEMORY = 2048 * MEBIBYTE
+# What a worker may have: enough for PyTorch, which alone may take half of it, and a few pictures at once, not for
+# hundreds, which need more than twice as much.
+MEMORY = 3072 * MEBIBYTE
 # Without normalisation steps that are too large are felt at once.
 PLAIN: dict[str, object] = {"preset": "fine_tune", "architecture": "alexnet", "weights": "RANDOM", "optimizer": "SGD"}
 
