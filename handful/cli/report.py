@@ -3,6 +3,7 @@ and written by `report_page.py`.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.markup import escape
@@ -39,17 +40,27 @@ def gathered(client: Client, found: Run) -> report_page.Report:
     if ended.evaluated_model_version:
         version, measured_on = ended.evaluated_model_version, ended.dataset_version
     answer = client.evaluation(version, measured_on)
-    notices = {event.notice.reason: event.notice.message for event in events if event.HasField("notice")}
     pictures, names, missing = _shown(client, ended.dataset_version.partition("/versions/")[0], answer.evaluation)
     return report_page.Report(
         run=ended,
         model_version=version,
         evaluation=answer.evaluation,
         plots={plot.name: plot.png for plot in answer.plots},
-        notices=[*notices.values(), *missing],
+        notices=[*noted(events), *missing],
         pictures=pictures,
         names=names,
     )
+
+
+def noted(events: Sequence[TrainingRunEvent]) -> list[str]:
+    """What was not done as plainly as asked, in sentences; of one reason what the last attempt said that gave it."""
+    told: dict[str, tuple[int, list[str]]] = {}
+    for event in events:
+        if event.HasField("notice"):
+            attempt, sentences = told.get(event.notice.reason, (event.attempt, []))
+            sentences = sentences if attempt == event.attempt else []
+            told[event.notice.reason] = event.attempt, list(dict.fromkeys([*sentences, event.notice.message]))
+    return [sentence for _, sentences in told.values() for sentence in sentences]
 
 
 def _shown(client: Client, dataset: str, evaluation: Evaluation) -> tuple[dict[str, bytes], dict[str, str], list[str]]:

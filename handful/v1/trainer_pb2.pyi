@@ -231,6 +231,8 @@ class Failure(_message.Message):
         """Weights or a checkpoint are not those of the run's network."""
         REASON_NO_YOLO: Failure._Reason.ValueType  # 13
         """The run needs Ultralytics, the extra `yolo`, and the worker that took it has none."""
+        REASON_PROCESS_LOST: Failure._Reason.ValueType  # 14
+        """A process that the worker had started for the run, to build a graph or to train a YOLO, ended without an answer."""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """Reason says why, for programs."""
@@ -263,6 +265,8 @@ class Failure(_message.Message):
     """Weights or a checkpoint are not those of the run's network."""
     REASON_NO_YOLO: Failure.Reason.ValueType  # 13
     """The run needs Ultralytics, the extra `yolo`, and the worker that took it has none."""
+    REASON_PROCESS_LOST: Failure.Reason.ValueType  # 14
+    """A process that the worker had started for the run, to build a graph or to train a YOLO, ended without an answer."""
 
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int

@@ -11,7 +11,7 @@ import pytest
 
 from handful import Client
 from handful.cli.stack import Stack
-from handful.v1.trainer_pb2 import TrainingRun, TrainingRunEvent
+from handful.v1.trainer_pb2 import Failure, TrainingRun, TrainingRunEvent
 from services.trainer.worker_servicer import LEASE_SECONDS
 from tests.campaigns import RECIPE, Story, kill_trainers, raise_zombies, work_off, worker_pid
 from tests.processes import alive, of_home, until
@@ -109,6 +109,17 @@ def test_a_cancelled_run_takes_its_children_along(own_stack: Stack, client: Clie
     story.follow().check(TrainingRun.STATE_CANCELLED)
     assert time.monotonic() - asked < CANCEL_SECONDS
     assert not alive(child)
+
+
+def test_a_run_whose_child_crashes_says_so(own_stack: Stack, client: Client, dataset: str) -> None:
+    """A process that crashes while it builds a graph fails the run with that reason, and its worker takes the next."""
+    story = Story(client.train(dataset, weights="RANDOM"))
+    os.kill(building(own_stack.home), signal.SIGSEGV)
+    story.follow().check(TrainingRun.STATE_FAILED)
+    failure = story.run.refresh().failure
+    assert failure.reason == Failure.REASON_PROCESS_LOST
+    assert "ended without an answer" in failure.message
+    Story(client.train(dataset)).follow().check(TrainingRun.STATE_SUCCEEDED)
 
 
 def test_a_killed_worker_takes_its_children_along(own_stack: Stack, client: Client, dataset: str) -> None:

@@ -1,15 +1,24 @@
 """Which architecture a run takes: judged by answers out of fold, and honest about how much a choice flatters itself."""
 
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import cast
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from handful.bundle.manifest import blob_key, sha256
+from handful.cli.report import noted
 from handful.errors import InvalidArgument
-from handful.v1.bundle_pb2 import HEAD_KIND_LOGISTIC_REGRESSION, MODALITY_IMAGE, MODALITY_SOUND, Recipe
+from handful.v1.bundle_pb2 import HEAD_KIND_LOGISTIC_REGRESSION, MODALITY_IMAGE, MODALITY_SOUND, Notice, Recipe
+from handful.v1.trainer_pb2 import TrainingRunEvent
 from handful.v1.worker_pb2 import Capabilities, Claim
 from services.shared.objects.filesystem import FilesystemStore
 from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE, to_choose_from
@@ -17,12 +26,14 @@ from services.trainer.fleet import suits
 from services.trainer.recipes import fit, resolve
 from services.trainer.understanding import known
 from services.trainer.worker.architecture_choice import prepare
+from services.trainer.worker.children import ChildLost
 from services.trainer.worker.cross_validation import Folds, OutOfFold
 from services.trainer.worker.examples import Example, Examples
 from services.trainer.worker.head_choice import Candidate, best_architecture, honest
 from services.trainer.worker.pretrained import PretrainedWeights, key
-from services.trainer.worker.reporting import Reporter
+from services.trainer.worker.reporting import Reporter, RunCancelled
 from services.trainer.worker.work import Work
+from tests.processes import children, until
 from tests.unit.test_starting_point import Recorder
 
 LITES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
@@ -116,24 +127,141 @@ def test_the_servers_default_is_one_of_many_to_quality() -> None:
     assert fit(settled, "efficientnet_b0", MODALITY_IMAGE) == settled
 
 
+@dataclass(frozen=True)
+class Small:
+    """A run of `quality` on six small pictures, of networks up to so many GFLOPs, and what it reports."""
+
+    work: Work
+    examples: Examples
+    recorder: Recorder
+
+    @classmethod
+    def of(cls, folder: Path, picture: Callable[..., bytes], max_gflops: float) -> "Small":
+        store, recorder = FilesystemStore(folder / "store"), Recorder()
+        made = []
+        for seed in range(6):
+            data = picture(seed, ((40, 80, 200), (200, 80, 40))[seed % 2])
+            store.put(blob_key("default", sha256(data)), data)
+            made.append(Example(sha256(data), seed % 2, str(seed)))
+        asked = resolve(Recipe(preset="quality", max_gflops=max_gflops), DEFAULT_ARCHITECTURE)
+        claim = Claim(training_run="projects/default/trainingRuns/r1", attempt=1, recipe=asked)
+        weights = PretrainedWeights(FilesystemStore(folder / "weights"), downloads=False)
+        work = Work(claim, store, weights, cast("Reporter", recorder), threads=1, cache=store)
+        return cls(work, Examples("default", MODALITY_IMAGE, ("blue", "red"), tuple(made), ()), recorder)
+
+    def chosen_from(self) -> list[str]:
+        """The networks that were tried, the chosen one first."""
+        prepared = prepare(self.work, self.examples)
+        assert prepared.choice is not None
+        names = [one.architecture for one in prepared.choice.candidates]
+        assert self.work.recipe.architecture == prepared.backbone.architecture == names[0]
+        return names
+
+    @property
+    def noted(self) -> list[tuple[str, str]]:
+        return [(one.reason, one.message) for one in self.work.notices]
+
+
+@contextmanager
+def killing(number: int, then: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """The first process that is started to build a graph dies of a signal."""
+
+    def kill() -> None:
+        found: list[int] = []
+
+        def look() -> bool:
+            found[:] = [pid for pid in children() if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+            return bool(found)
+
+        until(look, "a process builds a graph")
+        then()
+        os.kill(found[0], number)
+
+    killer = Thread(target=kill)
+    killer.start()
+    yield
+    killer.join()
+
+
 def test_weights_that_turn_out_to_be_broken_are_left_out_aloud(tmp_path: Path, picture: Callable[..., bytes]) -> None:
     """One network whose kept weights cannot be read costs that network, with a notice, and not the run."""
-    store, kept = FilesystemStore(tmp_path / "store"), FilesystemStore(tmp_path / "weights")
-    broken = ARCHITECTURES["mobilenet_v3_small"]
-    kept.put(key(broken), b"no weights")
-    made = []
-    for seed in range(6):
-        data = picture(seed, ((40, 80, 200), (200, 80, 40))[seed % 2])
-        store.put(blob_key("default", sha256(data)), data)
-        made.append(Example(sha256(data), seed % 2, str(seed)))
-    examples = Examples("default", MODALITY_IMAGE, ("blue", "red"), tuple(made), ())
-    asked = resolve(Recipe(preset="quality", max_gflops=0.4), DEFAULT_ARCHITECTURE)
-    claim = Claim(training_run="projects/default/trainingRuns/r1", attempt=1, recipe=asked)
-    reporter, weights = cast("Reporter", Recorder()), PretrainedWeights(kept, downloads=False)
-    work = Work(claim, store, weights, reporter, threads=1, cache=store)
-    prepared = prepare(work, examples)
-    assert work.recipe.architecture == prepared.backbone.architecture == "efficientnet_lite0"
-    assert [one.reason for one in work.notices] == ["ARCHITECTURE_NOT_TRIED", "ARCHITECTURE_CHOSEN"]
-    assert work.notices[0].message.startswith("mobilenet_v3_small was not tried. The pretrained weights of")
-    assert prepared.choice is not None
-    assert [one.architecture for one in prepared.choice.candidates] == ["efficientnet_lite0"]
+    run, broken = Small.of(tmp_path, picture, max_gflops=0.4), ARCHITECTURES["mobilenet_v3_small"]
+    FilesystemStore(tmp_path / "weights").put(key(broken), b"no weights")
+    assert run.chosen_from() == ["efficientnet_lite0"]
+    (reason, message), (chosen, _) = run.noted
+    assert (reason, chosen) == ("ARCHITECTURE_NOT_TRIED", "ARCHITECTURE_CHOSEN")
+    assert message.startswith("mobilenet_v3_small was not tried. The pretrained weights of")
+
+
+@pytest.mark.parametrize(("number", "why"), [(signal.SIGSEGV, "ended without an answer"), (signal.SIGKILL, "memory")])
+def test_a_network_whose_process_dies_is_left_out_aloud(
+    tmp_path: Path, picture: Callable[..., bytes], number: int, why: str
+) -> None:
+    """What crashes while its graph is built, and what the system kills for its memory, cost that network alone."""
+    run = Small.of(tmp_path, picture, max_gflops=0.6)
+    with killing(number):
+        assert run.chosen_from() == ["efficientnet_lite1"]
+    (reason, message), _ = run.noted
+    assert reason == "ARCHITECTURE_NOT_TRIED"
+    assert message.startswith("efficientnet_lite0 was not tried: ")
+    assert why in message
+    assert [one.notice.message for one in run.recorder.events if one.notice.reason == reason] == [message]
+
+
+def test_a_network_whose_graph_disagrees_is_left_out_aloud(tmp_path: Path, picture: Callable[..., bytes]) -> None:
+    """A store in which another graph already lies under a network's name costs that network alone."""
+    other = Small.of(tmp_path / "other", picture, max_gflops=0.4)
+    assert other.chosen_from() == ["efficientnet_lite0"]
+    (stored,) = (tmp_path / "other" / "store" / "backbones").rglob("*.onnx")
+    model = onnx.load_model(stored)
+    bias = next(one for one in model.graph.initializer if one.name == "network.conv_head.bias")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + 1, bias.name))
+    wrong = model.SerializeToString()
+    run = Small.of(tmp_path, picture, max_gflops=0.6)
+    run.work.store.put(f"backbones/{stored.parent.name}/{sha256(wrong)}.onnx", wrong)
+    assert run.chosen_from() == ["efficientnet_lite1"]
+    message = "efficientnet_lite0 was not tried: its graph disagrees with the network."
+    assert run.noted[0] == ("ARCHITECTURE_NOT_TRIED", message)
+
+
+def test_where_none_is_left_the_run_has_its_reason(tmp_path: Path, picture: Callable[..., bytes]) -> None:
+    """The only network that is lost is the run's end, as it is where a recipe names it."""
+    run = Small.of(tmp_path, picture, max_gflops=0.4)
+    with killing(signal.SIGSEGV), pytest.raises(ChildLost):
+        run.chosen_from()
+    assert [reason for reason, _ in run.noted] == ["ARCHITECTURE_NOT_TRIED"]
+
+
+def test_a_run_that_is_cancelled_leaves_nothing_out(tmp_path: Path, picture: Callable[..., bytes]) -> None:
+    """A process that ends while its run is cancelled says nothing of a network: the run ends as it was told to."""
+    run = Small.of(tmp_path, picture, max_gflops=0.6)
+
+    def cancel() -> None:
+        run.recorder.cancelled_in = "graph"
+
+    with killing(signal.SIGSEGV, cancel), pytest.raises(RunCancelled):
+        run.chosen_from()
+    assert run.noted == []
+
+
+def test_another_attempt_says_its_own_of_a_choice(tmp_path: Path, picture: Callable[..., bytes]) -> None:
+    """What an attempt that was lost had left out, another may try: the manifest has what its own attempt says."""
+    run = Small.of(tmp_path, picture, max_gflops=0.4)
+    earlier = [("ARCHITECTURE_NOT_TRIED", "efficientnet_lite0 was not tried."), ("TOPPED_UP", "Some were repeated.")]
+    run.work.notices.extend(Notice(reason=reason, message=message) for reason, message in earlier)
+    assert run.chosen_from() == ["efficientnet_lite0"]
+    assert [reason for reason, _ in run.noted] == ["TOPPED_UP", "ARCHITECTURE_CHOSEN"]
+
+
+def test_the_report_has_every_network_that_was_left_out() -> None:
+    """Several sentences of one reason all stand there, once; of several attempts those of the last."""
+    events = [
+        TrainingRunEvent(attempt=attempt, notice=Notice(reason=reason, message=message))
+        for attempt, reason, message in (
+            (1, "ARCHITECTURE_NOT_TRIED", "a was not tried."),
+            (1, "TOPPED_UP", "Some were repeated."),
+            (2, "ARCHITECTURE_NOT_TRIED", "b was not tried."),
+            (2, "ARCHITECTURE_NOT_TRIED", "c was not tried."),
+        )
+    ]
+    assert noted(events) == ["b was not tried.", "c was not tried.", "Some were repeated."]

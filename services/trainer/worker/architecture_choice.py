@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import structlog
 from threadpoolctl import threadpool_limits
 
 from handful.bundle.heads import Floats
@@ -15,16 +16,24 @@ from handful.v1.bundle_pb2 import MODALITY_SOUND, ArchitectureChoice, Backbone, 
 from services.trainer.architectures import ARCHITECTURES, to_choose_from
 from services.trainer.sound_architectures import AUTO, CANDIDATES, SOUND_ARCHITECTURES
 from services.trainer.worker import backbones, sound_graphs
+from services.trainer.worker.agreement import GraphDisagrees
+from services.trainer.worker.children import ChildLost
 from services.trainer.worker.cross_validation import MIN_FOLDS, Folds, Labels
 from services.trainer.worker.examples import Examples, targets
 from services.trainer.worker.features import Counts, Features, reported, rows_of, views_of
 from services.trainer.worker.head_choice import Candidate, best_architecture, honest, kinds, try_all
+from services.trainer.worker.memory import is_out_of_memory
 from services.trainer.worker.parts import can_build
 from services.trainer.worker.pretrained import Place, WeightsUnavailable
 from services.trainer.worker.spans import Span
 from services.trainer.worker.validation import Steps
 from services.trainer.worker.views import Views
 from services.trainer.worker.work import Work
+
+log = structlog.get_logger()
+
+# What is said of a choice. An attempt that chooses anew says its own.
+NOT_TRIED, NOT_CHOSEN, CHOSEN = "ARCHITECTURE_NOT_TRIED", "ARCHITECTURE_NOT_CHOSEN", "ARCHITECTURE_CHOSEN"
 
 
 @dataclass(frozen=True)
@@ -42,8 +51,8 @@ class Prepared:
 
 
 def prepare(work: Work, examples: Examples) -> Prepared:
-    """The features of a run, with an event that says what they cost; its recipe names the architecture now.
-    WeightsUnavailable.
+    """The features of a run, with an event that says what they cost; its recipe names the architecture now. A network
+    that cannot be built or measured costs a choice that network; where there is no other, its problem is raised.
     """
     counts, choice, rivals = Counts(), None, list[list[Candidate]]()
     with reported(work, counts):
@@ -63,6 +72,7 @@ def prepare(work: Work, examples: Examples) -> Prepared:
 def _chosen(
     work: Work, examples: Examples, counts: Counts
 ) -> tuple[str, ArchitectureChoice | None, list[list[Candidate]]]:
+    work.forget(NOT_TRIED, NOT_CHOSEN, CHOSEN)
     candidates = _candidates(work, examples)
     labels, groups = targets(examples.train), [one.group for one in examples.train]
     folds = Folds.drawn(labels, groups, len(examples.labels), work.recipe.seed)
@@ -71,7 +81,7 @@ def _chosen(
             f"No architecture could be chosen: {examples.labels[folds.smallest_class]} has {folds.folds} groups of "
             f"training examples, and {MIN_FOLDS} are needed. {candidates[-1]} was taken."
         )
-        work.notice("ARCHITECTURE_NOT_CHOSEN", message)
+        work.notice(NOT_CHOSEN, message)
         return candidates[-1], None, []
     names, tried = _all_tried(work, examples, candidates, folds, counts)
     first = best_architecture(tried, labels)
@@ -81,29 +91,47 @@ def _chosen(
         candidates=[_message(names[place], tried[place][0], labels) for place in order],
         accuracy=float(answers.right(labels).mean()),
     )
-    work.notice("ARCHITECTURE_CHOSEN", _why(choice, len(labels)))
+    work.notice(CHOSEN, _why(choice, len(labels)))
     return names[first], choice, [tried[place] for place in order[1:]]
 
 
 def _all_tried(
     work: Work, examples: Examples, candidates: Sequence[str], folds: Folds, counts: Counts
 ) -> tuple[list[str], list[list[Candidate]]]:
-    """The architectures whose weights are what they should be, and what was tried on each. WeightsUnavailable where
+    """The architectures that could be built and measured, and what was tried on each. What kept the first from it where
     that is none.
     """
-    names, tried, missing = [], [], None
+    names, tried, problems = [], [], list[Exception]()
     for architecture in candidates:
         try:
-            features = _found(work, examples, architecture, counts)[1]
-        except WeightsUnavailable as problem:
-            missing = problem
-            work.notice("ARCHITECTURE_NOT_TRIED", f"{architecture} was not tried. {problem}")
+            one = _tried(work, examples, architecture, folds, counts)
+        except Exception as problem:
+            work.reporter.check()  # a child that is lost with its run says nothing of a network
+            told = _told(architecture, problem)
+            if not told:
+                raise
+            log.warning("architecture not tried", architecture=architecture, problem=str(problem))
+            work.notice(NOT_TRIED, told)
+            problems.append(problem.with_traceback(None))  # whose frames hold what did not fit
             continue
         names.append(architecture)
-        tried.append(_tried(work, rows_of(work, features, examples.train), targets(examples.train), folds))
-    if missing is not None and not tried:
-        raise missing
+        tried.append(one)
+    if not tried:
+        raise problems[0]
     return names, tried
+
+
+def _told(architecture: str, problem: Exception) -> str:
+    """A sentence for people where the problem is that of one architecture; empty where it is the run's."""
+    if isinstance(problem, WeightsUnavailable):
+        return f"{architecture} was not tried. {problem}"
+    if isinstance(problem, GraphDisagrees):
+        return f"{architecture} was not tried: its graph disagrees with the network."
+    if isinstance(problem, ChildLost):
+        return f"{architecture} was not tried: a process that built its graph ended without an answer."
+    if is_out_of_memory(problem):
+        return f"{architecture} was not tried: the memory of the worker does not suffice for it."
+    return ""
 
 
 def _message(architecture: str, first: Candidate, labels: Labels) -> ArchitectureChoice.Candidate:
@@ -162,8 +190,10 @@ def _find(work: Work, architecture: str) -> tuple[Backbone, bytes]:
     return backbones.find(work.store, work.weights, recipe, plain, work.project, work.children)
 
 
-def _tried(work: Work, rows: Floats, labels: Labels, folds: Folds) -> list[Candidate]:
+def _tried(work: Work, examples: Examples, architecture: str, folds: Folds, counts: Counts) -> list[Candidate]:
     """Every kind of head on an architecture's features."""
+    features, labels = _found(work, examples, architecture, counts)[1], targets(examples.train)
+    rows = rows_of(work, features, examples.train)
     step = Steps(work, "choosing", folds.num_fits * len(kinds(work.recipe)))
     with threadpool_limits(1, "blas"):
         return try_all(work.recipe, Span.of(rows), labels, int(labels.max()) + 1, folds, step)

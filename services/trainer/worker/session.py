@@ -20,6 +20,7 @@ from services.trainer.architectures import ARCHITECTURES, ULTRALYTICS
 from services.trainer.presets import BASELINE, FINE_TUNE, OF_FEATURES
 from services.trainer.worker import checkpoints, linear_probe, measuring
 from services.trainer.worker.agreement import GraphDisagrees
+from services.trainer.worker.children import ChildLost
 from services.trainer.worker.evaluation import evaluate, wrong_answers
 from services.trainer.worker.examples import Examples, targets
 from services.trainer.worker.memory import OutOfMemory, is_out_of_memory
@@ -150,6 +151,11 @@ _OURS: tuple[tuple[tuple[type[Exception], ...], "Failure.Reason.ValueType", str]
         (GraphDisagrees,),
         Failure.REASON_PARITY,
         "The network's graph disagrees with the network; nothing was published.",
+    ),
+    (
+        (ChildLost,),
+        Failure.REASON_PROCESS_LOST,
+        "A process that the run had started ended without an answer. Start the run again; the worker's log says more.",
     ),
     (
         (ObjectMissing, ObjectCorrupt),

@@ -92,6 +92,10 @@ class Work:
             self.notices.append(notice)
             self.reporter.event(TrainingRunEvent(notice=notice))
 
+    def forget(self, *reasons: str) -> None:
+        """What earlier attempts noted for these reasons is void: this one does it anew."""
+        self.notices[:] = [one for one in self.notices if one.reason not in reasons]
+
     def choose(self, recipe: Recipe) -> None:
         """From now on this is the recipe of this attempt; another chooses again, and so knows what it chose from."""
         self.claim.recipe.CopyFrom(recipe)
