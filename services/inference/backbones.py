@@ -1,5 +1,6 @@
-"""Backbones in memory: each graph once, in the runtime that was measured to be the fastest here. A graph answers at
-once, with the default runtime and one picture at a time, and is measured beside.
+"""Backbones in memory: each graph once for all projects that share it, and once for a project that has it for itself,
+in the runtime that was measured to be the fastest here. A graph answers at once, with the default runtime and one
+picture at a time, and is measured beside.
 """
 
 import asyncio
@@ -22,12 +23,25 @@ log = structlog.get_logger()
 GRAPH_IN_MEMORY = 4
 
 
+Check = Callable[[Body], object]
+
+
 @dataclass(frozen=True)
 class Graph:
-    """What is loaded: the keys under which it may lie, and the SHA-256 of its bytes."""
+    """What is loaded: the keys under which it may lie, as `graph_keys` has them, and the SHA-256 of its bytes."""
 
     keys: tuple[str, ...]
     sha256: str
+
+    @property
+    def shared(self) -> str:
+        """What it is called in memory where all projects share it."""
+        return self.keys[0]
+
+    @property
+    def own(self) -> str:
+        """And where it is the project's own, or a model's."""
+        return self.keys[1]
 
 
 @dataclass(frozen=True)
@@ -50,70 +64,89 @@ class Backbones:
         self._pool = pool
         self._chooser = chooser
         self._num_callers = num_callers
-        self._measuring: dict[str, asyncio.Task[None]] = {}
+        # By the hash of the graph that is being measured: what must agree with the runtime that takes over.
+        self._checks: dict[str, list[Check]] = {}
+        self._measuring = set[asyncio.Task[None]]()
 
     async def get(self, graph: Graph) -> LoadedBackbone:
         """FailedPrecondition where no runtime here takes it."""
-        return await self._pool.get(graph.sha256, partial(self._load, graph))
+        if graph.own not in self._pool:
+            try:
+                return await self._pool.get(graph.shared, partial(self._load, graph, private=False))
+            except ObjectMissing:  # it is nobody else's
+                pass
+        return await self._pool.get(graph.own, partial(self._load, graph, private=True))
 
-    def measure(self, graph: Graph, inputs: Sequence[Inputs], check: Callable[[Body], object]) -> None:
+    def measure(self, graph: Graph, inputs: Sequence[Inputs], check: Check) -> None:
         """Has a graph measured once, on these inputs, and served by what is best from then on. What serves it then has
-        passed the check, which raises where it does not pass.
+        passed the checks of all that asked for it meanwhile; a check raises where it does not pass.
         """
-        if self._chooser and not self._chooser.known(graph.sha256) and graph.sha256 not in self._measuring:
-            task = asyncio.create_task(self._measure(self._chooser, graph, inputs, check))
-            self._measuring[graph.sha256] = task
-            task.add_done_callback(lambda _: self._measuring.pop(graph.sha256))
+        if self._chooser is None or self._chooser.known(graph.sha256):
+            return
+        if graph.sha256 in self._checks:
+            self._checks[graph.sha256].append(check)
+            return
+        self._checks[graph.sha256] = [check]
+        task = asyncio.create_task(self._measure(self._chooser, graph, inputs))
+        self._measuring.add(task)
+        task.add_done_callback(self._measuring.discard)
 
-    async def _load(self, graph: Graph) -> LoadedBackbone:
-        data, private = await asyncio.to_thread(self._read, graph)
+    async def _load(self, graph: Graph, *, private: bool) -> LoadedBackbone:
+        data = await asyncio.to_thread(self._read, graph, private=private)
         choice = (self._chooser and self._chooser.known(graph.sha256)) or Choice()
-        try:
-            body = await asyncio.to_thread(RUNTIMES[choice.runtime].load, data, self._num_callers)
-        except MemoryError:
-            raise
-        except Exception as problem:  # the runtime has many
-            raise cannot_run() from problem
+        body, choice = await asyncio.to_thread(self._ready, graph, data, choice)
         log.info("backbone loaded", graph_sha256=graph.sha256, num_bytes=len(data), runtime=choice.runtime)
         return LoadedBackbone(body, GRAPH_IN_MEMORY * len(data), choice.cap, private)
 
-    def _read(self, graph: Graph) -> tuple[bytes, bool]:
-        """The bytes, and whether they are not where all projects share them."""
-        shared, *own = graph.keys
+    def _ready(self, graph: Graph, data: bytes, choice: Choice) -> tuple[Body, Choice]:
+        """The graph in the runtime that is chosen, or in the default one where that fails, and which it is."""
         try:
-            return self._store.get(shared, graph.sha256), False
-        except ObjectMissing:
-            return get_first(self._store, own, graph.sha256), True
+            return RUNTIMES[choice.runtime].load(data, self._num_callers), choice
+        except MemoryError:
+            raise
+        except Exception as problem:  # the runtime has many
+            if choice.runtime == DEFAULT:
+                raise cannot_run() from problem
+            log.exception("the default runtime stands in", graph_sha256=graph.sha256, runtime=choice.runtime)
+        return self._ready(graph, data, Choice())
 
-    async def _measure(
-        self, chooser: Chooser, graph: Graph, inputs: Sequence[Inputs], check: Callable[[Body], object]
-    ) -> None:
+    def _read(self, graph: Graph, *, private: bool) -> bytes:
+        if private:
+            return get_first(self._store, graph.keys[1:], graph.sha256)
+        return self._store.get(graph.shared, graph.sha256)
+
+    async def _measure(self, chooser: Chooser, graph: Graph, inputs: Sequence[Inputs]) -> None:
         try:
-            data, _ = await asyncio.to_thread(self._read, graph)
+            data = await asyncio.to_thread(get_first, self._store, graph.keys, graph.sha256)
             choice = await chooser.choose(graph.sha256, data, inputs)
             body = None
             if choice.runtime != DEFAULT:
-                body = await asyncio.to_thread(self._prepare, choice, data, inputs, check)
+                body = await self._prepare(choice, data, inputs, self._checks[graph.sha256])
         except (StoreUnavailable, MemoryError):  # it passes: whoever loads the graph next has it measured again
             log.exception("the graph cannot be measured now", graph_sha256=graph.sha256)
-            return
         except Exception:  # whatever it is, what serves the graph now goes on
             log.exception("the default runtime stays", graph_sha256=graph.sha256)
             chooser.settle(graph.sha256, Choice())
-            return
-        chooser.settle(graph.sha256, choice)
-        before = await self.get(graph)
-        body = body or before.backbone
-        self._pool.replace(graph.sha256, replace(before, backbone=body, cap=choice.cap))
+        else:
+            self._change_over(chooser, graph, choice, body)
+        finally:
+            del self._checks[graph.sha256]
 
-    def _prepare(self, choice: Choice, data: bytes, inputs: Sequence[Inputs], check: Callable[[Body], object]) -> Body:
-        """The graph in another runtime, which has passed the check and seen every size of batch that will come: the
-        first pass of a size is slow.
+    def _change_over(self, chooser: Chooser, graph: Graph, choice: Choice, body: Body | None) -> None:
+        """The runtime serves the graph where it is in memory, and is what loads it where it is not any more."""
+        chooser.settle(graph.sha256, choice)
+        for key in (graph.own, graph.shared):
+            self._pool.change(key, lambda there: replace(there, backbone=body or there.backbone, cap=choice.cap))
+
+    async def _prepare(self, choice: Choice, data: bytes, inputs: Sequence[Inputs], checks: list[Check]) -> Body:
+        """The graph in another runtime, which has seen every size of batch that will come, since the first pass of a
+        size is slow, and has passed the checks, also those that come meanwhile.
         """
-        body = RUNTIMES[choice.runtime].load(data, self._num_callers)
-        check(body)
+        body = await asyncio.to_thread(RUNTIMES[choice.runtime].load, data, self._num_callers)
         for size in range(2, choice.cap + 1):
-            body.features(inputs[0]["pixels"].repeat(size, axis=0))
+            await asyncio.to_thread(body.features, inputs[0]["pixels"].repeat(size, axis=0))
+        for check in checks:  # it may grow
+            await asyncio.to_thread(check, body)
         return body
 
 

@@ -42,10 +42,10 @@ class Pool:
         # One caller's end does not end the load that others wait for.
         return await asyncio.shield(task)
 
-    def replace(self, key: str, value: Sized) -> None:
+    def change(self, key: str, how: Callable[[Any], Sized]) -> None:
         """Another value for a key that is there; nothing happens where it is not, or not any more."""
         if key in self._loaded:
-            self._loaded[key] = value
+            self._loaded[key] = how(self._loaded[key])
 
     def num_bytes(self, *, private: bool = False) -> int:
         """What is held of a budget."""

@@ -72,8 +72,8 @@ async def test_a_thing_may_be_replaced() -> None:
     """Another value takes the place of one that is there, and of none."""
     pool = Pool(30, 20)
     await pool.get("a", loads(10))
-    pool.replace("a", Thing(12))
-    pool.replace("b", Thing(12))
+    for key in "ab":
+        pool.change(key, lambda there: Thing(there.num_bytes + 2))
     assert (await pool.get("a", loads(10))).num_bytes == 12
     assert "b" not in pool
 

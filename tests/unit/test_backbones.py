@@ -1,0 +1,123 @@
+"""Backbones in memory: whose they are, and what runs them when they come, go and are measured."""
+
+import asyncio
+
+import numpy as np
+import onnx.parser
+import pytest
+from structlog.testing import capture_logs
+
+from handful.bundle.manifest import sha256
+from services.inference.backbones import Backbones, Graph
+from services.inference.pool import Pool
+from services.inference.runtimes import DEFAULT, RUNTIMES, Body
+from services.inference.runtimes.choosing import Choice, Chooser
+from services.shared.objects import ObjectMissing
+from services.shared.objects.filesystem import FilesystemStore
+from services.shared.server import MEBIBYTE
+from tests.bundles import SIZE, mean_colour
+from tests.processes import until
+
+INPUTS = [{"pixels": np.full((1, SIZE, SIZE, 3), 40 * (place + 1), np.uint8)} for place in range(4)]
+# An operator that ONNX Runtime alone knows.
+ONLY_ONNXRUNTIME = """
+    <ir_version: 10, opset_import: ["" : 18, "com.microsoft" : 1]>
+    own (uint8[n,32,32,3] pixels) => (float[n,3] features) {
+        numbers = Cast<to = 1>(pixels)
+        sides = Constant<value = int64[2] {1, 2}>()
+        colour = ReduceMean<keepdims = 0>(numbers, sides)
+        places = Constant<value = float[3,3] {0.0, 0.0, 0.0, 9.0, 9.0, 9.0, 200.0, 0.0, 99.0}>()
+        features = com.microsoft.CDist<metric = "euclidean">(colour, places)
+    }
+"""
+needs_openvino = pytest.mark.skipif(RUNTIMES["openvino"].version is None, reason="openvino is not installed")
+
+
+def named(data: bytes, project: str = "default") -> Graph:
+    digest = sha256(data)
+    shared = f"backbones/b/{digest}.onnx"
+    return Graph((shared, f"projects/{project}/{shared}"), digest)
+
+
+def stored(store: FilesystemStore, data: bytes) -> Graph:
+    """A graph that all projects share."""
+    graph = named(data)
+    store.put(graph.shared, data)
+    return graph
+
+
+async def settled(chooser: Chooser, graph: Graph) -> Choice:
+    await asyncio.to_thread(until, lambda: chooser.known(graph.sha256), "it is settled", 120)
+    choice = chooser.known(graph.sha256)
+    assert choice is not None
+    return choice
+
+
+async def test_what_one_project_has_for_itself_is_private_to_it_alone(store: FilesystemStore) -> None:
+    """The same bytes are a project's own, and everyone's, at the same time, whoever asks for them first."""
+    data = mean_colour()
+    mine, theirs, nobodys = (named(data, project) for project in ("mine", "theirs", "nobodys"))
+    backbones = Backbones(store, Pool(MEBIBYTE, MEBIBYTE), None, 1)
+    store.put(mine.own, data)
+    assert (await backbones.get(mine)).private
+    with pytest.raises(ObjectMissing):
+        await backbones.get(nobodys)
+    store.put(theirs.shared, data)
+    other = await backbones.get(theirs)
+    assert not other.private
+    again = await backbones.get(mine)
+    assert again.private
+    assert again.backbone is not other.backbone
+
+
+@needs_openvino
+async def test_the_default_runtime_stands_in_aloud(store: FilesystemStore) -> None:
+    """A graph that the chosen runtime cannot load any more is served by the default one, as it may be without having
+    been measured; the log says so.
+    """
+    graph = stored(store, onnx.parser.parse_model(ONLY_ONNXRUNTIME).SerializeToString())
+    chooser = Chooser((DEFAULT, "openvino"), 4)
+    chooser.settle(graph.sha256, Choice("openvino", 4))
+    backbones = Backbones(store, Pool(MEBIBYTE, MEBIBYTE), chooser, 1)
+    with capture_logs() as lines:
+        loaded = await backbones.get(graph)
+    assert type(loaded.backbone) is type(RUNTIMES[DEFAULT].load(mean_colour(), 1))
+    assert loaded.cap == Choice().cap
+    said = [line for line in lines if line["event"] == "the default runtime stands in"]
+    assert [(line["log_level"], line["runtime"]) for line in said] == [("error", "openvino")]
+
+
+@needs_openvino
+async def test_what_is_dropped_while_it_is_measured_was_checked_before_it_comes_back(store: FilesystemStore) -> None:
+    """Everything that asked for the measuring has checked the runtime that serves from then on; a graph that is not in
+    memory any more is not brought back for it.
+    """
+    graph, other = stored(store, mean_colour()), stored(store, mean_colour("other"))
+    chooser, pool = Chooser(("openvino",), 2), Pool(1, 1)
+    backbones, checked = Backbones(store, pool, chooser, 1), list[Body]()
+    await backbones.get(graph)
+    backbones.measure(graph, INPUTS, checked.append)
+    backbones.measure(graph, INPUTS, checked.append)
+    await backbones.get(other)
+    assert (await settled(chooser, graph)).runtime == "openvino"
+    assert [type(one) for one in checked] == [type(checked[0])] * 2
+    assert graph.shared not in pool
+    assert type((await backbones.get(graph)).backbone) is type(checked[0])
+    assert type((await backbones.get(other)).backbone) is not type(checked[0])
+
+
+@needs_openvino
+async def test_one_check_that_fails_keeps_the_default_runtime(store: FilesystemStore) -> None:
+    """Where a model that came while its graph was being measured does not agree, all are served as before."""
+    graph = stored(store, mean_colour())
+    chooser = Chooser(("openvino",), 2)
+    backbones = Backbones(store, Pool(MEBIBYTE, MEBIBYTE), chooser, 1)
+    before = await backbones.get(graph)
+
+    def refuse(body: Body) -> None:
+        raise ArithmeticError(body)
+
+    backbones.measure(graph, INPUTS, lambda _: None)
+    backbones.measure(graph, INPUTS, refuse)
+    assert await settled(chooser, graph) == Choice()
+    assert (await backbones.get(graph)).backbone is before.backbone
