@@ -5,21 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
-from handful.bundle import manifest, neighbours
-from handful.bundle.golden import MAX_DIFFERENCE, MAX_LEVELS
+from handful.bundle import golden, manifest, neighbours
+from handful.bundle.golden import MAX_DIFFERENCE, MAX_LEVELS, Golden
 from handful.bundle.heads import Floats, LinearHead
-from handful.bundle.images import BadImage
 from handful.bundle.neighbours import Neighbours
-from handful.bundle.predictor import Backbone, Pixels, to_inputs, to_pixels
-from handful.bundle.recordings import BadSound
+from handful.bundle.predictor import Backbone
 from handful.bundle.sounds import Inputs
 from handful.errors import FailedPrecondition, InvalidArgument
 from services.shared.objects import ObjectMissing, ObjectStore, get_first
 from services.trainer.exports.bundle import Bundle
 from services.trainer.imports import graphs, reading, tensors
 from services.trainer.imports.archive import Archive
-
-MAX_GOLDEN = 64
 
 
 def take(store: ObjectStore, project: str, path: Path) -> tuple[bytes, bytes]:
@@ -36,51 +32,24 @@ def take(store: ObjectStore, project: str, path: Path) -> tuple[bytes, bytes]:
 
 
 def _try(bundle: Bundle) -> None:
-    """The model's answers to its golden pictures, against those that came with it."""
-    model = bundle.model
-    golden = tensors.read("golden.safetensors", bundle.files["golden.safetensors"])
-    if bundle.of_sounds:
-        _try_sounds(bundle, golden)
-        return
-    pixels, expected, picture = _golden(bundle, golden)
-    _compare(_answers(bundle, _head(bundle), [{"pixels": one[None]} for one in pixels]), expected)
+    """The model's answers to its golden pictures or sounds, against those that came with it."""
+    model, data = bundle.model, bundle.files[golden.FILE]
+    tensors.read(golden.FILE, data)
     try:
-        seen = to_pixels(picture.tobytes(), model.backbone.preprocessing)
-    except BadImage as problem:
-        raise InvalidArgument("The golden picture cannot be opened.", reason="CORRUPT_MODEL") from problem
-    if np.abs(seen.astype(int) - pixels[0]).max() > MAX_LEVELS:
+        known = Golden.from_bytes(data, model.backbone)
+    except ValueError as problem:
+        raise InvalidArgument(f"{golden.FILE} has not what a model has.", reason="CORRUPT_MODEL") from problem
+    if known.probabilities.shape[1] != len(model.labels):
+        raise InvalidArgument(f"{golden.FILE} is not of these classes.", reason="CORRUPT_MODEL")
+    _compare(_answers(bundle, _head(bundle), known.inputs), known.probabilities)
+    if known.levels > MAX_LEVELS:
         raise InvalidArgument("A picture comes to other pixels than where it was exported.", reason="MODEL_DISAGREES")
-
-
-def _try_sounds(bundle: Bundle, golden: tensors.Tensors) -> None:
-    """As `_try`; the sounds come as files, so that what makes inputs of them is tried too."""
-    expected = golden.get("probabilities", np.zeros(0, np.float32))
-    names = [f"sound_{place}" for place in range(len(expected))]
-    right = expected.dtype == np.float32 and expected.shape == (len(names), len(bundle.model.labels))
-    if not (right and 0 < len(names) <= MAX_GOLDEN and set(golden) == {"probabilities", *names}):
-        raise InvalidArgument("golden.safetensors has not what a model has.", reason="CORRUPT_MODEL")
-    try:
-        taken = [to_inputs(golden[name].tobytes(), bundle.model.backbone) for name in names]
-    except BadSound as problem:
-        raise InvalidArgument("A golden sound cannot be opened.", reason="CORRUPT_MODEL") from problem
-    _compare(_answers(bundle, _head(bundle), taken), expected)
 
 
 def _compare(answers: Floats, expected: Floats) -> None:
     agree = bool((answers.argmax(axis=1) == expected.argmax(axis=1)).all())
     if not (agree and np.abs(answers - expected).max() <= MAX_DIFFERENCE):  # NaN is no agreement
         raise InvalidArgument("The model answers otherwise than where it was exported.", reason="MODEL_DISAGREES")
-
-
-def _golden(bundle: Bundle, golden: tensors.Tensors) -> tuple[Pixels, Floats, Pixels]:
-    size, num_classes = bundle.model.backbone.preprocessing.size, len(bundle.model.labels)
-    shapes = {name: tensor.shape for name, tensor in golden.items()}
-    kinds = {name: tensor.dtype.name for name, tensor in golden.items()}
-    count = len(golden["pixels"]) if "pixels" in golden else 0
-    right = kinds == {"pixels": "uint8", "probabilities": "float32", "picture": "uint8"} and 0 < count <= MAX_GOLDEN
-    if not right or (shapes["pixels"], shapes["probabilities"]) != ((count, size, size, 3), (count, num_classes)):
-        raise InvalidArgument("golden.safetensors has not what a model has.", reason="CORRUPT_MODEL")
-    return golden["pixels"], golden["probabilities"], golden["picture"]
 
 
 def _head(bundle: Bundle) -> LinearHead:
