@@ -28,6 +28,7 @@ from services.inference.switching import Models
 from services.shared.logs import configure
 from services.shared.objects.filesystem import FilesystemStore
 from services.shared.server import MEBIBYTE, Limits, Server
+from services.shared.streams import Streams
 from tests.minio_server import MinioServer
 from tests.postgres_server import PostgresServer
 from tests.processes import until
@@ -148,14 +149,14 @@ async def inference_stub(store: FilesystemStore) -> AsyncIterator[inference_pb2_
     explainer = Explainer()
     models = Models(InferencePointers(store), Loader(store, 256 * MEBIBYTE))
     server = Server(Limits(message_bytes=33 * MEBIBYTE, drain_seconds=0))
-    servicer = InferenceServicer(models, batcher, explainer, server.draining)
+    servicer = InferenceServicer(models, batcher, explainer, Streams(100, server.draining))
     register = partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
     port = await server.start("127.0.0.1:0", {"handful.v1.InferenceService": register})
     options = [("grpc.max_send_message_length", -1)]
     async with aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
         yield inference_pb2_grpc.InferenceServiceStub(channel)
     await server.stop()
-    batcher.close()
+    await batcher.close()
     explainer.close()
 
 

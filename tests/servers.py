@@ -28,6 +28,7 @@ from services.inference.switching import Models
 from services.shared.database import Database, open_database
 from services.shared.objects import ObjectStore
 from services.shared.server import MEBIBYTE, Limits, Server
+from services.shared.streams import Streams
 from services.trainer.architectures import DEFAULT_ARCHITECTURE
 from services.trainer.board import Board
 from services.trainer.continuing import Continuing
@@ -138,14 +139,14 @@ async def serving(
     """An inference service with one thread, which follows its pointers."""
     batcher, explainer, pointers = Batcher(1, queue), Explainer(), InferencePointers(store)
     server = Server(Limits(drain_seconds=0))
-    servicer = InferenceServicer(Models(pointers, loader), batcher, explainer, server.draining)
+    servicer = InferenceServicer(Models(pointers, loader), batcher, explainer, Streams(100, server.draining))
     register = partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
     port = await server.start("127.0.0.1:0", {"handful.v1.InferenceService": register})
     following = asyncio.create_task(pointers.follow())
     async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield inference_pb2_grpc.InferenceServiceStub(channel)
     await server.stop()
-    batcher.close()
+    await batcher.close()
     explainer.close()
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
@@ -157,8 +158,9 @@ async def open_inference(store: ObjectStore, queue: int = 64, loader: Loader | N
     batcher, explainer, pointers = Batcher(1, queue), Explainer(), InferencePointers(store)
     models = Models(pointers, loader or Loader(store, 64 * MEBIBYTE))
     server = Server(Limits(message_bytes=33 * MEBIBYTE, drain_seconds=0, guards=GUARDS))
-    ours = InferenceServicer(models, batcher, explainer, server.draining)
-    oip = OipServicer(pointers, models, batcher, server.draining)
+    streams = Streams(100, server.draining)
+    ours = InferenceServicer(models, batcher, explainer, streams)
+    oip = OipServicer(pointers, models, batcher, streams, server.draining)
     port = await server.start(
         "127.0.0.1:0",
         {
@@ -168,7 +170,7 @@ async def open_inference(store: ObjectStore, queue: int = 64, loader: Loader | N
     )
     yield f"127.0.0.1:{port}"
     await server.stop()
-    batcher.close()
+    await batcher.close()
     explainer.close()
 
 

@@ -18,11 +18,14 @@ from services.inference.switching import Models
 from services.shared import start
 from services.shared.objects import open_store
 from services.shared.server import MEBIBYTE, Limits, Server
+from services.shared.streams import Streams
 
 # A picture of the largest size and the few fields around it.
 MESSAGE_BYTES = MAX_BYTES + MEBIBYTE
 # Calls are short, so a connection can be moved; without it a server that was added would get no call.
 CONNECTION_SECONDS = 300
+# Of both protocols together.
+MAX_STREAMS = 1000
 
 
 async def serve(settings: InferenceSettings) -> None:
@@ -38,15 +41,16 @@ async def serve(settings: InferenceSettings) -> None:
     )
     server = Server(limits)
     models = Models(pointers, loader)
-    servicer = InferenceServicer(models, batcher, explainer, server.draining)
-    oip = OipServicer(pointers, models, batcher, server.draining)
+    streams = Streams(MAX_STREAMS, server.draining)
+    servicer = InferenceServicer(models, batcher, explainer, streams)
+    oip = OipServicer(pointers, models, batcher, streams, server.draining)
     try:
         ours = partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
         theirs = partial(open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server, oip)
         await server.start(settings.inference_address, {"handful.v1.InferenceService": ours, NAME: theirs})
         await server.run([pointers.follow()], parent_pipe=settings.parent_pipe)
     finally:
-        batcher.close()
+        await batcher.close()
         explainer.close()
 
 

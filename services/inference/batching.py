@@ -64,12 +64,16 @@ class Batcher:
                 self._queue.forget(waiting)
         return answers
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Ends the threads, each after the pass that it is in."""
         self._queue.close()
         self._large.close()
-        for thread in self._threads:  # the interpreter cannot end one that is inside a runtime without ending itself
-            thread.join(CLOSING_SECONDS)
+        # The interpreter cannot end one that is inside a runtime without ending itself.
+        await asyncio.to_thread(self._join, time.monotonic() + CLOSING_SECONDS)
+
+    def _join(self, until: float) -> None:
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
 
     async def _shrink(self, one: Waiting) -> None:
         """A large picture becomes pixels, as its model takes them."""

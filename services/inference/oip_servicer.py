@@ -1,7 +1,9 @@
 """GRPCInferenceService: the Open Inference Protocol v2, for clients that know nothing of Handful."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import TypeVar
 
 from grpc import aio
 
@@ -9,31 +11,36 @@ from handful import __version__, names
 from handful.errors import DataLoss, FailedPrecondition, NotFound
 from services.inference.batching import Batcher
 from services.inference.loading import Model
-from services.inference.oip import describing, guarding, naming, reading, writing
+from services.inference.oip import describing, guarding, naming, reading, streaming, writing
 from services.inference.oip.naming import Asked, asked
-from services.inference.oip.streaming import Streams
 from services.inference.oip.v2 import open_inference_pb2 as oip
 from services.inference.oip.v2 import open_inference_pb2_grpc as oip_grpc
 from services.inference.pointers import Pointers, VersionRef
 from services.inference.switching import Models
 from services.shared.objects import ObjectCorrupt, ObjectMissing
+from services.shared.streams import Streams
 
 NAME = "inference.GRPCInferenceService"
 GUARDS = {f"/{NAME}/{method}": guarding.check for method in ("ModelInfer", "ModelStreamInfer")}
 EXTENSIONS = ("classification", "model_configuration", "model_repository(index)", "statistics")
+# Of an answer: to write as many takes about a tenth of a millisecond.
+LONG_NUMBERS = 1000
 Context = aio.ServicerContext[object, object]
+Result = TypeVar("Result")
 
 
 class OipServicer(oip_grpc.GRPCInferenceServiceServicer):
     """`draining` is set when the server is about to stop."""
 
-    def __init__(self, pointers: Pointers, models: Models, batcher: Batcher, draining: asyncio.Event) -> None:
+    def __init__(
+        self, pointers: Pointers, models: Models, batcher: Batcher, streams: Streams, draining: asyncio.Event
+    ) -> None:
         self._pointers = pointers
         self._models = models
         self._batcher = batcher
         self._statistics = batcher.statistics
         self._draining = draining
-        self._streams = Streams(self._infer, draining)
+        self._streams = streams
         self._max_batch = min(describing.MAX_BATCH, max(1, batcher.queue // 2))
 
     async def ServerLive(self, request: oip.ServerLiveRequest, context: Context) -> oip.ServerLiveResponse:
@@ -70,7 +77,7 @@ class OipServicer(oip_grpc.GRPCInferenceServiceServicer):
     def ModelStreamInfer(
         self, request_iterator: AsyncIterator[oip.ModelInferRequest], context: Context
     ) -> AsyncIterator[oip.ModelStreamInferResponse]:
-        return self._streams.serve(request_iterator)
+        return streaming.serve(request_iterator, self._infer, self._streams)
 
     async def ModelStatistics(
         self, request: oip.ModelStatisticsRequest, context: Context
@@ -98,11 +105,19 @@ class OipServicer(oip_grpc.GRPCInferenceServiceServicer):
             ref, model = await self._find(named)
             wanted = reading.outputs(request, describing.outputs_of(model.head, pixels=named.pixels))
             expected = describing.input_of(model.head, pixels=named.pixels)
-            files = reading.files_or_pixels(request, expected, self._max_batch)
+            files = await _long(
+                partial(reading.files_or_pixels, request, expected, self._max_batch),
+                is_long=named.pixels and reading.is_typed(request),
+            )
             answers = await self._batcher.answer_all(files, model)
-        response = oip.ModelInferResponse(model_name=named.name, model_version=naming.apart(ref.name)[1], id=request.id)
-        for one in wanted:
-            writing.add_output(response, one, answers, model.head.labels, typed=reading.is_typed(request))
+            response = oip.ModelInferResponse(
+                model_name=named.name, model_version=naming.apart(ref.name)[1], id=request.id
+            )
+            labels, typed = model.head.labels, reading.is_typed(request)
+            await _long(
+                partial(writing.add_outputs, response, wanted, answers, labels, typed=typed),
+                is_long=len(answers) * len(labels) > LONG_NUMBERS,
+            )
         return response
 
     async def _asked_after(self, request: oip.ModelStatisticsRequest) -> list[str]:
@@ -121,3 +136,8 @@ class OipServicer(oip_grpc.GRPCInferenceServiceServicer):
         if named.pixels and model.head.of_sounds:
             raise NotFound(f"{named.name.removesuffix(naming.PIXELS)} is a model of sounds, and takes no pixels.")
         return ref, model
+
+
+async def _long(work: Callable[[], Result], *, is_long: bool) -> Result:
+    """What work comes to; where it takes milliseconds, other calls go on meanwhile."""
+    return await asyncio.to_thread(work) if is_long else work()

@@ -177,8 +177,15 @@ class Queue:
         others = sum(1 for each in self._private.values() if each.waiting)
         return seconds if line.private else seconds / (SHARED_WEIGHT * max(1, others))
 
+    def _share(self, line: Line) -> float:
+        """What a line gets of the time of all threads while all lines that wait go on to."""
+        others = sum(1 for each in self._private.values() if each.waiting)
+        if not line.private:
+            return SHARED_WEIGHT / (SHARED_WEIGHT + 1) if others else 1
+        return (1 / (SHARED_WEIGHT + 1) if self._shared.waiting else 1) / max(1, others)
+
     def _overloaded(self, line: Line) -> ResourceExhausted:
-        wait_ms = round(1e3 * len(line.waiting) * line.seconds / self._num_threads)
+        wait_ms = round(1e3 * len(line.waiting) * line.seconds / self._num_threads / self._share(line))
         return ResourceExhausted(
             f"{len(line.waiting)} pictures wait already. Try again in {wait_ms} ms.",
             reason="OVERLOADED",

@@ -1,6 +1,5 @@
 """InferenceService: decodes requests, has them answered, encodes answers."""
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 
@@ -15,7 +14,7 @@ from services.inference.explanations.encoding import evidence_map, nearest_examp
 from services.inference.explanations.explaining import Explainer
 from services.inference.loading import Model
 from services.inference.switching import Models
-from services.shared.streams import in_time, until_draining
+from services.shared.streams import Streams
 
 SHOWN_LABELS = 10
 MAX_BATCH = 64
@@ -23,13 +22,13 @@ Context = aio.ServicerContext[object, object]
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
-    """Streams end once the event `draining` is set."""
+    """Answers with what `models` gives out; `streams` bounds those that are open."""
 
-    def __init__(self, models: Models, batcher: Batcher, explainer: Explainer, draining: asyncio.Event) -> None:
+    def __init__(self, models: Models, batcher: Batcher, explainer: Explainer, streams: Streams) -> None:
         self._models = models
         self._batcher = batcher
         self._explainer = explainer
-        self._draining = draining
+        self._streams = streams
 
     async def Predict(self, request: inference_pb2.PredictRequest, context: Context) -> inference_pb2.PredictResponse:
         return await self._predict(request)
@@ -52,15 +51,17 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         async def ask(request: inference_pb2.StreamPredictRequest) -> inference_pb2.PredictResponse:
             return await self._predict(request.predict)
 
-        requests = in_time(request_iterator, "Open the stream again.", reason="STREAM_IDLE")
-        async with aclosing(many.as_they_come(until_draining(requests, self._draining), ask)) as answers:
-            async for request, answer in answers:
-                yield _answered(request.request_id, answer)
+        with self._streams.open(request_iterator) as requests:
+            async with aclosing(many.as_they_come(requests, ask)) as answers:
+                async for request, answer in answers:
+                    yield _answered(request.request_id, answer)
 
     async def Explain(self, request: inference_pb2.ExplainRequest, context: Context) -> inference_pb2.ExplainResponse:
         ref, model = await self._models.get(request.model)
         labels = model.head.labels
-        found = await self._explainer.explain(_data(request, model), model, _label(request.label, labels))
+        data, label = _data(request, model), _label(request.label, labels)
+        with self._batcher.statistics.counting(model.version):
+            found = await self._explainer.explain(data, model, label)
         return inference_pb2.ExplainResponse(
             model_version=ref.name,
             predictions=predictions(found.answer, model, len(labels)),

@@ -27,7 +27,9 @@ class Duration:
 
 @dataclass
 class Counts:
-    """Of one version: requests in `success` and `fail`, pictures and sounds in the others."""
+    """Of one version: requests in `success` and `fail`, explanations and refusals among them; pictures and sounds that
+    were predicted in the others.
+    """
 
     last_ms: int = 0
     answers: int = 0

@@ -1,10 +1,11 @@
 """What callers stream to us, taken as long as it keeps coming and the server stays."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
-from handful.errors import Unavailable
+from handful.errors import ResourceExhausted, Unavailable
 
 IDLE_SECONDS = 60.0
 
@@ -43,3 +44,26 @@ async def until_draining(requests: AsyncIterator[Request], draining: asyncio.Eve
         stopping.cancel()
         if coming is not None:
             coming.cancel()
+
+
+class Streams:
+    """The streams of requests that a server holds open, of all kinds together: at most so many, none that is idle, and
+    none once `draining` is set.
+    """
+
+    def __init__(self, most: int, draining: asyncio.Event) -> None:
+        self._most = most
+        self._draining = draining
+        self._open = 0
+
+    @contextmanager
+    def open(self, requests: AsyncIterator[Request]) -> Iterator[AsyncGenerator[Request, None]]:
+        """The requests of one, as they come. ResourceExhausted TOO_MANY_STREAMS, or Unavailable as above."""
+        if self._open >= self._most:
+            raise ResourceExhausted(f"{self._most} streams are open. Try again later.", reason="TOO_MANY_STREAMS")
+        self._open += 1
+        try:
+            patient = in_time(requests, "Open the stream again.", reason="STREAM_IDLE")
+            yield until_draining(patient, self._draining)
+        finally:
+            self._open -= 1

@@ -17,7 +17,7 @@ from handful import __version__
 from handful.bundle.neighbours import Neighbours
 from handful.errors import from_rpc_error
 from handful.v1 import inference_pb2_grpc
-from handful.v1.inference_pb2 import PredictRequest
+from handful.v1.inference_pb2 import ExplainRequest, PredictRequest
 from services.inference.oip.v2 import open_inference_pb2 as oip
 from services.inference.oip.v2 import open_inference_pb2_grpc as oip_grpc
 from services.inference.oip_servicer import NAME
@@ -228,15 +228,18 @@ async def test_a_stream_answers_in_order_and_survives_errors(stub: Stub, paint: 
 
 
 async def test_statistics_count_what_was_asked(channel: aio.Channel, stub: Stub, paint: Paint) -> None:
-    """Requests of both protocols are counted by version, answered and failed; pictures, passes and times too."""
+    """Requests of both protocols are counted by version, answered and failed, explanations too; and pictures, passes
+    and times of those that predict.
+    """
     ours = inference_pb2_grpc.InferenceServiceStub(channel)
+    await ours.Explain(ExplainRequest(model="projects/default/models/flowers", image=paint("red")))
     await ours.Predict(PredictRequest(model="projects/default/models/flowers", image=paint("red")))
     await stub.ModelInfer(asking(paint("red"), paint("green"), paint("blue")))
     await refusal(stub, asking(b"no picture"))
     first, second = (await stub.ModelStatistics(oip.ModelStatisticsRequest(name="flowers"))).model_stats
     assert [(one.name, one.version) for one in (first, second)] == [("flowers", "1"), ("flowers", "2")]
     counts = first.inference_stats
-    assert (counts.success.count, counts.fail.count, first.inference_count) == (2, 1, 4)
+    assert (counts.success.count, counts.fail.count, first.inference_count) == (3, 1, 4)
     assert 2 <= first.execution_count <= 4
     assert [one.count for one in (counts.queue, counts.compute_input, counts.compute_infer)] == [4, 4, 4]
     spent = [counts.compute_input.ns, counts.compute_infer.ns, counts.compute_output.ns, counts.success.ns]

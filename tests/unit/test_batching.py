@@ -36,7 +36,7 @@ class Broken(Backbone):
 async def batcher() -> AsyncIterator[Batcher]:
     batcher = Batcher(threads=1, queue=QUEUE)
     yield batcher
-    batcher.close()
+    await batcher.close()
 
 
 @pytest.fixture
@@ -254,6 +254,7 @@ async def test_the_queue_is_bounded_in_bytes(
     await asyncio.sleep(0)
     with pytest.raises(ResourceExhausted):
         await batcher.answer(picture(), model)
+    assert batcher.statistics.of(model.version).fail.count == 1
     busy.opened.set()
     answers = await asyncio.gather(*asking, return_exceptions=True)
     assert isinstance(answers[0], InvalidArgument)
@@ -299,7 +300,7 @@ async def test_it_closes_after_the_pass_that_it_is_in(model: Model, picture: Cal
     gated = Model(model.head, LoadedBackbone(gate, 0, 1))
     asking = ask(batcher, [picture(), picture()], gated)
     assert await asyncio.to_thread(gate.entered.wait, 30)
-    closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+    closing = asyncio.create_task(batcher.close())
     await asyncio.sleep(0.1)
     assert not closing.done()
     gate.opened.set()

@@ -28,7 +28,7 @@ NAME = "projects/default/models/m/versions/1"
 async def batcher() -> AsyncIterator[Batcher]:
     batcher = Batcher(threads=1, queue=64)
     yield batcher
-    batcher.close()
+    await batcher.close()
 
 
 @pytest.fixture

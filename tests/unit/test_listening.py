@@ -47,7 +47,7 @@ class Ear(Backbone):
 async def batcher() -> AsyncIterator[Batcher]:
     batcher = Batcher(threads=1, queue=8)
     yield batcher
-    batcher.close()
+    await batcher.close()
 
 
 @pytest.fixture

@@ -11,7 +11,15 @@ from handful.bundle.predictor import Backbone
 from handful.errors import ResourceExhausted
 from services.inference.loading import Loader, Model
 from services.inference.pointers import VersionRef
-from services.inference.queueing import CROWDED_SECONDS, KEPT_SECONDS, MAX_QUEUED_BYTES, Batch, Queue, Waiting
+from services.inference.queueing import (
+    CROWDED_SECONDS,
+    FIRST_GUESS_SECONDS,
+    KEPT_SECONDS,
+    MAX_QUEUED_BYTES,
+    Batch,
+    Queue,
+    Waiting,
+)
 from services.shared.objects.filesystem import FilesystemStore
 from services.shared.server import MEBIBYTE
 from tests.bundles import mean_colour, publish
@@ -108,6 +116,27 @@ async def test_a_full_private_line_refuses_its_own_alone(shared: Model) -> None:
     with pytest.raises(ResourceExhausted):
         queue.put([waiting(other)])
     fill(queue, shared)
+
+
+@pytest.mark.parametrize("num_private", [0, 1, 2])
+async def test_who_is_refused_is_told_how_long_the_others_wait(shared: Model, num_private: int) -> None:
+    """About as long as it takes until those who wait in the line are answered, while the other lines stay full."""
+    queue, models = Queue(1, LENGTH), [shared, *(private(shared) for _ in range(num_private))]
+    for model in models:
+        fill(queue, model)
+    with pytest.raises(ResourceExhausted) as caught:
+        queue.put([waiting(models[-1])])
+    ahead, spent = len(queue.line(models[-1]).waiting), 0.0
+    while ahead:
+        batch = taken(queue)
+        took = len(batch.waiting) * FIRST_GUESS_SECONDS
+        queue.done(batch, took)
+        spent += took
+        if batch.waiting[0].model is models[-1]:
+            ahead -= len(batch.waiting)
+        else:
+            fill(queue, batch.waiting[0].model, len(batch.waiting))
+    assert int(caught.value.facts["pushback_ms"]) == pytest.approx(1e3 * spent, rel=0.3)
 
 
 async def test_while_callers_are_refused_half_as_many_wait(shared: Model) -> None:

@@ -6,9 +6,9 @@ from typing import TypeVar
 
 import pytest
 
-from handful.errors import HandfulError, Unavailable
+from handful.errors import HandfulError, ResourceExhausted, Unavailable
 from services.inference.many import as_they_come
-from services.shared.streams import in_time, until_draining
+from services.shared.streams import Streams, in_time, until_draining
 
 Value = TypeVar("Value")
 
@@ -61,3 +61,17 @@ async def test_what_was_asked_before_the_end_is_answered_before_it() -> None:
     with pytest.raises(Unavailable):
         await collect(as_they_come(in_time(numbers(3, ends=False), "", seconds=0.1), slowly), answers)
     assert answers == [(2, 20), (1, 10), (0, 0)]
+
+
+async def test_streams_are_bounded() -> None:
+    """One more than there may be is refused; one that ends, as it should or not, makes room."""
+    streams = Streams(2, asyncio.Event())
+    with streams.open(numbers(1, ends=False)) as first, streams.open(numbers(1, ends=True)) as second:
+        assert [await anext(first), await anext(second)] == [0, 0]
+        with pytest.raises(ResourceExhausted) as caught, streams.open(numbers(1, ends=True)):
+            pass
+        assert caught.value.reason == "TOO_MANY_STREAMS"
+    with pytest.raises(KeyError), streams.open(numbers(1, ends=True)):
+        raise KeyError
+    with streams.open(numbers(3, ends=True)) as again, streams.open(numbers(1, ends=True)):
+        assert [number async for number in again] == [0, 1, 2]

@@ -1,48 +1,32 @@
 """Many requests on one stream, answered one after another; what is wrong with one stands in its answer."""
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 
-from handful.errors import HandfulError, ResourceExhausted
+from handful.errors import HandfulError
 from services.inference.many import answered
 from services.inference.oip.v2 import open_inference_pb2 as oip
-from services.shared.streams import in_time, until_draining
+from services.shared.streams import Streams
 
-MAX_STREAMS = 1000
+Answer = Callable[[oip.ModelInferRequest], Awaitable[oip.ModelInferResponse]]
 
 
-class Streams:
-    """Serves every stream of this process. `draining` is set when the server is about to stop."""
+async def serve(
+    requests: AsyncIterator[oip.ModelInferRequest], answer: Answer, streams: Streams
+) -> AsyncGenerator[oip.ModelStreamInferResponse, None]:
+    """An answer to each request of a stream."""
+    with streams.open(requests) as coming:
+        async with aclosing(coming):
+            async for request in coming:
+                yield await _one(request, answer)
 
-    def __init__(
-        self, answer: Callable[[oip.ModelInferRequest], Awaitable[oip.ModelInferResponse]], draining: asyncio.Event
-    ) -> None:
-        self._answer = answer
-        self._draining = draining
-        self._open = 0
 
-    async def serve(
-        self, requests: AsyncIterator[oip.ModelInferRequest]
-    ) -> AsyncGenerator[oip.ModelStreamInferResponse, None]:
-        """An answer to each request."""
-        if self._open >= MAX_STREAMS:
-            raise ResourceExhausted(f"{MAX_STREAMS} streams are open. Try again later.", reason="TOO_MANY_STREAMS")
-        self._open += 1
-        try:
-            patient = in_time(requests, "Open the stream again.", reason="STREAM_IDLE")
-            async with aclosing(until_draining(patient, self._draining)) as coming:
-                async for request in coming:
-                    yield await self._one(request)
-        finally:
-            self._open -= 1
-
-    async def _one(self, request: oip.ModelInferRequest) -> oip.ModelStreamInferResponse:
-        answer = await answered(request, self._answer)
-        if isinstance(answer, HandfulError):
-            return _failed(request, f"{answer.code.name}: {answer.message}")
-        answer.parameters["triton_final_response"].bool_param = True
-        return oip.ModelStreamInferResponse(infer_response=answer)
+async def _one(request: oip.ModelInferRequest, ask: Answer) -> oip.ModelStreamInferResponse:
+    answer = await answered(request, ask)
+    if isinstance(answer, HandfulError):
+        return _failed(request, f"{answer.code.name}: {answer.message}")
+    answer.parameters["triton_final_response"].bool_param = True
+    return oip.ModelStreamInferResponse(infer_response=answer)
 
 
 def _failed(request: oip.ModelInferRequest, message: str) -> oip.ModelStreamInferResponse:

@@ -15,13 +15,23 @@ Output = oip.ModelInferResponse.InferOutputTensor
 Array = npt.NDArray[np.float32] | npt.NDArray[np.bool_]
 
 
-def add_output(
-    response: oip.ModelInferResponse, wanted: Wanted, answers: Sequence[Answer], labels: Sequence[str], *, typed: bool
+def add_outputs(
+    response: oip.ModelInferResponse,
+    wanted: Sequence[Wanted],
+    answers: Sequence[Answer],
+    labels: tuple[str, ...],
+    *,
+    typed: bool,
 ) -> None:
-    """Puts one output into the response."""
-    if wanted.classes:
-        _add_classes(response, wanted, [_classes(one, labels, wanted.classes) for one in answers], typed=typed)
-        return
+    """Puts the outputs into the response."""
+    for one in wanted:
+        if one.classes:
+            _add_classes(response, one, _classes(answers, labels, one.classes), typed=typed)
+        else:
+            _add_numbers(response, one, answers, typed=typed)
+
+
+def _add_numbers(response: oip.ModelInferResponse, wanted: Wanted, answers: Sequence[Answer], *, typed: bool) -> None:
     numbers, tensor = _numbers(wanted.tensor.name, answers), wanted.tensor
     output = response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=numbers.shape)
     if not typed:
@@ -40,11 +50,11 @@ def _numbers(name: str, answers: Sequence[Answer]) -> Array:
     return np.array([[one.unknown] for one in answers], np.bool_)
 
 
-def _classes(answer: Answer, labels: Sequence[str], classes: int) -> list[bytes]:
-    """The most probable classes as Triton writes them."""
+def _classes(answers: Sequence[Answer], labels: tuple[str, ...], classes: int) -> list[list[bytes]]:
+    """Of each answer the most probable classes, as Triton writes them."""
     numbers = {label: number for number, label in enumerate(labels)}
-    found = best(tuple(labels), answer.probabilities, classes)
-    return [f"{score:f}:{numbers[label]}:{label}".encode() for label, score in found]
+    found = [best(labels, one.probabilities, classes) for one in answers]
+    return [[f"{score:f}:{numbers[label]}:{label}".encode() for label, score in row] for row in found]
 
 
 def _add_classes(
