@@ -22,7 +22,7 @@ from services.inference.pointers import VersionRef
 from services.inference.pool import Pool
 from services.inference.runtimes import Body
 from services.inference.runtimes.choosing import Chooser
-from services.shared.objects import ObjectStore
+from services.shared.objects import ObjectStore, StoreUnavailable
 
 log = structlog.get_logger()
 
@@ -74,7 +74,8 @@ class Loader:
         num_callers: int = 1,
     ) -> None:
         self._store = store
-        self._pool = Pool(budget_bytes, budget_bytes if private_bytes is None else private_bytes)
+        private_bytes = budget_bytes if private_bytes is None else private_bytes
+        self._pool = Pool(budget_bytes, private_bytes, passing=(StoreUnavailable, MemoryError))
         self._backbones = Backbones(store, self._pool, chooser, num_callers)
         # Manifests of models that were tried once, so that what was dropped is not tried again.
         self._agreed: set[str] = set()

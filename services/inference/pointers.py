@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -10,11 +11,14 @@ from handful import names
 from handful.bundle.manifest import from_bytes, pointer_key
 from handful.errors import DataLoss, NotFound
 from handful.v1.bundle_pb2 import ModelPointer, ProjectPointer
+from services.inference.once import Once
 from services.shared.objects import ObjectMissing, ObjectStore, StoreUnavailable
 
 log = structlog.get_logger()
 
 FOLLOW_SECONDS = 1.0
+# So long a name that was not found is not looked for again.
+MISSING_SECONDS = 0.25
 PRODUCTION = "production"
 _SHOWN = 10
 
@@ -40,6 +44,7 @@ class Pointers:
         self._store = store
         self._pointers: dict[str, ProjectPointer] = {}
         self._tags: dict[str, str] = {}
+        self._looking = Once(MISSING_SECONDS, passing=(StoreUnavailable,))
 
     async def resolve(self, model: str) -> VersionRef:
         """The version that a model's, an alias's or a version's name means. NotFound says what there is instead."""
@@ -48,14 +53,17 @@ class Pointers:
             return self._find(parts, model)
         except NotFound:
             # What was published a moment ago is found at once; only changed aliases wait for `follow`.
-            await self._refresh(parts["project"])
-            return self._find(parts, model)
+            return await self._looking.do(model, partial(self._look, parts, model))
 
     async def models(self, project: str) -> Mapping[str, ModelPointer]:
         """The project's models by their ids."""
         if project not in self._pointers:
             await self._refresh(project)
         return self._pointers.get(project, ProjectPointer()).models
+
+    async def _look(self, parts: dict[str, str], model: str) -> VersionRef:
+        await self._refresh(parts["project"])
+        return self._find(parts, model)
 
     def _find(self, parts: dict[str, str], model: str) -> VersionRef:
         project, models = parts["project"], self._pointers.get(parts["project"], ProjectPointer()).models

@@ -2,10 +2,15 @@
 bytes. What is private has a budget of its own, and drives out nothing else. It does not know what it holds.
 """
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol, TypeVar
+
+from services.inference.once import Once
+
+# So long what could not be loaded is not tried again.
+PATIENCE_SECONDS = 5.0
 
 
 class Sized(Protocol):
@@ -22,25 +27,28 @@ Value = TypeVar("Value", bound=Sized)
 
 
 class Pool:
-    """An LRU of loaded things, of one kind under one key. One larger than its whole budget is held alone."""
+    """An LRU of loaded things, of one kind under one key. One larger than its whole budget is held alone. What could
+    not be loaded is not tried again for `patience` seconds, but for failures that pass by themselves.
+    """
 
-    def __init__(self, budget_bytes: int, private_bytes: int) -> None:
+    def __init__(
+        self,
+        budget_bytes: int,
+        private_bytes: int,
+        passing: tuple[type[Exception], ...] = (),
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
         self._budgets = {False: budget_bytes, True: private_bytes}
         self._loaded: OrderedDict[str, Any] = OrderedDict()
-        self._loading: dict[str, asyncio.Task[Any]] = {}
+        self._loading = Once(patience, passing)
 
     async def get(self, key: str, load: Callable[[], Awaitable[Value]]) -> Value:
-        """The value of the key; `load` makes it where it is not there. A failure is not kept."""
+        """The value of the key; `load` makes it where it is not there."""
         if key in self._loaded:
             self._loaded.move_to_end(key)
             there: Value = self._loaded[key]
             return there
-        task: asyncio.Task[Value] | None = self._loading.get(key)
-        if task is None:
-            task = asyncio.create_task(self._load(key, load))
-            self._loading[key] = task
-        # One caller's end does not end the load that others wait for.
-        return await asyncio.shield(task)
+        return await self._loading.do(key, partial(self._load, key, load))
 
     def change(self, key: str, how: Callable[[Any], Sized]) -> None:
         """Another value for a key that is there; nothing happens where it is not, or not any more."""
@@ -55,11 +63,7 @@ class Pool:
         return key in self._loaded
 
     async def _load(self, key: str, load: Callable[[], Awaitable[Value]]) -> Value:
-        try:
-            value = await load()
-        finally:
-            del self._loading[key]
-        self._loaded[key] = value
+        value = self._loaded[key] = await load()
         while self.num_bytes(private=value.private) > self._budgets[value.private]:
             oldest = next(one for one, held in self._loaded.items() if held.private == value.private)
             if oldest == key:

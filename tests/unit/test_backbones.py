@@ -57,7 +57,7 @@ async def test_what_one_project_has_for_itself_is_private_to_it_alone(store: Fil
     """The same bytes are a project's own, and everyone's, at the same time, whoever asks for them first."""
     data = mean_colour()
     mine, theirs, nobodys = (named(data, project) for project in ("mine", "theirs", "nobodys"))
-    backbones = Backbones(store, Pool(MEBIBYTE, MEBIBYTE), None, 1)
+    backbones = Backbones(store, Pool(MEBIBYTE, MEBIBYTE, patience=0), None, 1)
     store.put(mine.own, data)
     assert (await backbones.get(mine)).private
     with pytest.raises(ObjectMissing):

@@ -114,10 +114,28 @@ async def test_a_slow_load_holds_up_no_other() -> None:
     await slow
 
 
-async def test_a_failure_is_told_to_all_and_forgotten() -> None:
-    """All who wait for a load hear that it failed, and the next one to ask has it tried again."""
-    pool = Pool(30, 20)
-    tries = []
+async def test_a_failure_is_told_to_all_for_a_while() -> None:
+    """All who wait for a load, and all who come within the time, hear that it failed; then it is tried again."""
+    pool, tries = Pool(30, 20, patience=0.3), list[int]()
+
+    async def fail() -> Thing:
+        tries.append(1)
+        await asyncio.sleep(0)
+        raise KeyError("away")
+
+    for _ in range(2):
+        answers = await asyncio.gather(*(pool.get("a", fail) for _ in range(3)), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [KeyError] * 3
+    assert len(tries) == 1
+    assert "a" not in pool
+    assert (await pool.get("b", loads(10))).num_bytes == 10
+    await asyncio.sleep(0.6)
+    assert (await pool.get("a", loads(10))).num_bytes == 10
+
+
+async def test_a_failure_that_passes_is_forgotten() -> None:
+    """All who wait for the load hear of it, and the next one to ask has it tried again."""
+    pool, tries = Pool(30, 20, passing=(KeyError,)), list[int]()
 
     async def fail() -> Thing:
         tries.append(1)
@@ -127,7 +145,6 @@ async def test_a_failure_is_told_to_all_and_forgotten() -> None:
     answers = await asyncio.gather(*(pool.get("a", fail) for _ in range(3)), return_exceptions=True)
     assert [type(answer) for answer in answers] == [KeyError] * 3
     assert len(tries) == 1
-    assert "a" not in pool
     assert (await pool.get("a", loads(10))).num_bytes == 10
 
 
