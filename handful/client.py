@@ -12,7 +12,7 @@ from handful import names, predictions
 from handful.calls import call, new_request_id, pages
 from handful.channel import Addresses, project_from_env
 from handful.errors import AlreadyExists
-from handful.exchange import Exported, OnBytes, fetch, send
+from handful.exchange import Exported, OnBytes, fetch, ignored, send
 from handful.folders import LabelledFile, find, modality_of
 from handful.peers import reach
 from handful.predictions import File
@@ -253,17 +253,23 @@ class Client:
         found: model_pb2.GetEvaluationResponse = call(self._models.GetEvaluation, request)
         return found
 
+    def export_formats(self, model_version: str = "") -> list[model_pb2.ExportFormat]:
+        """The formats to export in, the default one first; `refusal` says why the version, or any, cannot be had."""
+        request = model_pb2.ListExportFormatsRequest(name=model_version and self._model_name(model_version))
+        return list(call(self._models.ListExportFormats, request).export_formats)
+
     def export(
-        self, model_version: str, to: Path | str = ".", on_bytes: OnBytes = lambda _done, _all: None
+        self, model_version: str, to: Path | str = ".", on_bytes: OnBytes = ignored, format_name: str = ""
     ) -> Exported:
-        """Writes a version as a zip that runs without Handful, to a file or into a folder.
+        """Writes a version as a zip that runs without Handful, to a file or into a folder, in one of `export_formats`.
 
         The version by its full name, or `flowers@production`. `on_bytes` hears how many bytes of how many are here.
         """
-        return fetch(self._models, self._model_name(model_version), Path(to), on_bytes)
+        request = model_pb2.ExportModelVersionRequest(name=self._model_name(model_version), format=format_name)
+        return fetch(self._models, request, Path(to), on_bytes)
 
     def import_model(
-        self, file: Path | str, model: str, *, promote: bool = False, on_bytes: OnBytes = lambda _done, _all: None
+        self, file: Path | str, model: str, *, promote: bool = False, on_bytes: OnBytes = ignored
     ) -> model_pb2.ModelVersion:
         """An exported zip as the next version of a model, which is created where it is new."""
         opened = model_pb2.ImportModelVersionRequest.Open(

@@ -20,6 +20,10 @@ CHUNK_BYTES = 1024 * 1024
 OnBytes = Callable[[int, int], None]
 
 
+def ignored(_done: int, _all: int) -> None:
+    """Hears of bytes and does nothing."""
+
+
 @dataclass(frozen=True)
 class Exported:
     """A zip that was fetched, and what the trainer says of it."""
@@ -28,11 +32,11 @@ class Exported:
     export: ExportModelVersionResponse.Export
 
 
-def fetch(stub: ModelServiceStub, name: str, to: Path, on_bytes: OnBytes) -> Exported:
+def fetch(stub: ModelServiceStub, request: ExportModelVersionRequest, to: Path, on_bytes: OnBytes) -> Exported:
     """Writes a version's zip to a `.zip` file, or into a folder under its own name, and makes what folder is missing.
     DataLoss where bytes changed underway.
     """
-    call = stub.ExportModelVersion(ExportModelVersionRequest(name=name))
+    call = stub.ExportModelVersion(request)
     try:
         export = next(call).export
         path = to if to.suffix == ".zip" and not to.is_dir() else to / export.filename

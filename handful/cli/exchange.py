@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+from google.protobuf.json_format import MessageToDict
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
@@ -18,16 +19,23 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from handful import Client, names
 from handful.cli import commands
 from handful.cli.outcome import next_step
+from handful.cli.tables import plain_table, print_table
 from handful.errors import FailedPrecondition, InvalidArgument
 from handful.exchange import Exported, OnBytes
+from handful.v1.model_pb2 import ExportFormat
 
 # The environment that exports are tried in.
 BARE = ".venv-export"
 
 
 def export(given: argparse.Namespace) -> int:
+    if given.list:
+        return _list(given)
+    if not given.model:
+        raise InvalidArgument("Say which model to export, or --list for the formats there are.")
     with Client.from_env() as client:
-        made = export_with_progress(client, commands.named(given.model), given.out, commands.console)
+        model = commands.named(given.model)
+        made = export_with_progress(client, model, given.out, commands.console, given.format)
     show(made, commands.console)
     folder = made.path.stem
     commands.console.print("Next, here or on any machine with Python 3.11 or newer:")
@@ -47,10 +55,33 @@ def import_(given: argparse.Namespace) -> int:
     return 0
 
 
-def export_with_progress(client: Client, model_version: str, to: Path, console: Console) -> Exported:
+def _list(given: argparse.Namespace) -> int:
+    """Every format: what stands in it, what it needs, how near it is, and why the model cannot be had in it."""
+    with Client.from_env() as client:
+        found = client.export_formats(commands.named(given.model) if given.model else "")
+    if given.json:
+        print(json.dumps(list(map(_as_dict, found)), indent=2, ensure_ascii=False))
+        return 0
+    table = plain_table("format", "title", "differs by", "needs", "")
+    for one in found:
+        needs = escape("; ".join(one.needs))
+        table.add_row(
+            one.name, escape(one.title), f"{one.max_abs_diff:g}", needs, f"[yellow]{escape(one.refusal)}[/yellow]"
+        )
+    print_table(table, commands.console)
+    return 0
+
+
+def _as_dict(one: ExportFormat) -> dict[str, object]:
+    return MessageToDict(one, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+
+
+def export_with_progress(
+    client: Client, model_version: str, to: Path, console: Console, format_name: str = ""
+) -> Exported:
     """Fetches the zip of a version under a progress bar, to a file or into a folder."""
     with _bar("exporting", console) as on_bytes:
-        return client.export(model_version, to, on_bytes)
+        return client.export(model_version, to, on_bytes, format_name)
 
 
 def show(made: Exported, console: Console) -> None:

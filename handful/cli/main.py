@@ -218,7 +218,12 @@ def _add_models(add: Add) -> None:
     evaluate.add_argument("--plots", type=Path, metavar="FOLDER", help="where the confusion matrices go, as PNG files")
 
     export = add("export", "write a model as a zip that runs without Handful", exchange.export)
-    export.add_argument("model", help="flowers, flowers@staging or flowers/versions/2")
+    export.add_argument("model", nargs="?", help="flowers, flowers@staging or flowers/versions/2")
+    export.add_argument("--format", default="", help="one of those that --list names (default: onnx)")
+    export.add_argument(
+        "--list", action="store_true", help="list the formats, and which of them the model can be had in"
+    )
+    export.add_argument("--json", action="store_true", help="with --list: print a JSON array")
     export.add_argument(
         "--out", type=Path, default=Path(), help="a .zip file, or a folder (default: here, flowers-3.zip)"
     )

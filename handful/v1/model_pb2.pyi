@@ -550,14 +550,16 @@ class Plot(_message.Message):
 Global___Plot: _TypeAlias = Plot  # noqa: Y015
 
 @_typing.final
-class ExportModelVersionRequest(_message.Message):
-    """ExportModelVersionRequest names a model version."""
+class ListExportFormatsRequest(_message.Message):
+    """ListExportFormatsRequest asks what can be exported."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`projects/{project}/models/{model}/versions/{number}`, or `projects/{project}/models/{model}@{alias}`."""
+    """The version that would be exported: `projects/{project}/models/{model}/versions/{number}`, or
+    `projects/{project}/models/{model}@{alias}`. Empty: none in particular.
+    """
     def __init__(
         self,
         *,
@@ -566,6 +568,116 @@ class ExportModelVersionRequest(_message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListExportFormatsRequest: _TypeAlias = ListExportFormatsRequest  # noqa: Y015
+
+@_typing.final
+class ListExportFormatsResponse(_message.Message):
+    """ListExportFormatsResponse answers ListExportFormats."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPORT_FORMATS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def export_formats(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExportFormat]:
+        """The formats, the default one first."""
+
+    def __init__(
+        self,
+        *,
+        export_formats: _abc.Iterable[Global___ExportFormat] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["export_formats", b"export_formats"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListExportFormatsResponse: _TypeAlias = ListExportFormatsResponse  # noqa: Y015
+
+@_typing.final
+class ExportFormat(_message.Message):
+    """ExportFormat is a kind of zip that a model version becomes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    NEEDS_FIELD_NUMBER: _builtins.int
+    MODALITIES_FIELD_NUMBER: _builtins.int
+    MAX_ABS_DIFF_FIELD_NUMBER: _builtins.int
+    SAME_CLASSES_FIELD_NUMBER: _builtins.int
+    IMPORTABLE_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, as ExportModelVersionRequest takes it, such as `onnx`."""
+    title: _builtins.str
+    """A few words for people, such as `ONNX and PyTorch`."""
+    description: _builtins.str
+    """A sentence or two: what stands in the zip, and what it is good for."""
+    max_abs_diff: _builtins.float
+    """How far a probability may be from the model's own on any golden input, in (0, 1); beyond it nothing is exported."""
+    same_classes: _builtins.bool
+    """Whether the best class of every golden input must be the model's own too."""
+    importable: _builtins.bool
+    """Whether Handful takes the zip back, by ImportModelVersion."""
+    refusal: _builtins.str
+    """Why the version, or any, cannot be exported in it on this server, in words for people; empty where it can, as far as
+    is known before it is built.
+    """
+    @_builtins.property
+    def needs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What whoever runs it needs, such as `Python 3.11 or newer`."""
+
+    @_builtins.property
+    def modalities(self) -> _containers.RepeatedScalarFieldContainer[_bundle_pb2.Modality.ValueType]:
+        """Of what models it can be built."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        title: _builtins.str = ...,
+        description: _builtins.str = ...,
+        needs: _abc.Iterable[_builtins.str] | None = ...,
+        modalities: _abc.Iterable[_bundle_pb2.Modality.ValueType] | None = ...,
+        max_abs_diff: _builtins.float = ...,
+        same_classes: _builtins.bool = ...,
+        importable: _builtins.bool = ...,
+        refusal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "importable", b"importable", "max_abs_diff", b"max_abs_diff", "modalities", b"modalities", "name", b"name", "needs", b"needs", "refusal", b"refusal", "same_classes", b"same_classes", "title", b"title"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportFormat: _TypeAlias = ExportFormat  # noqa: Y015
+
+@_typing.final
+class ExportModelVersionRequest(_message.Message):
+    """ExportModelVersionRequest names a model version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/models/{model}/versions/{number}`, or `projects/{project}/models/{model}@{alias}`."""
+    format: _builtins.str
+    """Name of a format of ListExportFormats; empty: `onnx`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        format: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -590,20 +702,23 @@ class ExportModelVersionResponse(_message.Message):
         NUM_GOLDEN_FIELD_NUMBER: _builtins.int
         TOP1_AGREEMENT_FIELD_NUMBER: _builtins.int
         MAX_ABS_DIFF_FIELD_NUMBER: _builtins.int
+        FORMAT_FIELD_NUMBER: _builtins.int
         name: _builtins.str
         """The version: `projects/{project}/models/{model}/versions/{number}`."""
         filename: _builtins.str
-        """A name for the file, such as `flowers-3.zip`."""
+        """A name for the file, such as `flowers-3.zip`; in other formats than `onnx` with the format, `flowers-3-openvino.zip`."""
         sha256: _builtins.str
         """SHA-256 of all bytes, lower-case hex."""
         size_bytes: _builtins.int
         """How many bytes come."""
         num_golden: _builtins.int
-        """Golden pictures that the ONNX graph was tried on."""
+        """Golden pictures or sounds that it was tried on."""
         top1_agreement: _builtins.float
-        """Share of them whose best class is the stored one; always 1, or nothing is exported."""
+        """Share of them whose best class is the stored one; 1 in formats with `same_classes`, or nothing is exported."""
         max_abs_diff: _builtins.float
-        """Largest difference from a stored probability; at most 0.001, or nothing is exported."""
+        """Largest difference from a stored probability; at most the format's `max_abs_diff`, or nothing is exported."""
+        format: _builtins.str
+        """Name of the format."""
         def __init__(
             self,
             *,
@@ -614,10 +729,11 @@ class ExportModelVersionResponse(_message.Message):
             num_golden: _builtins.int = ...,
             top1_agreement: _builtins.float = ...,
             max_abs_diff: _builtins.float = ...,
+            format: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["filename", b"filename", "max_abs_diff", b"max_abs_diff", "name", b"name", "num_golden", b"num_golden", "sha256", b"sha256", "size_bytes", b"size_bytes", "top1_agreement", b"top1_agreement"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["filename", b"filename", "format", b"format", "max_abs_diff", b"max_abs_diff", "name", b"name", "num_golden", b"num_golden", "sha256", b"sha256", "size_bytes", b"size_bytes", "top1_agreement", b"top1_agreement"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -70,6 +70,11 @@ class ModelServiceStub:
                 request_serializer=handful_dot_v1_dot_model__pb2.GetEvaluationRequest.SerializeToString,
                 response_deserializer=handful_dot_v1_dot_model__pb2.GetEvaluationResponse.FromString,
                 _registered_method=True)
+        self.ListExportFormats = channel.unary_unary(
+                '/handful.v1.ModelService/ListExportFormats',
+                request_serializer=handful_dot_v1_dot_model__pb2.ListExportFormatsRequest.SerializeToString,
+                response_deserializer=handful_dot_v1_dot_model__pb2.ListExportFormatsResponse.FromString,
+                _registered_method=True)
         self.ExportModelVersion = channel.unary_stream(
                 '/handful.v1.ModelService/ExportModelVersion',
                 request_serializer=handful_dot_v1_dot_model__pb2.ExportModelVersionRequest.SerializeToString,
@@ -136,10 +141,16 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListExportFormats(self, request, context):
+        """Lists the formats that versions are exported in, the default one first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExportModelVersion(self, request, context):
-        """Gives a version as a zip that runs without Handful: one ONNX graph, PyTorch code with its weights, labels, a script
-        that predicts and tests itself. First `export`, then the bytes in order. It is built by the first call, which may
-        take a minute, and kept.
+        """Gives a version as a zip that runs without Handful, in one of ListExportFormats. First `export`, then the bytes in
+        order. It is built by the first call, which may take a minute, and kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -190,6 +201,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.GetEvaluation,
                     request_deserializer=handful_dot_v1_dot_model__pb2.GetEvaluationRequest.FromString,
                     response_serializer=handful_dot_v1_dot_model__pb2.GetEvaluationResponse.SerializeToString,
+            ),
+            'ListExportFormats': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListExportFormats,
+                    request_deserializer=handful_dot_v1_dot_model__pb2.ListExportFormatsRequest.FromString,
+                    response_serializer=handful_dot_v1_dot_model__pb2.ListExportFormatsResponse.SerializeToString,
             ),
             'ExportModelVersion': grpc.unary_stream_rpc_method_handler(
                     servicer.ExportModelVersion,
@@ -392,6 +408,33 @@ class ModelService:
             '/handful.v1.ModelService/GetEvaluation',
             handful_dot_v1_dot_model__pb2.GetEvaluationRequest.SerializeToString,
             handful_dot_v1_dot_model__pb2.GetEvaluationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListExportFormats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handful.v1.ModelService/ListExportFormats',
+            handful_dot_v1_dot_model__pb2.ListExportFormatsRequest.SerializeToString,
+            handful_dot_v1_dot_model__pb2.ListExportFormatsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,10 +49,11 @@ class ModelServiceStub:
     """
     GetEvaluation: _grpc.UnaryUnaryMultiCallable[_model_pb2.GetEvaluationRequest, _model_pb2.GetEvaluationResponse]
     """Reads how a version did on its validation examples, or on a dataset version it was evaluated on, with plots."""
+    ListExportFormats: _grpc.UnaryUnaryMultiCallable[_model_pb2.ListExportFormatsRequest, _model_pb2.ListExportFormatsResponse]
+    """Lists the formats that versions are exported in, the default one first."""
     ExportModelVersion: _grpc.UnaryStreamMultiCallable[_model_pb2.ExportModelVersionRequest, _model_pb2.ExportModelVersionResponse]
-    """Gives a version as a zip that runs without Handful: one ONNX graph, PyTorch code with its weights, labels, a script
-    that predicts and tests itself. First `export`, then the bytes in order. It is built by the first call, which may
-    take a minute, and kept.
+    """Gives a version as a zip that runs without Handful, in one of ListExportFormats. First `export`, then the bytes in
+    order. It is built by the first call, which may take a minute, and kept.
     """
     ImportModelVersion: _grpc.StreamUnaryMultiCallable[_model_pb2.ImportModelVersionRequest, _model_pb2.ImportModelVersionResponse]
     """Takes a zip of ExportModelVersion as the next version of a model: `open`, then its bytes in order. The zip is taken
@@ -80,10 +81,11 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """
     GetEvaluation: _aio.UnaryUnaryMultiCallable[_model_pb2.GetEvaluationRequest, _model_pb2.GetEvaluationResponse]  # type: ignore[assignment]
     """Reads how a version did on its validation examples, or on a dataset version it was evaluated on, with plots."""
+    ListExportFormats: _aio.UnaryUnaryMultiCallable[_model_pb2.ListExportFormatsRequest, _model_pb2.ListExportFormatsResponse]  # type: ignore[assignment]
+    """Lists the formats that versions are exported in, the default one first."""
     ExportModelVersion: _aio.UnaryStreamMultiCallable[_model_pb2.ExportModelVersionRequest, _model_pb2.ExportModelVersionResponse]  # type: ignore[assignment]
-    """Gives a version as a zip that runs without Handful: one ONNX graph, PyTorch code with its weights, labels, a script
-    that predicts and tests itself. First `export`, then the bytes in order. It is built by the first call, which may
-    take a minute, and kept.
+    """Gives a version as a zip that runs without Handful, in one of ListExportFormats. First `export`, then the bytes in
+    order. It is built by the first call, which may take a minute, and kept.
     """
     ImportModelVersion: _aio.StreamUnaryMultiCallable[_model_pb2.ImportModelVersionRequest, _model_pb2.ImportModelVersionResponse]  # type: ignore[assignment]
     """Takes a zip of ExportModelVersion as the next version of a model: `open`, then its bytes in order. The zip is taken
@@ -152,14 +154,21 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reads how a version did on its validation examples, or on a dataset version it was evaluated on, with plots."""
 
     @_abc_1.abstractmethod
+    def ListExportFormats(
+        self,
+        request: _model_pb2.ListExportFormatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.ListExportFormatsResponse, _abc.Awaitable[_model_pb2.ListExportFormatsResponse]]:
+        """Lists the formats that versions are exported in, the default one first."""
+
+    @_abc_1.abstractmethod
     def ExportModelVersion(
         self,
         request: _model_pb2.ExportModelVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_model_pb2.ExportModelVersionResponse], _abc.AsyncIterator[_model_pb2.ExportModelVersionResponse]]:
-        """Gives a version as a zip that runs without Handful: one ONNX graph, PyTorch code with its weights, labels, a script
-        that predicts and tests itself. First `export`, then the bytes in order. It is built by the first call, which may
-        take a minute, and kept.
+        """Gives a version as a zip that runs without Handful, in one of ListExportFormats. First `export`, then the bytes in
+        order. It is built by the first call, which may take a minute, and kept.
         """
 
     @_abc_1.abstractmethod

@@ -13,6 +13,7 @@ from services.shared.database import Database
 from services.trainer import models, runs
 from services.trainer.board import Board
 from services.trainer.evaluations import Evaluations
+from services.trainer.exports import formats
 from services.trainer.exports.sending import Exports
 from services.trainer.imports.receiving import Imports
 from services.trainer.messages import model_message, model_version_message, run_message
@@ -114,10 +115,18 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         plots = [model_pb2.Plot(name=name, png=png) for name, png in drawn.items()]
         return model_pb2.GetEvaluationResponse(evaluation=evaluation, plots=plots)
 
+    async def ListExportFormats(
+        self, request: model_pb2.ListExportFormatsRequest, context: Context
+    ) -> model_pb2.ListExportFormatsResponse:
+        version = await self._version(request.name) if request.name else None
+        listed = [one.message(version) for one in formats.FORMATS.values()]
+        return model_pb2.ListExportFormatsResponse(export_formats=listed)
+
     async def ExportModelVersion(
         self, request: model_pb2.ExportModelVersionRequest, context: Context
     ) -> AsyncIterator[model_pb2.ExportModelVersionResponse]:
-        async with aclosing(self._exports.send(await self._version(request.name))) as messages:
+        wanted = formats.named(request.format)
+        async with aclosing(self._exports.send(await self._version(request.name), wanted)) as messages:
             async for message in messages:
                 yield message
 

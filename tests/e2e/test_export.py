@@ -18,6 +18,7 @@ from handful import Client
 from handful.cli.stack import Stack
 from handful.errors import InvalidArgument
 from handful.exchange import Exported
+from services.trainer.exports.formats import FORMATS
 
 ROOT = Path(__file__).parents[2]
 BARE = ROOT / ".venv-export" / "bin" / "python"
@@ -183,6 +184,10 @@ def test_the_command_line_takes_models_out_and_in(out: Out, stack: Stack, tmp_pa
     assert (tmp_path / "leaving-1.zip").read_bytes() == out.made.path.read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["leaving-1.zip"]
     assert "new/folder/leaving-1.zip: 4" in cli("export", "leaving", "--out", "new/folder").stdout
+    listed = cli("export", "--list").stdout.splitlines()
+    assert [line.split("\t")[0] for line in listed] == ["format", *FORMATS]
+    told = json.loads(cli("export", "leaving", "--list", "--json").stdout)
+    assert [(one["name"], one["refusal"]) for one in told] == [(name, "") for name in FORMATS]
 
     imported = cli("import", "leaving-1.zip", "--model", "arrived")
     assert "projects/default/models/arrived/versions/1: 2 classes" in imported.stdout
@@ -194,6 +199,8 @@ def test_the_command_line_takes_models_out_and_in(out: Out, stack: Stack, tmp_pa
     (tmp_path / "photo.zip").write_bytes(out.pictures[0].read_bytes())
     for arguments, says in (
         (("export", "nobody"), "There is no model projects/default/models/nobody."),
+        (("export",), "Say which model to export, or --list for the formats there are."),
+        (("export", "leaving", "--format", "coreml"), f"format: must be one of {', '.join(FORMATS)}"),
         (("import", "photo.zip"), "The file is not a model as it was exported."),
         (("import", "nothing.zip"), "nothing.zip: No such file or directory"),
         (("import", "leaving-1.zip", "--model", "A B"), "open.model_id: must match"),

@@ -22,7 +22,7 @@ from handful.v1 import inference_pb2, inference_pb2_grpc, model_pb2, model_pb2_g
 from handful.v1.model_pb2 import ExportModelVersionResponse, ImportModelVersionRequest
 from services.shared.objects.filesystem import FilesystemStore
 from services.trainer import models
-from services.trainer.exports import archive, sending
+from services.trainer.exports import archive, formats, sending
 from services.trainer.imports import receiving
 from services.trainer.records import ModelKey, NewModelVersion
 from tests import hostile_zips, whole_bundles
@@ -75,8 +75,10 @@ async def publish(service: TrainerService, store: FilesystemStore, parts: Parts)
         return f"{MODEL}/versions/{await models.publish(connection, new)}"
 
 
-async def export(service: TrainerService, name: str) -> tuple[ExportModelVersionResponse.Export, bytes]:
-    stream = service.models.ExportModelVersion(model_pb2.ExportModelVersionRequest(name=name))
+async def export(
+    service: TrainerService, name: str, wanted: str = ""
+) -> tuple[ExportModelVersionResponse.Export, bytes]:
+    stream = service.models.ExportModelVersion(model_pb2.ExportModelVersionRequest(name=name, format=wanted))
     messages = [one async for one in stream]
     assert [one.WhichOneof("part") for one in messages] == ["export"] + ["chunk"] * (len(messages) - 1)
     assert all(0 < len(one.chunk.data) <= 2**20 for one in messages[1:])
@@ -127,6 +129,33 @@ async def test_a_version_is_exported(trainer_service: TrainerService, store: Fil
     kept = next(key for key in store.keys("projects/default/exports/") if key.endswith(".zip"))
     assert store.get(kept) == data
     assert await export(trainer_service, f"{MODEL}@production") == (said, data)
+
+
+async def test_formats_are_listed(trainer_service: TrainerService, version: str) -> None:
+    """The default one comes first; of each is said what it needs and how near it comes, and of a version why it cannot
+    be had. Of a version that is not there nothing is said.
+    """
+    listing = trainer_service.models.ListExportFormats
+    general = (await listing(model_pb2.ListExportFormatsRequest())).export_formats
+    assert [one.name for one in general] == list(formats.FORMATS)
+    assert general[0].name == "onnx"
+    assert all(one.title and one.description and one.needs and one.modalities for one in general)
+    assert all(0 < one.max_abs_diff < 1 for one in general)
+    assert (await listing(model_pb2.ListExportFormatsRequest(name=version))).export_formats == general
+    nowhere = listing(model_pb2.ListExportFormatsRequest(name=f"{MODEL}/versions/9"))
+    assert await answer(nowhere) == "NOT_FOUND RESOURCE_NOT_FOUND"
+    unnamed = listing(model_pb2.ListExportFormatsRequest(name="colours"))
+    assert await answer(unnamed) == "INVALID_ARGUMENT INVALID_REQUEST"
+
+
+async def test_a_format_that_is_none_is_refused(trainer_service: TrainerService, version: str) -> None:
+    """It is an error of the field that names those there are; without a format the default one is meant."""
+    with pytest.raises(grpc.RpcError) as caught:
+        await export(trainer_service, version, "coreml")
+    error = from_rpc_error(caught.value)
+    assert (error.code.name, error.reason) == ("INVALID_ARGUMENT", "INVALID_REQUEST")
+    assert error.violations == (("format", f"must be one of {', '.join(formats.FORMATS)}"),)
+    assert (await export(trainer_service, version, "onnx")) == (await export(trainer_service, version))
 
 
 async def test_what_is_not_there_is_not_exported(trainer_service: TrainerService, version: str) -> None:

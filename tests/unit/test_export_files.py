@@ -25,6 +25,7 @@ from services.shared.objects.filesystem import FilesystemStore
 from services.trainer.architectures import ARCHITECTURES
 from services.trainer.exports import archive, building, card, contents
 from services.trainer.exports.bundle import Unreadable
+from services.trainer.exports.formats import DEFAULT
 from services.trainer.exports.merging import merge
 from services.trainer.worker.pretrained import offered
 from tests import whole_bundles
@@ -203,21 +204,21 @@ def stored(parts: Parts, store: FilesystemStore) -> FilesystemStore:
 
 def test_an_export_is_made_once(parts: Parts, stored: FilesystemStore, tmp_path: Path) -> None:
     """The store keeps what was made: later ones are read, and made again only where they are lost or damaged."""
-    made = building.fetch(stored, "default", parts.sha256, tmp_path / "first.zip")
+    made = building.fetch(stored, "default", parts.sha256, DEFAULT, tmp_path / "first.zip")
     data = (tmp_path / "first.zip").read_bytes()
     assert (made.sha256, made.size_bytes) == (hashlib.sha256(data).hexdigest(), len(data))
     assert (made.num_golden, made.top1_agreement) == (whole_bundles.NUM_GOLDEN, 1.0)
     assert made.max_abs_diff <= 1e-6
-    prefix = f"projects/default/exports/{parts.sha256}/{building.exporter()}"
+    prefix = f"projects/default/exports/{parts.sha256}/{building.exporter()}/{DEFAULT}"
     assert list(stored.keys(f"{prefix}")) == [f"{prefix}.zip", f"{prefix}.json"]
     head = f"projects/default/bundles/{parts.sha256}/head.safetensors"
     stored.delete(head)  # nothing could be built of the bundle now
-    assert building.fetch(stored, "default", parts.sha256, tmp_path / "second.zip") == made
+    assert building.fetch(stored, "default", parts.sha256, DEFAULT, tmp_path / "second.zip") == made
     assert (tmp_path / "second.zip").read_bytes() == data
     stored.put(head, parts.files["head.safetensors"])
     for suffix in (".zip", ".json"):
         stored.put(prefix + suffix, b"{}")
-        assert building.fetch(stored, "default", parts.sha256, tmp_path / "third.zip") == made
+        assert building.fetch(stored, "default", parts.sha256, DEFAULT, tmp_path / "third.zip") == made
         assert (tmp_path / "third.zip").read_bytes() == data == stored.get(f"{prefix}.zip")
 
 
@@ -240,7 +241,7 @@ def test_what_disagrees_is_not_exported(store: FilesystemStore, tmp_path: Path, 
     """A graph whose answers are not the stored ones is refused, and nothing is kept."""
     digest = disagreeing(change).store(store)
     with pytest.raises(FailedPrecondition) as caught:
-        building.fetch(store, "default", digest, tmp_path / "a.zip")
+        building.fetch(store, "default", digest, DEFAULT, tmp_path / "a.zip")
     assert caught.value.reason == "EXPORT_DISAGREES"
     assert list(store.keys("projects/default/exports/")) == []
     assert not (tmp_path / "a.zip").exists()
@@ -253,7 +254,7 @@ def test_what_is_none_of_ours_is_unreadable(store: FilesystemStore, tmp_path: Pa
     parts.files[file] = b"something else"
     digest = parts.written().store(store)
     with pytest.raises(Unreadable):
-        building.fetch(store, "default", digest, tmp_path / "a.zip")
+        building.fetch(store, "default", digest, DEFAULT, tmp_path / "a.zip")
 
 
 @pytest.fixture(scope="module")

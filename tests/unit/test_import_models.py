@@ -22,6 +22,7 @@ from handful.errors import FailedPrecondition, HandfulError, InvalidArgument
 from handful.v1.bundle_pb2 import Head, ImagePreprocessing, Notice
 from services.shared.objects.filesystem import FilesystemStore
 from services.trainer.exports import archive, building
+from services.trainer.exports.formats import DEFAULT
 from services.trainer.imports.taking import take
 from tests import whole_bundles
 from tests.hostile_zips import HOSTILE
@@ -48,13 +49,13 @@ def test_what_was_exported_comes_back(
     """An export gives the bundle back byte for byte, in another project and store, and can be exported again."""
     parts = whole_bundles.make(normalization)
     parts.store(store)
-    first = building.fetch(store, "default", parts.sha256, tmp_path / "a.zip")
+    first = building.fetch(store, "default", parts.sha256, DEFAULT, tmp_path / "a.zip")
     other = FilesystemStore(tmp_path / "other")
     assert take(other, "elsewhere", tmp_path / "a.zip") == (parts.described, parts.files["evaluation.json"])
     prefix = f"projects/elsewhere/bundles/{parts.sha256}/"
     found = {f"bundle/{key.removeprefix(prefix)}": other.get(key) for key in other.keys("")}
     assert found == parts.entries()
-    assert building.fetch(other, "elsewhere", parts.sha256, tmp_path / "b.zip") == first
+    assert building.fetch(other, "elsewhere", parts.sha256, DEFAULT, tmp_path / "b.zip") == first
 
 
 def test_what_is_there_is_not_stored_twice(store: FilesystemStore, tmp_path: Path) -> None:

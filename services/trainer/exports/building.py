@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from handful.bundle import golden, images, recordings, runtime, sounds
-from handful.bundle.golden import MAX_DIFFERENCE, Golden
+from handful.bundle.golden import Golden
 from handful.bundle.heads import Floats
 from handful.errors import FailedPrecondition, HandfulError
 from handful.v1.bundle_pb2 import Backbone
@@ -18,12 +18,14 @@ from services.shared.objects import ObjectCorrupt, ObjectMissing, ObjectStore
 from services.trainer import architectures
 from services.trainer.exports import archive, contents
 from services.trainer.exports.bundle import Bundle, Unreadable
+from services.trainer.exports.formats import FORMATS, Format
 
 
 @dataclass(frozen=True)
 class Export:
-    """A zip: its bytes' hash and number, and how near its graph is to the stored answers."""
+    """A zip: its format, its bytes' hash and number, and how near it comes to the stored answers."""
 
+    format: str
     sha256: str
     size_bytes: int
     num_golden: int
@@ -31,23 +33,23 @@ class Export:
     max_abs_diff: float
 
 
-def fetch(store: ObjectStore, project: str, manifest_sha256: str, path: Path) -> Export:
-    """Writes the export of a bundle to the path, built and stored where it was not. FailedPrecondition
-    EXPORT_DISAGREES where its graph answers otherwise than the model.
+def fetch(store: ObjectStore, project: str, manifest_sha256: str, wanted: str, path: Path) -> Export:
+    """Writes a bundle in a format, by its name, to the path, built and stored where it was not. FailedPrecondition
+    EXPORT_DISAGREES where it answers otherwise than the model, by more than the format may.
     """
-    key = f"projects/{project}/exports/{manifest_sha256}/{exporter()}"
+    key = f"projects/{project}/exports/{manifest_sha256}/{exporter()}/{wanted}"
     try:
         known = Export(**json.loads(store.get(f"{key}.json")))
         path.write_bytes(store.get(f"{key}.zip", known.sha256))
     except (ObjectMissing, ObjectCorrupt, TypeError, ValueError):  # what can be made again is made again
-        known = _build(Bundle.read(store, project, manifest_sha256), path)
+        known = _build(Bundle.read(store, project, manifest_sha256), FORMATS[wanted], path)
         store.put(f"{key}.zip", path.read_bytes())
         # Last: where it is, the zip is.
         store.put(f"{key}.json", json.dumps(asdict(known)).encode())
     return known
 
 
-def _build(bundle: Bundle, path: Path) -> Export:
+def _build(bundle: Bundle, wanted: Format, path: Path) -> Export:
     # Before a graph is opened that is too large for it: what memory that takes is refused in other words.
     _bound(len(bundle.graph) + len(bundle.weights))
     try:
@@ -59,17 +61,23 @@ def _build(bundle: Bundle, path: Path) -> Export:
         raise Unreadable("this bundle") from problem  # what its bytes make numpy, onnx and the others raise
     agreement = float((answers.argmax(axis=1) == stored.argmax(axis=1)).mean())
     difference = float(np.abs(answers - stored).max())
-    if not (agreement == 1 and difference <= MAX_DIFFERENCE):
-        raise FailedPrecondition(
-            f"The exported graph disagrees with the model: probabilities differ by {difference:.1e}, and "
-            f"{agreement:.0%} of the best classes are the same. Nothing was exported.",
-            reason="EXPORT_DISAGREES",
-        )
+    _check(wanted, agreement, difference)
     _bound(sum(map(len, files.values())))
     archive.write(path, files)
     with path.open("rb") as written:
         digest = hashlib.file_digest(written, "sha256").hexdigest()
-    return Export(digest, path.stat().st_size, len(answers), agreement, difference)
+    return Export(wanted.name, digest, path.stat().st_size, len(answers), agreement, difference)
+
+
+def _check(wanted: Format, agreement: float, difference: float) -> None:
+    if difference <= wanted.max_abs_diff and (agreement == 1 or not wanted.same_classes):
+        return
+    raise FailedPrecondition(
+        f"The export as {wanted.name} disagrees with the model: probabilities differ by {difference:.1e}, where at "
+        f"most {wanted.max_abs_diff:.0e} may be, and {agreement:.0%} of the best classes are the same. "
+        "Nothing was exported.",
+        reason="EXPORT_DISAGREES",
+    )
 
 
 def _bound(num_bytes: int) -> None:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from handful.errors import FailedPrecondition, ResourceExhausted
 from handful.v1.model_pb2 import ExportModelVersionResponse
 from services.shared.objects import ObjectStore
+from services.trainer.exports import formats
 from services.trainer.exports.bundle import Unreadable
+from services.trainer.exports.formats import Format
 from services.trainer.limited import Limited, LimitsExceeded
 from services.trainer.records import ModelVersionRecord
 
@@ -32,24 +34,28 @@ class Exports:
         self._limited = limited
         self._streams = 0
 
-    async def send(self, version: ModelVersionRecord) -> AsyncGenerator[ExportModelVersionResponse, None]:
-        """`export`, then the bytes."""
+    async def send(
+        self, version: ModelVersionRecord, wanted: Format
+    ) -> AsyncGenerator[ExportModelVersionResponse, None]:
+        """`export`, then the bytes. FailedPrecondition where the version cannot be had in the format."""
+        wanted.check(version)
         if self._streams >= MAX_STREAMS:
             raise ResourceExhausted(f"{MAX_STREAMS} exports are under way. Try again later.", reason="TOO_MANY_STREAMS")
         self._streams += 1
         try:
             with TemporaryDirectory(prefix=f"handful-export-{os.getpid()}-") as folder:
                 path = Path(folder) / "export.zip"
-                yield _message(version, await self._make(version, path))
+                yield _message(version, await self._make(version, wanted, path))
                 with path.open("rb") as file:
                     while data := await asyncio.to_thread(file.read, CHUNK_BYTES):
                         yield ExportModelVersionResponse(chunk=ExportModelVersionResponse.Chunk(data=data))
         finally:
             self._streams -= 1
 
-    async def _make(self, version: ModelVersionRecord, path: Path) -> "Export":
+    async def _make(self, version: ModelVersionRecord, wanted: Format, path: Path) -> "Export":
+        what = (version.key.project, version.manifest_sha256, wanted.name)
         try:
-            return await self._limited.run(_fetch, self._store, version.key.project, version.manifest_sha256, path)
+            return await self._limited.run(_fetch, self._store, *what, path)
         except LimitsExceeded as problem:
             message = "Exporting this model takes more memory or time than this server has for it."
             raise FailedPrecondition(message, reason="LIMITS_EXCEEDED") from problem
@@ -61,14 +67,15 @@ class Exports:
 
 
 def _message(version: ModelVersionRecord, made: "Export") -> ExportModelVersionResponse:
+    other = "" if made.format == formats.DEFAULT else f"-{made.format}"
     return ExportModelVersionResponse(
         export=ExportModelVersionResponse.Export(
-            name=version.name, filename=f"{version.key.model}-{version.number}.zip", **vars(made)
+            name=version.name, filename=f"{version.key.model}-{version.number}{other}.zip", **vars(made)
         )
     )
 
 
-def _fetch(store: ObjectStore, project: str, manifest_sha256: str, path: Path) -> "Export":
+def _fetch(store: ObjectStore, project: str, manifest_sha256: str, wanted: str, path: Path) -> "Export":
     from services.trainer.exports.building import fetch  # numpy, onnx and ONNX Runtime, in the process that runs it
 
-    return fetch(store, project, manifest_sha256, path)
+    return fetch(store, project, manifest_sha256, wanted, path)
