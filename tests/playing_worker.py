@@ -121,7 +121,9 @@ def epoch(number: int) -> TrainingRunEvent:
     return TrainingRunEvent(epoch=number, epoch_completed=trainer_pb2.EpochCompleted(metrics=[loss]))
 
 
-def bundle(store: ObjectStore, accuracy: float = 0.9, without: str = "") -> str:
+def bundle(
+    store: ObjectStore, accuracy: float = 0.9, without: str = "", recipe: bundle_pb2.Recipe | None = None
+) -> str:
     """Puts a small bundle into the store, if wanted `without` one of its files: the SHA-256 of its manifest."""
     evaluation = bundle_pb2.Evaluation(metrics=[bundle_pb2.Metric(name="val/accuracy", value=accuracy)])
     contents = {
@@ -136,7 +138,7 @@ def bundle(store: ObjectStore, accuracy: float = 0.9, without: str = "") -> str:
         for path, data in contents.items()
     ]
     model = bundle_pb2.ModelManifest(
-        format=manifest.MODEL_FORMAT, modality=bundle_pb2.MODALITY_IMAGE, labels=LABELS, files=files
+        format=manifest.MODEL_FORMAT, modality=bundle_pb2.MODALITY_IMAGE, labels=LABELS, files=files, recipe=recipe
     )
     written = manifest.to_bytes(model)
     digest = manifest.sha256(written)

@@ -124,8 +124,8 @@ class TrainingRun(_message.Message):
     """The epoch of that run's checkpoint; its own epochs are those after."""
     estimated_seconds: _builtins.float
     """Seconds from start_time to finish_time that it was likely to take when it was asked for: the median of the latest
-    runs with the same preset, architecture, views and epochs, on the same dataset where there were any. Not set where there
-    was none.
+    runs that were asked for with the same preset, architecture, views, epochs and max_gflops, on the same dataset where
+    there were any. Not set where there was none.
     """
     waits_for: _builtins.str
     """What it waits for, in plain words, where no worker that was heard of lately can take it: there is none, or each lacks
@@ -504,7 +504,9 @@ Global___CheckpointSaved: _TypeAlias = CheckpointSaved  # noqa: Y015
 
 @_typing.final
 class RecipeSettled(_message.Message):
-    """RecipeSettled says what the run does where its recipe left that to the worker: weights AUTO, architecture `auto`."""
+    """RecipeSettled says what the run does where its recipe left that to the worker: weights AUTO, as soon as that is known;
+    architecture `auto`, once there is the model.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

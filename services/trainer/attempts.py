@@ -11,14 +11,15 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from handful.errors import Aborted, OutOfRange
+from handful.errors import Aborted, FailedPrecondition, OutOfRange
 from handful.history import History
-from handful.v1.bundle_pb2 import EpochMetrics, Notice
+from handful.v1.bundle_pb2 import EpochMetrics, Notice, Recipe
 from handful.v1.trainer_pb2 import (
     AttemptStarted,
     CheckpointSaved,
     Failure,
     Progress,
+    RecipeSettled,
     TrainingRun,
     TrainingRunEvent,
 )
@@ -26,6 +27,7 @@ from handful.v1.worker_pb2 import Checkpoint, WorkerEvent
 from services.shared.database import alone, clock
 from services.trainer import events, runs
 from services.trainer.records import CLAIMED, TERMINAL, WAITING, Grip, RunKey, RunRecord
+from services.trainer.sound_architectures import AUTO
 from services.trainer.tables import training_runs
 
 # A run whose workers were lost this often is given up.
@@ -151,6 +153,21 @@ async def commit_checkpoint(
         saved = CheckpointSaved(sha256=checkpoint.sha256)
         event = TrainingRunEvent(attempt=grip.attempt, epoch=checkpoint.epoch, checkpoint_saved=saved)
         await events.append(connection, grip.key, event)
+
+
+async def settle(connection: AsyncConnection, grip: Grip, recipe: Recipe, made_by: Recipe) -> Recipe:
+    """The recipe of a run whose model is there: of an architecture that it left open the one that the model was made by
+    counts from now on, which an event says. FailedPrecondition where that leaves it open too.
+    """
+    if recipe.architecture != AUTO:
+        return recipe
+    if made_by.architecture in ("", AUTO):
+        raise FailedPrecondition("The bundle does not say which architecture it has.", reason="BUNDLE_INCOMPLETE")
+    row = sa.update(training_runs).where(_fence(grip)).values(recipe=made_by.SerializeToString())
+    await connection.execute(row)
+    settled = RecipeSettled(recipe=made_by)
+    await events.append(connection, grip.key, TrainingRunEvent(attempt=grip.attempt, recipe_settled=settled))
+    return made_by
 
 
 async def finish(

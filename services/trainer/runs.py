@@ -31,6 +31,7 @@ async def add(connection: AsyncConnection, new: NewRun) -> RunRecord:
         "dataset_version": new.dataset_version,
         "dataset_manifest_sha256": new.dataset_manifest_sha256,
         "recipe": new.recipe.SerializeToString(),
+        "asked_recipe": new.recipe.SerializeToString(),
         "promote": new.promote,
         "request_id": new.request_id,
         "create_time_us": clock(connection),
@@ -74,8 +75,8 @@ def _copied(new: NewRun) -> list[TrainingRunEvent]:
 
 
 async def _estimate(connection: AsyncConnection, new: NewRun) -> float | None:
-    """Seconds that a run is likely to take: as the latest ones did that had the same preset, architecture, views and
-    epochs, those on its own dataset if there are any; None where there are none.
+    """Seconds that a run is likely to take: as the latest ones did that were asked for with the same preset,
+    architecture, views, epochs and max_gflops, those on its own dataset if there are any; None where there are none.
     """
     ended = training_runs.c.state == TrainingRun.STATE_SUCCEEDED
     query = sa.select(training_runs).where(ended)
@@ -84,7 +85,7 @@ async def _estimate(connection: AsyncConnection, new: NewRun) -> float | None:
     alike = [
         row
         for row in await connection.execute(latest)
-        if _kind(Recipe.FromString(row.recipe), row.evaluated_version, row.continued_epoch) == kind
+        if _kind(_asked(row), row.evaluated_version, row.continued_epoch) == kind
     ]
     nearest = [row for row in alike if _dataset(row.dataset_version) == _dataset(new.dataset_version)] or alike
     took = [(row.finish_time_us - row.start_time_us) / 1e6 for row in nearest]
@@ -95,9 +96,13 @@ def _dataset(dataset_version: str) -> str:
     return dataset_version.partition("/versions/")[0]
 
 
+def _asked(row: Any) -> Recipe:
+    return Recipe.FromString(row.recipe if row.asked_recipe is None else row.asked_recipe)
+
+
 def _kind(recipe: Recipe, evaluated: object, continued_after: int | None) -> tuple[object, ...]:
     num_epochs = recipe.num_epochs - (continued_after or 0)
-    trained = recipe.preset, recipe.architecture, recipe.views, num_epochs
+    trained = recipe.preset, recipe.architecture, recipe.views, num_epochs, recipe.max_gflops
     return evaluated is not None, continued_after is not None, *trained
 
 

@@ -15,7 +15,9 @@ training_runs = sa.Table(
     sa.Column("model", text(63), nullable=False),
     sa.Column("dataset_version", text(256), nullable=False),
     sa.Column("dataset_manifest_sha256", text(64), nullable=False),
+    # As a worker has settled it; before, and in the other, as it was asked for. NULL in rows of earlier releases.
     sa.Column("recipe", sa.LargeBinary, nullable=False),
+    sa.Column("asked_recipe", sa.LargeBinary),
     sa.Column("promote", sa.Boolean, nullable=False),
     sa.Column("request_id", text(128), nullable=False),
     sa.Column("create_time_us", sa.BigInteger, nullable=False),

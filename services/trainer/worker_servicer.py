@@ -168,10 +168,11 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             run = await runs.get(connection, grip.key)
             if run.evaluated_version:
                 raise InvalidArgument.fields([("outcome", "this run evaluates; it publishes no model")])
+            recipe = await attempts.settle(connection, grip, run.recipe, model.recipe)
             new = NewModelVersion(
                 key=ModelKey(project, run.model),
                 manifest_sha256=sha256,
-                recipe=run.recipe,
+                recipe=recipe,
                 labels=tuple(model.labels),
                 metrics=metrics,
                 promote=run.promote,

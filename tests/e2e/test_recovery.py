@@ -122,6 +122,30 @@ def test_a_run_whose_child_crashes_says_so(own_stack: Stack, client: Client, dat
     Story(client.train(dataset)).follow().check(TrainingRun.STATE_SUCCEEDED)
 
 
+def test_a_choice_that_was_lost_is_made_again(client: Client, photographs: Path, tmp_path: Path) -> None:
+    """Killed once it has chosen its network, a run of `quality` publishes what it would have: every figure the same."""
+    for label in ("cat", "dog"):
+        (tmp_path / "few" / "train" / label).mkdir(parents=True)
+        for path in sorted((photographs / "train" / label).iterdir())[:8]:
+            (tmp_path / "few" / "train" / label / path.name).symlink_to(path)
+    client.push("few", tmp_path / "few")
+    story = Story(client.train("few", preset="quality", max_gflops=1))
+
+    def hear(event: TrainingRunEvent) -> None:
+        if event.notice.reason == "ARCHITECTURE_CHOSEN" and event.attempt == 1:
+            os.kill(worker_pid(story.starts[0]), signal.SIGKILL)
+
+    story.follow(hear).check(TrainingRun.STATE_SUCCEEDED)
+    assert [start.attempt for start in story.starts] == [1, 2]
+    undisturbed = Story(client.train("few", preset="quality", max_gflops=1)).follow()
+    assert story.run.training_run.recipe == undisturbed.run.training_run.recipe
+    killed, whole = (client.evaluation(one.run.training_run.model_version).evaluation for one in (story, undisturbed))
+    assert len(killed.cross_validation.architecture_choice.candidates) > 1
+    assert killed.cross_validation == whole.cross_validation
+    assert killed.metrics == whole.metrics
+    assert killed.classes == whole.classes
+
+
 def test_a_killed_worker_takes_its_children_along(own_stack: Stack, client: Client, dataset: str) -> None:
     """Nobody goes on building a graph for a worker that was killed."""
     run = client.train(dataset, weights="RANDOM")

@@ -7,6 +7,8 @@ import pytest
 
 from handful.bundle import manifest
 from handful.errors import FailedPrecondition, InvalidArgument
+from handful.v1 import model_pb2
+from handful.v1.bundle_pb2 import Recipe
 from handful.v1.trainer_pb2 import Failure, TrainingRun
 from services.shared.objects.filesystem import FilesystemStore
 from tests.playing_worker import (
@@ -19,6 +21,8 @@ from tests.playing_worker import (
     claim,
     create,
     epoch,
+    events,
+    lose,
     mended,
     read,
     refusal,
@@ -38,6 +42,27 @@ async def version(dataset_service: DatasetService, picture: Callable[..., bytes]
 async def hold(trainer_service: TrainerService, version: str) -> Hold:
     await create(trainer_service, version)
     return await claim(trainer_service)
+
+
+async def test_what_was_left_open_is_settled_with_the_model(
+    trainer_service: TrainerService, version: str, store: FilesystemStore
+) -> None:
+    """A run lost before its model is there chooses again; with the model its recipe names what made it."""
+    run = await create(trainer_service, version, recipe=Recipe(preset="quality"))
+    await lose(trainer_service, await claim(trainer_service))
+    second = await claim(trainer_service)
+    assert second.claim.recipe.architecture == "auto"
+    for recipe in (None, run.recipe):
+        error = await refusal(second.succeed(bundle(store, recipe=recipe)))
+        assert (error.reason, (await read(trainer_service, run.name)).recipe) == ("BUNDLE_INCOMPLETE", run.recipe)
+    settled = Recipe(preset="quality", architecture="efficientnet_lite1")
+    await second.succeed(bundle(store, recipe=settled))
+    ended = await read(trainer_service, run.name)
+    assert (ended.state, ended.recipe) == (TrainingRun.STATE_SUCCEEDED, settled)
+    (told,) = [one for one in await events(trainer_service, run.name) if one.HasField("recipe_settled")]
+    assert (told.attempt, told.recipe_settled.recipe) == (2, settled)
+    request = model_pb2.GetModelVersionRequest(name=ended.model_version)
+    assert (await trainer_service.models.GetModelVersion(request)).model_version.recipe == settled
 
 
 @pytest.mark.parametrize(

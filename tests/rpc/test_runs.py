@@ -19,6 +19,7 @@ from handful.errors import InvalidArgument
 from handful.v1.bundle_pb2 import Recipe
 from handful.v1.trainer_pb2 import ListTrainingRunsRequest, TrainingRun
 from services.shared.objects import ObjectStore
+from services.trainer.architectures import DEFAULT_ARCHITECTURE
 from services.trainer.records import TERMINAL
 from tests.playing_worker import (
     PROJECT,
@@ -104,6 +105,36 @@ async def test_an_estimate_of_a_minute_is_one(
     again = await create(trainer_service, version)
     assert again.HasField("estimated_seconds")
     assert again.estimated_seconds == 60
+
+
+async def test_an_estimate_looks_at_what_was_asked_for(
+    trainer_service: TrainerService, version: str, store: ObjectStore
+) -> None:
+    """A run whose architecture is left open is likely to take what such runs took, whatever those chose; and one that
+    names it, or chooses among fewer, is of another kind.
+    """
+    asked = Recipe(preset="quality")
+    run = await create(trainer_service, version, recipe=asked)
+    settled = Recipe(preset="quality", architecture=DEFAULT_ARCHITECTURE)
+    await (await claim(trainer_service)).succeed(bundle(store, recipe=settled))
+    assert (await read(trainer_service, run.name)).recipe == settled
+    async with trainer_service.database.write() as connection:
+        took = "UPDATE training_runs SET start_time_us = 1000000, finish_time_us = 13000000"
+        await connection.execute(sa.text(took))
+    assert (await create(trainer_service, version, recipe=asked)).estimated_seconds == 12
+    for other in (settled, Recipe(preset="quality", max_gflops=0.5), Recipe(preset="fast")):
+        assert not (await create(trainer_service, version, recipe=other)).HasField("estimated_seconds"), other
+
+
+async def test_rows_of_earlier_releases_are_what_they_say(
+    trainer_service: TrainerService, version: str, store: ObjectStore
+) -> None:
+    """Where a row does not know what was asked for, its recipe is taken for it."""
+    await create(trainer_service, version)
+    await (await claim(trainer_service)).succeed(bundle(store))
+    async with trainer_service.database.write() as connection:
+        await connection.execute(sa.text("UPDATE training_runs SET asked_recipe = NULL"))
+    assert (await create(trainer_service, version)).HasField("estimated_seconds")
 
 
 async def test_a_hundred_creates_at_once_with_one_request_id_make_one_run(

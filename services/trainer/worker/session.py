@@ -96,8 +96,6 @@ def _train(work: Work) -> str:
     evaluation.wrong_answers.extend(wrong_answers(examples.labels, examples.val, answers))
     evaluation.resources.CopyFrom(work.usage.so_far())
     digest = publish(work, trained, evaluation)
-    if work.chosen:
-        work.settle(work.recipe)
     work.reporter.event(TrainingRunEvent(resources_used=work.usage.so_far()))
     work.reporter.check()
     return digest

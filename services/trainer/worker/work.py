@@ -61,8 +61,6 @@ class Work:
     history: list[EpochMetrics] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
-    # Whether the recipe left something open that this attempt chose.
-    chosen: bool = False
 
     def __post_init__(self) -> None:
         self.history.extend(self.claim.history)
@@ -97,9 +95,10 @@ class Work:
         self.notices[:] = [one for one in self.notices if one.reason not in reasons]
 
     def choose(self, recipe: Recipe) -> None:
-        """From now on this is the recipe of this attempt; another chooses again, and so knows what it chose from."""
+        """From now on this is the recipe of this attempt; another chooses again, and so knows what it chose from. The
+        trainer has it of the model that was made by it.
+        """
         self.claim.recipe.CopyFrom(recipe)
-        self.chosen = True
 
     def settle(self, recipe: Recipe) -> None:
         """From now on this is the run's recipe, in later attempts too."""
