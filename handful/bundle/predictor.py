@@ -9,13 +9,10 @@ from handful.bundle import recordings, runtime, sounds
 from handful.bundle.heads import Floats, LinearHead
 from handful.bundle.images import Preprocessing, decode, fit
 from handful.bundle.sounds import Inputs
+from handful.v1.bundle_pb2 import BACKBONE_PRECISION_INT8, ImagePreprocessing, SoundPreprocessing, Spectrogram
 from handful.v1.bundle_pb2 import Backbone as BackboneMessage
-from handful.v1.bundle_pb2 import ImagePreprocessing, SoundPreprocessing, Spectrogram
 
 Pixels = npt.NDArray[np.uint8]
-
-# What computed features: runtime, version and precision. Features of other numerics are other features.
-NUMERICS = f"onnxruntime-{runtime.VERSION}-cpu-float32"
 
 
 class Backbone:
@@ -44,6 +41,12 @@ class Backbone:
         """float32[n, feature_width] of the graph's inputs by name; of a sound n is 1."""
         features: Floats = runtime.run(self._session, ["features"], inputs)[0]
         return features
+
+
+def numerics(backbone: BackboneMessage) -> str:
+    """What computes features: runtime, version and precision. Features of other numerics are other features."""
+    precision = "int8" if backbone.precision == BACKBONE_PRECISION_INT8 else "float32"
+    return f"onnxruntime-{runtime.VERSION}-cpu-{precision}"
 
 
 def to_pixels(data: bytes, preprocessing: ImagePreprocessing) -> Pixels:

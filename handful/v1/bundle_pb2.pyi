@@ -247,6 +247,34 @@ a notice PRECISION_FALLBACK, and its recipe then says FLOAT32.
 """
 Global___Precision: _TypeAlias = Precision  # noqa: Y015
 
+class _BackbonePrecision:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BackbonePrecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BackbonePrecision.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BACKBONE_PRECISION_UNSPECIFIED: _BackbonePrecision.ValueType  # 0
+    """Not set: FLOAT32."""
+    BACKBONE_PRECISION_FLOAT32: _BackbonePrecision.ValueType  # 1
+    """float32. In resolved recipes and in manifests it is left unset."""
+    BACKBONE_PRECISION_INT8: _BackbonePrecision.ValueType  # 2
+    """Weights and activations are 8-bit integers, and features float32. It is a backbone of its own, with an id of its own,
+    and its features are others: heads are fitted on them.
+    """
+
+class BackbonePrecision(_BackbonePrecision, metaclass=_BackbonePrecisionEnumTypeWrapper):
+    """BackbonePrecision says in which numbers a backbone's graph computes, wherever it does: for training and for serving."""
+
+BACKBONE_PRECISION_UNSPECIFIED: BackbonePrecision.ValueType  # 0
+"""Not set: FLOAT32."""
+BACKBONE_PRECISION_FLOAT32: BackbonePrecision.ValueType  # 1
+"""float32. In resolved recipes and in manifests it is left unset."""
+BACKBONE_PRECISION_INT8: BackbonePrecision.ValueType  # 2
+"""Weights and activations are 8-bit integers, and features float32. It is a backbone of its own, with an id of its own,
+and its features are others: heads are fitted on them.
+"""
+Global___BackbonePrecision: _TypeAlias = BackbonePrecision  # noqa: Y015
+
 class _ClassWeights:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -437,6 +465,7 @@ class Recipe(_message.Message):
     HEAD_FIELD_NUMBER: _builtins.int
     SHRINKAGE_FIELD_NUMBER: _builtins.int
     VIEWS_FIELD_NUMBER: _builtins.int
+    BACKBONE_PRECISION_FIELD_NUMBER: _builtins.int
     MAX_GFLOPS_FIELD_NUMBER: _builtins.int
     preset: _builtins.str
     """`fast` (features once, then a convex head), `quality` (as `fast`, on the best of several networks), `fine_tune`
@@ -537,6 +566,10 @@ class Recipe(_message.Message):
     measured is measured on pictures as they are. `fast` on pictures only; fewer where pictures and views would have over
     2^28 numbers of features together.
     """
+    backbone_precision: Global___BackbonePrecision.ValueType
+    """In which numbers the backbone computes. INT8: about twice as fast to train and to serve and a quarter as large, where
+    Architecture.backbone_precisions offers it; with pretrained weights and `fast` only.
+    """
     max_gflops: _builtins.float
     """Of the networks at hand `quality` tries those that cost at most so many GFLOPs (Architecture.gflops); with
     architecture `auto` only.
@@ -584,11 +617,12 @@ class Recipe(_message.Message):
         head: Global___HeadKind.ValueType = ...,
         shrinkage: _builtins.float | None = ...,
         views: _builtins.int = ...,
+        backbone_precision: Global___BackbonePrecision.ValueType = ...,
         max_gflops: _builtins.float | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_brightness", b"_brightness", "_contrast", b"_contrast", "_crop_scale", b"_crop_scale", "_cutmix", b"_cutmix", "_early_stopping_epochs", b"_early_stopping_epochs", "_frozen_blocks", b"_frozen_blocks", "_gradient_clip_norm", b"_gradient_clip_norm", "_head_learning_rate", b"_head_learning_rate", "_horizontal_flip", b"_horizontal_flip", "_hue", b"_hue", "_label_smoothing", b"_label_smoothing", "_layer_decay", b"_layer_decay", "_learning_rate", b"_learning_rate", "_max_gflops", b"_max_gflops", "_mixup", b"_mixup", "_momentum", b"_momentum", "_num_epochs", b"_num_epochs", "_random_erasing", b"_random_erasing", "_regularization_c", b"_regularization_c", "_rotation_degrees", b"_rotation_degrees", "_saturation", b"_saturation", "_seed", b"_seed", "_shrinkage", b"_shrinkage", "_target_size", b"_target_size", "_vertical_flip", b"_vertical_flip", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "brightness", b"brightness", "contrast", b"contrast", "crop_scale", b"crop_scale", "cutmix", b"cutmix", "early_stopping_epochs", b"early_stopping_epochs", "frozen_blocks", b"frozen_blocks", "gradient_clip_norm", b"gradient_clip_norm", "head_learning_rate", b"head_learning_rate", "horizontal_flip", b"horizontal_flip", "hue", b"hue", "label_smoothing", b"label_smoothing", "layer_decay", b"layer_decay", "learning_rate", b"learning_rate", "max_gflops", b"max_gflops", "mixup", b"mixup", "momentum", b"momentum", "num_epochs", b"num_epochs", "random_erasing", b"random_erasing", "regularization_c", b"regularization_c", "rotation_degrees", b"rotation_degrees", "saturation", b"saturation", "seed", b"seed", "shrinkage", b"shrinkage", "target_size", b"target_size", "vertical_flip", b"vertical_flip", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_brightness", b"_brightness", "_contrast", b"_contrast", "_crop_scale", b"_crop_scale", "_cutmix", b"_cutmix", "_early_stopping_epochs", b"_early_stopping_epochs", "_frozen_blocks", b"_frozen_blocks", "_gradient_clip_norm", b"_gradient_clip_norm", "_head_learning_rate", b"_head_learning_rate", "_horizontal_flip", b"_horizontal_flip", "_hue", b"_hue", "_label_smoothing", b"_label_smoothing", "_layer_decay", b"_layer_decay", "_learning_rate", b"_learning_rate", "_max_gflops", b"_max_gflops", "_mixup", b"_mixup", "_momentum", b"_momentum", "_num_epochs", b"_num_epochs", "_random_erasing", b"_random_erasing", "_regularization_c", b"_regularization_c", "_rotation_degrees", b"_rotation_degrees", "_saturation", b"_saturation", "_seed", b"_seed", "_shrinkage", b"_shrinkage", "_target_size", b"_target_size", "_vertical_flip", b"_vertical_flip", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "architecture", b"architecture", "auto_augmentation", b"auto_augmentation", "batch_size", b"batch_size", "brightness", b"brightness", "class_weights", b"class_weights", "contrast", b"contrast", "crop_scale", b"crop_scale", "cutmix", b"cutmix", "early_stopping_epochs", b"early_stopping_epochs", "freeze", b"freeze", "frozen_blocks", b"frozen_blocks", "frozen_mode", b"frozen_mode", "gradient_clip_norm", b"gradient_clip_norm", "head", b"head", "head_learning_rate", b"head_learning_rate", "horizontal_flip", b"horizontal_flip", "hue", b"hue", "initial_head", b"initial_head", "label_smoothing", b"label_smoothing", "layer_decay", b"layer_decay", "learning_rate", b"learning_rate", "max_gflops", b"max_gflops", "mixup", b"mixup", "momentum", b"momentum", "num_epochs", b"num_epochs", "optimizer", b"optimizer", "precision", b"precision", "preset", b"preset", "random_erasing", b"random_erasing", "regularization_c", b"regularization_c", "rotation_degrees", b"rotation_degrees", "saturation", b"saturation", "schedule", b"schedule", "seed", b"seed", "shrinkage", b"shrinkage", "target_size", b"target_size", "vertical_flip", b"vertical_flip", "views", b"views", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_brightness", b"_brightness", "_contrast", b"_contrast", "_crop_scale", b"_crop_scale", "_cutmix", b"_cutmix", "_early_stopping_epochs", b"_early_stopping_epochs", "_frozen_blocks", b"_frozen_blocks", "_gradient_clip_norm", b"_gradient_clip_norm", "_head_learning_rate", b"_head_learning_rate", "_horizontal_flip", b"_horizontal_flip", "_hue", b"_hue", "_label_smoothing", b"_label_smoothing", "_layer_decay", b"_layer_decay", "_learning_rate", b"_learning_rate", "_max_gflops", b"_max_gflops", "_mixup", b"_mixup", "_momentum", b"_momentum", "_num_epochs", b"_num_epochs", "_random_erasing", b"_random_erasing", "_regularization_c", b"_regularization_c", "_rotation_degrees", b"_rotation_degrees", "_saturation", b"_saturation", "_seed", b"_seed", "_shrinkage", b"_shrinkage", "_target_size", b"_target_size", "_vertical_flip", b"_vertical_flip", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "architecture", b"architecture", "auto_augmentation", b"auto_augmentation", "backbone_precision", b"backbone_precision", "batch_size", b"batch_size", "brightness", b"brightness", "class_weights", b"class_weights", "contrast", b"contrast", "crop_scale", b"crop_scale", "cutmix", b"cutmix", "early_stopping_epochs", b"early_stopping_epochs", "freeze", b"freeze", "frozen_blocks", b"frozen_blocks", "frozen_mode", b"frozen_mode", "gradient_clip_norm", b"gradient_clip_norm", "head", b"head", "head_learning_rate", b"head_learning_rate", "horizontal_flip", b"horizontal_flip", "hue", b"hue", "initial_head", b"initial_head", "label_smoothing", b"label_smoothing", "layer_decay", b"layer_decay", "learning_rate", b"learning_rate", "max_gflops", b"max_gflops", "mixup", b"mixup", "momentum", b"momentum", "num_epochs", b"num_epochs", "optimizer", b"optimizer", "precision", b"precision", "preset", b"preset", "random_erasing", b"random_erasing", "regularization_c", b"regularization_c", "rotation_degrees", b"rotation_degrees", "saturation", b"saturation", "schedule", b"schedule", "seed", b"seed", "shrinkage", b"shrinkage", "target_size", b"target_size", "vertical_flip", b"vertical_flip", "views", b"views", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
@@ -1002,8 +1036,10 @@ class Backbone(_message.Message):
     GRAPH_SHA256_FIELD_NUMBER: _builtins.int
     WEIGHTS_FILE_SHA256_FIELD_NUMBER: _builtins.int
     SOUND_PREPROCESSING_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    QUANTIZER_FIELD_NUMBER: _builtins.int
     backbone_id: _builtins.str
-    """SHA-256 over weights, architecture, output and preprocessing, lower-case hex."""
+    """SHA-256 over weights, architecture, output, preprocessing and quantizer, lower-case hex."""
     architecture: _builtins.str
     """Architecture id."""
     weights_sha256: _builtins.str
@@ -1023,6 +1059,12 @@ class Backbone(_message.Message):
     weights_file_sha256: _builtins.str
     """SHA-256 of its weights' bytes, lower-case hex: a safetensors file of the PyTorch body's state dict, for exports. It
     lies beside the graph, as `{sha256}.safetensors` or `backbone.safetensors`. Of sounds it holds the graph's constants.
+    """
+    precision: Global___BackbonePrecision.ValueType
+    """In which numbers its graph computes; not set: float32."""
+    quantizer: _builtins.str
+    """What made the integers of a float32 graph, with versions, such as `qdq1-onnxruntime1.32.0`; it is part of the id.
+    Empty where the graph computes in float32.
     """
     @_builtins.property
     def preprocessing(self) -> Global___ImagePreprocessing:
@@ -1046,10 +1088,12 @@ class Backbone(_message.Message):
         graph_sha256: _builtins.str = ...,
         weights_file_sha256: _builtins.str = ...,
         sound_preprocessing: Global___SoundPreprocessing | None = ...,
+        precision: Global___BackbonePrecision.ValueType = ...,
+        quantizer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["preprocessing", b"preprocessing", "sound_preprocessing", b"sound_preprocessing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "backbone_id", b"backbone_id", "feature_width", b"feature_width", "graph_sha256", b"graph_sha256", "preprocessing", b"preprocessing", "sound_preprocessing", b"sound_preprocessing", "weights_file_sha256", b"weights_file_sha256", "weights_origin", b"weights_origin", "weights_sha256", b"weights_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "backbone_id", b"backbone_id", "feature_width", b"feature_width", "graph_sha256", b"graph_sha256", "precision", b"precision", "preprocessing", b"preprocessing", "quantizer", b"quantizer", "sound_preprocessing", b"sound_preprocessing", "weights_file_sha256", b"weights_file_sha256", "weights_origin", b"weights_origin", "weights_sha256", b"weights_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

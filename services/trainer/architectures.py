@@ -88,6 +88,9 @@ class ArchitectureRow:
     training_memory_bytes: int
     # Blocks of the body, as `worker/networks.py` counts them.
     num_blocks: int
+    # Whether its graph is offered in integers too: where that was measured to be faster and as accurate
+    # (`benchmarks/int8.py`).
+    int8: bool
     # SPDX id of the code that builds it, where that asks more of what is made with it than ours does; else empty.
     code_license: str
     preprocessing: bundle_pb2.ImagePreprocessing
@@ -101,6 +104,11 @@ class ArchitectureRow:
     def extra(self) -> str:
         """The extra that a worker needs for it; empty for what all have."""
         return "yolo" if self.network.library == ULTRALYTICS else ""
+
+    @property
+    def precisions(self) -> "list[bundle_pb2.BackbonePrecision.ValueType]":
+        """What `Recipe.backbone_precision` may be with it."""
+        return [bundle_pb2.BACKBONE_PRECISION_FLOAT32, *([bundle_pb2.BACKBONE_PRECISION_INT8] if self.int8 else [])]
 
 
 def _rows() -> Iterator[ArchitectureRow]:
@@ -116,6 +124,7 @@ def _rows() -> Iterator[ArchitectureRow]:
             feature_width=row["feature_width"],
             training_memory_bytes=row["training_memory_bytes"],
             num_blocks=row["num_blocks"],
+            int8=row.get("int8", False),
             code_license=_CODE_LICENSES.get(row["library"], ""),
             preprocessing=json_format.ParseDict(pinned["preprocessing"], bundle_pb2.ImagePreprocessing()),
             mean=tuple(pinned["mean"]),
@@ -153,14 +162,19 @@ def backbone_id(
     architecture: str,
     preprocessing: bundle_pb2.ImagePreprocessing | bundle_pb2.SoundPreprocessing,
     weights_sha256: str,
+    quantizer: str = "",
 ) -> str:
-    """The id of a body with weights, as one kind of input comes to it; lower-case hex."""
+    """The id of a body with weights, as one kind of input comes to it, and as a quantizer made integers of it, if one
+    did; lower-case hex.
+    """
     identity = {
         "architecture": architecture,
         "output": "features",
         "preprocessing": json_format.MessageToDict(preprocessing, preserving_proto_field_name=True),
         "weights_sha256": weights_sha256,
     }
+    if quantizer:
+        identity["quantizer"] = quantizer
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()
     return hashlib.sha256(canonical).hexdigest()
 
@@ -188,6 +202,7 @@ def message(
         lacks_extra=lacks_extra,
         weights_state=state,
         is_default=row.id == default,
+        backbone_precisions=row.precisions,
     )
     if row.weights is not None:
         shown.weights_source = row.weights.source

@@ -115,6 +115,9 @@ _FAST = (
     *_COMMON[1:],
     *_HEAD,
     Field(
+        "backbone_precision", "Numbers of the network. INT8: faster, smaller.", "FLOAT32", choices=("FLOAT32", "INT8")
+    ),
+    Field(
         "views",
         "Augmented views of each training picture that the head is fitted on beside the picture itself: crops, flips, "
         "rotations, changes of colour. Each takes as long as the picture does; they are kept. Pictures only.",
@@ -161,7 +164,6 @@ _BASELINE = (
     Field("saturation", "Largest relative change.", VIEW["saturation"], 0.0, 1.0),
 )
 _TRAINS_BODY = ("NONE", "FIRST_BLOCKS")
-# In layers: what is trained, how, and on which views.
 _FINE_TUNE = (
     *_COMMON,
     Field("num_epochs", "Passes over the training examples.", 20, 1, 1000, "epochs"),

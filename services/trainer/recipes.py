@@ -45,6 +45,10 @@ def resolve(asked: Recipe, default_architecture: str) -> Recipe:
     row = ARCHITECTURES.get(recipe.architecture)
     if row is not None and row.weights is None and recipe.weights == bundle_pb2.WEIGHTS_PRETRAINED:
         problems.append(("recipe.weights", NOT_OFFERED.format(row.id)))
+    if recipe.backbone_precision == bundle_pb2.BACKBONE_PRECISION_INT8:
+        problems += _precision_problems(recipe)
+    else:  # earlier releases know no such field, and need none
+        recipe.ClearField("backbone_precision")
     if row is not None and row.network.library == ULTRALYTICS:
         problems += _yolo_problems(asked, recipe)
     if preset.name == FINE_TUNE and not problems:
@@ -173,6 +177,17 @@ def _yolo_problems(asked: Recipe, recipe: Recipe) -> list[tuple[str, str]]:
         problems.append(("recipe.contrast", f"{equal}: Ultralytics has one strength for both"))
     recipe.rotation_degrees, recipe.contrast = 0, recipe.brightness
     return problems
+
+
+def _precision_problems(recipe: Recipe) -> list[tuple[str, str]]:
+    """Why there is no backbone in integers as a recipe asks for it."""
+    offering = [row.id for row in ARCHITECTURES.values() if row.int8]
+    if recipe.architecture not in offering:
+        there = f"INT8 is there for {listed(offering)}"
+        return [("recipe.backbone_precision", f"must be FLOAT32 with {recipe.architecture}: {there}")]
+    if recipe.weights != bundle_pb2.WEIGHTS_PRETRAINED:
+        return [("recipe.backbone_precision", "must be FLOAT32 unless weights are PRETRAINED")]
+    return []
 
 
 def _preset(asked: Recipe) -> Preset:

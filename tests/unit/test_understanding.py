@@ -29,12 +29,14 @@ OF_EVERY_CLAIM = {
     "request_id",
     "notices",
 }
+# What is not written down, since releases before there was anything else did just that.
+_UNWRITTEN = {"backbone_precision": "FLOAT32"}
 _CHOICES = [
     (preset, field, choice)
     for preset in PRESETS.values()
     for field in preset.fields
     for choice in field.choices or ("",)
-    if field.name != "architecture"
+    if field.name != "architecture" and choice != _UNWRITTEN.get(field.name)
 ]
 
 

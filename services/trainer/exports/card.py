@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from handful.recipe import as_dict
-from handful.v1.bundle_pb2 import WEIGHTS_RANDOM, Evaluation, ModelManifest
+from handful.v1.bundle_pb2 import BACKBONE_PRECISION_INT8, WEIGHTS_RANDOM, Evaluation, ModelManifest
 from services.trainer.architectures import PinnedWeights
 from services.trainer.exports.bundle import Bundle
 
@@ -68,8 +68,7 @@ _FILES = """\
 | `predict.py`, `images.py`, `requirements.txt` | prediction with numpy, onnxruntime and Pillow alone |
 | `labels.json` | the classes by index, and the indices by class |
 | `preprocessing.json` | how pictures come to the network |
-| `model.py`, `network.json` | the same network in PyTorch, from the weights in `bundle/` |
-{neighbours}| `golden.npz` | pictures at the input size, the answers to them, and the first of them as a file |
+{torch}{neighbours}| `golden.npz` | pictures at the input size, the answers to them, and the first of them as a file |
 | `bundle/` | what Handful loads the model back from: `handful import ZIP` |
 | `LICENSES/` | the terms of the code and of the weights |
 """
@@ -86,6 +85,7 @@ _FILES_SOUND = """\
 | `bundle/` | what Handful loads the model back from: `handful import ZIP` |
 | `LICENSES/` | the terms of the code and of the weights |
 """
+_TORCH = "| `model.py`, `network.json` | the same network in PyTorch, from the weights in `bundle/` |\n"
 _NEIGHBOURS = "| `neighbours.npz` | features of the training pictures: what is far from all of them is unknown |\n"
 _COPYLEFT = (
     "The network was built and trained by {library}, which is under {license} (`LICENSES/{license}.txt`). Its makers "
@@ -113,6 +113,7 @@ def write(bundle: Bundle) -> str:
     limits = _worded(_LIMITS, model).format(
         unknown=_worded(_TELLS if knows else _NAMES_ONE, model), num_val=sum(one.num_val for one in model.examples)
     )
+    of_integers = model.backbone.precision == BACKBONE_PRECISION_INT8
     neighbours = _worded(_NEIGHBOURS, model) if knows else ""
     parts = (
         f"# {kind} classifier: {named}{more}\n\n{described.description} Trained and exported with Handful.\n",
@@ -121,7 +122,7 @@ def write(bundle: Bundle) -> str:
         _figures(model, evaluation),
         _making(bundle),
         limits,
-        (_FILES_SOUND if of_sounds else _FILES).format(neighbours=neighbours),
+        (_FILES_SOUND if of_sounds else _FILES).format(neighbours=neighbours, torch="" if of_integers else _TORCH),
         _terms(bundle),
     )
     return "\n".join(parts)
@@ -175,6 +176,7 @@ def _making(bundle: Bundle) -> str:
     rows = [
         ("architecture", f"{backbone.architecture}{built}"),
         ("its weights", _ORIGINS[backbone.weights_origin]),
+        *([("made integers by", backbone.quantizer)] if backbone.quantizer else []),
         *((f"recipe: {name}", str(value)) for name, value in as_dict(model.recipe).items()),
         ("dataset manifest, SHA-256", f"`{model.dataset_manifest_sha256}`"),
         ("features computed by", model.numerics),

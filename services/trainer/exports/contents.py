@@ -13,7 +13,7 @@ from safetensors.numpy import load
 from handful.bundle import images, manifest, neighbours, recordings, sounds
 from handful.bundle.heads import LinearHead
 from handful.bundle.predictor import plain, spectrograms
-from handful.v1.bundle_pb2 import Head
+from handful.v1.bundle_pb2 import BACKBONE_PRECISION_INT8, Head
 from services.trainer.exports import archive, card
 from services.trainer.exports.bundle import Bundle
 from services.trainer.exports.merging import merge
@@ -66,12 +66,15 @@ def _of_pictures(bundle: Bundle) -> dict[str, bytes]:
         "normalization": Head.Normalization.Name(model.head.normalization).removeprefix("NORMALIZATION_").lower(),
     }
     preprocessing = {"image": vars(plain(model.backbone.preprocessing)), "mean": row.mean, "std": row.std}
-    return {
+    files = {
         "network.json": _json(network),
         "preprocessing.json": _json(preprocessing),
         "images.py": Path(images.__file__).read_bytes(),
         **_shipped(SHIPPED),
     }
+    if model.backbone.precision == BACKBONE_PRECISION_INT8:  # the weights are of float32, whose features are others
+        del files["network.json"], files["model.py"]
+    return files
 
 
 def _bundled(bundle: Bundle) -> dict[str, bytes]:

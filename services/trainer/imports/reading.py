@@ -12,6 +12,7 @@ from handful import names
 from handful.bundle import manifest, neighbours
 from handful.errors import InvalidArgument
 from handful.v1.bundle_pb2 import (
+    BACKBONE_PRECISION_INT8,
     MODALITY_IMAGE,
     MODALITY_SOUND,
     WEIGHTS_RANDOM,
@@ -49,6 +50,7 @@ _NEEDED = {"evaluation.json", "golden.safetensors", "head.safetensors"}
 _ORIGINS = ("pretrained", "random", "trained")
 _FILTERS = ("bilinear", "bicubic")
 _PNG = b"\x89PNG\r\n\x1a\n"
+_QUANTIZER = re.compile(r"[a-z0-9.-]{1,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -116,7 +118,8 @@ def _problems(model: ModelManifest) -> Iterator[str]:
         yield "it does not say how it tells what is like none of its classes"
     if model.head.normalization not in (Head.NORMALIZATION_NONE, Head.NORMALIZATION_CENTER_L2):
         yield "its head is of a kind that is not known"
-    if model.recipe.preset not in PRESETS or model.recipe.architecture != model.backbone.architecture:
+    named = (model.recipe.architecture, model.recipe.backbone_precision)
+    if model.recipe.preset not in PRESETS or named != (model.backbone.architecture, model.backbone.precision):
         yield "its recipe is not known"
     yield from (_sound_problems if of_sounds else _backbone_problems)(model.backbone)
     yield from _terms_problems(model)
@@ -146,7 +149,10 @@ def _backbone_problems(backbone: Backbone) -> Iterator[str]:
     hashes = (backbone.weights_sha256, backbone.graph_sha256, backbone.weights_file_sha256)
     if not all(map(_SHA256.fullmatch, hashes)):
         yield "its backbone has no graph or no weights"
-    if backbone.backbone_id != backbone_id(row.id, how, backbone.weights_sha256):
+    of_integers = backbone.precision == BACKBONE_PRECISION_INT8 and backbone.weights_origin == "pretrained"
+    if not (of_integers and _QUANTIZER.fullmatch(backbone.quantizer)) and (backbone.precision or backbone.quantizer):
+        yield "its backbone is of numbers that are not known"
+    if backbone.backbone_id != backbone_id(row.id, how, backbone.weights_sha256, backbone.quantizer):
         yield "its backbone is not the one that it is called"
 
 
@@ -157,6 +163,8 @@ def _sound_problems(backbone: Backbone) -> Iterator[str]:
         return
     if backbone.feature_width != row.feature_width or backbone.weights_origin not in ("pretrained", "none"):
         yield "its backbone is not one of its architecture"
+    if backbone.precision or backbone.quantizer:
+        yield "its backbone is of numbers that are not known"
     if backbone.sound_preprocessing != row.preprocessing or backbone.HasField("preprocessing"):
         yield "its preprocessing is of a kind that is not known"
     hashes = (backbone.weights_sha256, backbone.graph_sha256, backbone.weights_file_sha256)

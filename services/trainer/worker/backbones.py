@@ -12,8 +12,15 @@ from typing import TYPE_CHECKING
 import structlog
 
 from handful.bundle import predictor
-from handful.v1.bundle_pb2 import WEIGHTS_PRETRAINED, Backbone, ImagePreprocessing, Recipe
+from handful.v1.bundle_pb2 import (
+    BACKBONE_PRECISION_INT8,
+    WEIGHTS_PRETRAINED,
+    Backbone,
+    ImagePreprocessing,
+    Recipe,
+)
 from services.shared.objects import ObjectStore, StoreUnavailable
+from services.trainer import quantizing
 from services.trainer.architectures import ARCHITECTURES, ULTRALYTICS, ArchitectureRow, backbone_id
 from services.trainer.worker import agreement
 from services.trainer.worker.agreement import GraphDisagrees
@@ -41,16 +48,38 @@ def find(
     children: Children,
 ) -> tuple[Backbone, bytes]:
     """The backbone that a recipe names, with its graph: shared by all projects, or the project's where it is random."""
-    row = ARCHITECTURES[recipe.architecture]
     with _building:
-        if recipe.weights == WEIGHTS_PRETRAINED:
-            backbone = _describe(row, preprocessing, offered(row).sha256, "pretrained")
-            stored = first_stored(store, backbone) or _copied(store, row, backbone)
-            if stored is not None:
-                return stored
-        if row.network.library == ULTRALYTICS:
-            return _build_apart(store, weights, recipe, preprocessing, project, children)
-        return children.run(_build, store, weights, recipe, preprocessing, project)
+        if recipe.backbone_precision != BACKBONE_PRECISION_INT8:
+            return _found(store, weights, recipe, preprocessing, project, children)
+        backbone = _quantized(ARCHITECTURES[recipe.architecture], preprocessing)
+        stored = first_stored(store, backbone)
+        if stored is not None:
+            return stored
+        known, graph = _found(store, weights, recipe, preprocessing, project, children)
+        state = store.get(f"backbones/{known.backbone_id}/{known.weights_file_sha256}.safetensors")
+        made = children.run(quantizing.quantize, graph)
+        log.info("graph quantized", backbone_id=backbone.backbone_id, num_bytes=len(made))
+        return _kept(store, "backbones", backbone, made, state)
+
+
+def _found(
+    store: ObjectStore,
+    weights: PretrainedWeights,
+    recipe: Recipe,
+    preprocessing: ImagePreprocessing,
+    project: str,
+    children: Children,
+) -> tuple[Backbone, bytes]:
+    """As `find`, in float32."""
+    row = ARCHITECTURES[recipe.architecture]
+    if recipe.weights == WEIGHTS_PRETRAINED:
+        backbone = _describe(row, preprocessing, offered(row).sha256, "pretrained")
+        stored = first_stored(store, backbone) or _copied(store, row, backbone)
+        if stored is not None:
+            return stored
+    if row.network.library == ULTRALYTICS:
+        return _build_apart(store, weights, recipe, preprocessing, project, children)
+    return children.run(_build, store, weights, recipe, preprocessing, project)
 
 
 def fetch(weights: PretrainedWeights, row: ArchitectureRow, children: Children) -> None:
@@ -172,7 +201,11 @@ def keep(store: ObjectStore, folder: str, backbone: Backbone, graph: bytes, stat
     """What is stored of the backbone in the end: this graph, or another that was there first and agrees with it."""
     from services.trainer.worker.weights import to_safetensors
 
-    put(store, f"{folder}/{backbone.backbone_id}", graph, to_safetensors(state))
+    return _kept(store, folder, backbone, graph, to_safetensors(state))
+
+
+def _kept(store: ObjectStore, folder: str, backbone: Backbone, graph: bytes, weights: bytes) -> tuple[Backbone, bytes]:
+    put(store, f"{folder}/{backbone.backbone_id}", graph, weights)
     stored = first_stored(store, backbone, folder)
     if stored is None:
         raise GraphDisagrees(f"the graph of {backbone.backbone_id} was stored and is not there")
@@ -210,6 +243,14 @@ def _describe(row: ArchitectureRow, preprocessing: ImagePreprocessing, weights_s
         preprocessing=preprocessing,
         feature_width=row.feature_width,
     )
+
+
+def _quantized(row: ArchitectureRow, preprocessing: ImagePreprocessing) -> Backbone:
+    """The backbone of the pretrained weights whose graph computes in integers."""
+    backbone = _describe(row, preprocessing, offered(row).sha256, "pretrained")
+    backbone.precision, backbone.quantizer = BACKBONE_PRECISION_INT8, quantizing.QUANTIZER
+    backbone.backbone_id = backbone_id(row.id, preprocessing, backbone.weights_sha256, backbone.quantizer)
+    return backbone
 
 
 def first_stored(store: ObjectStore, backbone: Backbone, folder: str = "backbones") -> tuple[Backbone, bytes] | None:

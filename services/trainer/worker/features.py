@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from handful.bundle.heads import Floats
-from handful.bundle.predictor import NUMERICS, Backbone, to_inputs
+from handful.bundle.predictor import Backbone, numerics, to_inputs
 from handful.v1.bundle_pb2 import Backbone as BackboneMessage
 from handful.v1.trainer_pb2 import FeaturesReady, TrainingRunEvent
 from services.shared.objects import ObjectMissing, ObjectStore
@@ -79,7 +79,7 @@ class Features:
         specification = {
             "backbone_id": self._backbone.backbone_id,
             "graph_sha256": self._backbone.graph_sha256,
-            "numerics": NUMERICS,
+            "numerics": numerics(self._backbone),
             "view": view,
         }
         folder = prefix(self._examples.project, specification)

@@ -11,7 +11,7 @@ from safetensors.numpy import save
 from handful.bundle import golden, manifest, neighbours
 from handful.bundle.golden import MAX_DIFFERENCE
 from handful.bundle.heads import LinearHead
-from handful.bundle.predictor import NUMERICS, Backbone, Predictor, to_inputs, to_pixels
+from handful.bundle.predictor import Backbone, Predictor, numerics, to_inputs, to_pixels
 from handful.v1.bundle_pb2 import BundleFile, ClassExamples, Evaluation, ModelManifest, Neighbours, Parity
 from services.shared.objects import get_first
 from services.trainer.architectures import ARCHITECTURES
@@ -118,7 +118,7 @@ def _describe(work: Work, trained: Trained, files: dict[str, bytes], parity: Par
             BundleFile(path=path, sha256=manifest.sha256(content), size_bytes=len(content))
             for path, content in sorted(files.items())
         ],
-        numerics=NUMERICS,
+        numerics=numerics(trained.backbone),
         notices=work.notices,
         parity=parity,
         examples=_counts(trained.examples),

@@ -1,0 +1,102 @@
+"""A backbone's float32 graph in 8-bit integers: the weights of each channel by their largest, each activation by its
+range over pictures that are drawn here. So a graph that all projects share holds nothing of anyone's pictures.
+
+It knows neither stores nor recipes.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from handful.bundle import runtime
+from handful.bundle.predictor import Pixels
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+# What makes the integers, for a backbone's id: the number counts changes of what is written here.
+QUANTIZER = f"qdq1-onnxruntime{runtime.VERSION}"
+NUM_PICTURES = 24
+# Chequers of so many squares a side, and how strong they are at most; the last are of single pixels.
+_CHEQUERS = ((2, 32), (4, 24), (8, 16), (16, 12), (32, 8), (0, 4))
+_LEVELS = 255
+_OPERATORS = ["Conv", "Add", "Clip"]
+
+
+def quantize(graph: bytes) -> bytes:
+    """The graph with the same inputs and outputs, which stay uint8 and float32; what comes before its first convolution
+    is left alone.
+    """
+    # After `runtime`, which keeps ONNX Runtime from telling of its use.
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+
+    model = onnx.load_model_from_string(graph)
+    for node in model.graph.node:
+        node.name = node.output[0]
+    add_pre_process_metadata(model)  # there is nothing to simplify first, and it says otherwise in every log
+    with tempfile.TemporaryDirectory(prefix="handful-") as folder:
+        written = Path(folder) / "graph.onnx"
+        quantization.quantize_static(
+            model,
+            written,
+            _reader(quantization, model),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            # Weights of seven bits: products of eight overflow on processors without VNNI, which then answer otherwise.
+            reduce_range=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            op_types_to_quantize=_OPERATORS,
+            nodes_to_exclude=_before_first(model, "Conv"),
+        )
+        made = onnx.load_model(written)
+    del made.metadata_props[:]
+    made.producer_name, made.producer_version = "handful", ""
+    data: bytes = made.SerializeToString(deterministic=True)
+    return data
+
+
+def pictures(size: int) -> Iterator[Pixels]:
+    """uint8[1, size, size, 3] each: chequers of many sizes over each other, in random colours. They are the same on
+    every machine: bits of PCG64 and whole numbers alone.
+    """
+    for number in range(NUM_PICTURES):
+        bits = np.random.PCG64(number)
+        canvas = np.zeros((size, size, 3), np.int64)
+        for squares, strength in _CHEQUERS:
+            side = squares or size
+            at = np.arange(size) * side // size
+            colours = _below(bits, 1 + _LEVELS, side * side * 3).reshape(side, side, 3)
+            canvas += _below(bits, 1 + strength, 1) * colours[at][:, at]
+        lowest, highest = canvas.min(), canvas.max()
+        yield ((canvas - lowest) * _LEVELS // max(highest - lowest, 1)).astype(np.uint8)[None]
+
+
+def _below(bits: np.random.PCG64, limit: int, count: int) -> Any:
+    """int64[count] in [0, limit)."""
+    return (bits.random_raw(count) >> np.uint64(40)).astype(np.int64) % limit
+
+
+def _reader(quantization: Any, model: "ModelProto") -> Any:
+    """The pictures as the library wants them."""
+    (pixels,) = model.graph.input
+    size = pixels.type.tensor_type.shape.dim[1].dim_value
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        rest = pictures(size)
+
+        def get_next(self) -> dict[str, Pixels] | None:
+            one = next(self.rest, None)
+            return None if one is None else {pixels.name: one}
+
+    return Reader()
+
+
+def _before_first(model: "ModelProto", operator: str) -> list[str]:
+    names = [node.name for node in model.graph.node]
+    return names[: next(place for place, node in enumerate(model.graph.node) if node.op_type == operator)]
