@@ -74,7 +74,8 @@ lock: $(STAMP) ## pin every dependency again, with hashes (needs uv)
 			-o deploy/locks/$$image.lock || exit 1; done
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--no-header -c requirements.lock services/trainer/exports/shipped/requirements.txt \
-		services/trainer/exports/shipped/sound/requirements.txt -o requirements-export.lock
+		services/trainer/exports/shipped/sound/requirements.txt services/trainer/exports/shipped/onnx/requirements.txt \
+		-o requirements-export.lock
 
 bench: $(STAMP) ## print the figures that the README and docs quote
 	@for script in benchmarks/*.py; do $(BIN)/python $$script; done

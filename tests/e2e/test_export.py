@@ -8,17 +8,18 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from handful import Client
 from handful.cli.stack import Stack
 from handful.errors import InvalidArgument
 from handful.exchange import Exported
-from services.trainer.exports.formats import FORMATS
+from services.trainer.exports.formats import DEFAULT, FORMATS
 
 ROOT = Path(__file__).parents[2]
 BARE = ROOT / ".venv-export" / "bin" / "python"
@@ -78,6 +79,10 @@ def take_out(client: Client, model: str, pictures: list[Path], folder: Path) -> 
     with zipfile.ZipFile(made.path) as archive:
         archive.extractall(folder / "unpacked")
     return Out(made, folder / "unpacked", pictures, serve(client, model, pictures))
+
+
+# Where the code of a format is run: with what it needs alone, or where its runtime is.
+PYTHON: dict[str, Callable[[], Path]] = {"onnx-fp16": bare, "openvino": lambda: Path(sys.executable)}
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +146,25 @@ def test_the_pytorch_code_answers_as_the_server(either: Out) -> None:
     """model.py builds the network by its name, loads the weights, and answers the same."""
     lines = run(sys.executable, "-c", IN_TORCH, *either.pictures[::4], cwd=either.folder).splitlines()
     alike([json.loads(line) for line in lines], either.served[::4], 1e-3)
+
+
+@pytest.mark.parametrize("wanted", [name for name in FORMATS if name != DEFAULT])
+def test_another_format_answers_nearly_as_the_server(out: Out, stack: Stack, tmp_path: Path, wanted: str) -> None:
+    """Of all pictures that validate: nearly the same probabilities, and hardly ever another best class."""
+    with Client(stack.addresses) as client:
+        made = client.export("leaving@production", tmp_path, format_name=wanted)
+    assert made.path.name == f"leaving-1-{wanted}.zip"
+    with zipfile.ZipFile(made.path) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    lines = run(PYTHON[wanted](), tmp_path / "unpacked" / "predict.py", "--json", *out.pictures).splitlines()
+    found = [{one["label"]: one["score"] for one in json.loads(line)["predictions"]} for line in lines]
+    differences = [abs(here[one] - there[one]) for here, there in zip(found, out.served, strict=True) for one in there]
+    flips = sum(
+        max(one, key=one.__getitem__) != max(two, key=two.__getitem__)
+        for one, two in zip(found, out.served, strict=True)
+    )
+    assert np.mean(differences) <= FORMATS[wanted].max_abs_diff
+    assert flips <= len(found) / 50
 
 
 def test_an_import_serves_the_same_answers(either: Out, second: Client) -> None:

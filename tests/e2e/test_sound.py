@@ -284,6 +284,15 @@ def test_an_export_runs_without_torch(trained: Trained, unpacked: tuple[Path, Pa
         assert mine["unknown"] == theirs.unknown
 
 
+def test_sounds_in_16_bits(trained: Trained, tmp_path: Path) -> None:
+    """The format carries sounds too; the zip tests itself."""
+    made = trained.client.export("noises@production", tmp_path, format_name="onnx-fp16")
+    with zipfile.ZipFile(made.path) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    report = json.loads(run(bare(), tmp_path / "unpacked" / "predict.py", "--self-test"))
+    assert (report["self_test"], report["top1_agreement"]) == ("passed", 1)
+
+
 def test_an_import_answers_the_same(trained: Trained, unpacked: tuple[Path, Path]) -> None:
     """The zip becomes a version of another model, which answers as the first."""
     version = trained.client.import_model(unpacked[0], "noises-arrived")

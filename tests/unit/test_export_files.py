@@ -1,20 +1,24 @@
 """What stands in an export: one graph that answers as the model, a card, licences, a zip that is always the same."""
 
+import dataclasses
 import hashlib
 import json
 import re
 import shutil
 import stat
 import subprocess
+import sys
 import time
 import tomllib
 import zipfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import pytest
-from onnx import parser
+from onnx import helper, parser
 from safetensors.numpy import load, save
 
 from handful.bundle import images
@@ -24,8 +28,8 @@ from handful.v1.bundle_pb2 import WEIGHTS_RANDOM, Head
 from services.shared.objects.filesystem import FilesystemStore
 from services.trainer.architectures import ARCHITECTURES
 from services.trainer.exports import archive, building, card, contents
-from services.trainer.exports.bundle import Unreadable
-from services.trainer.exports.formats import DEFAULT
+from services.trainer.exports.bundle import Bundle, Unreadable
+from services.trainer.exports.formats import DEFAULT, FORMATS
 from services.trainer.exports.merging import merge
 from services.trainer.worker.pretrained import offered
 from tests import whole_bundles
@@ -42,9 +46,14 @@ def parts() -> Parts:
     return whole_bundles.make()
 
 
+def made(bundle: Bundle) -> dict[str, bytes]:
+    """The files of an export in the default format."""
+    return building.make(bundle, FORMATS[DEFAULT])[0]
+
+
 @pytest.fixture(scope="module")
 def files(parts: Parts) -> dict[str, bytes]:
-    return contents.make(parts.bundle)
+    return made(parts.bundle)
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
@@ -101,8 +110,8 @@ def test_equal_files_are_equal_bytes(files: dict[str, bytes], tmp_path: Path) ->
 def test_equal_bundles_are_exported_equally(files: dict[str, bytes]) -> None:
     """Files hang on the bundle alone, and not on the time of day, which zip counts in steps of two seconds."""
     time.sleep(2)
-    assert contents.make(whole_bundles.make().bundle) == files
-    assert contents.make(whole_bundles.make(seed=1).bundle) != files
+    assert made(whole_bundles.make().bundle) == files
+    assert made(whole_bundles.make(seed=1).bundle) != files
 
 
 def test_the_bundle_is_in_it(parts: Parts, files: dict[str, bytes]) -> None:
@@ -141,9 +150,10 @@ def test_golden_pictures_need_no_pickle(parts: Parts, files: dict[str, bytes], t
 
 def test_it_needs_what_we_need() -> None:
     """requirements.txt asks for the versions that pyproject.toml asks for; the lock to try it in is part of ours."""
-    asked = (contents.SHIPPED / "requirements.txt").read_text().split()
+    asked = [one for part in ("", "onnx") for one in (contents.SHIPPED / part / "requirements.txt").read_text().split()]
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(asked) < set(extras["bundle"])
+    assert (contents.SHIPPED / "openvino" / "requirements.txt").read_text().split() == extras["openvino"][1:]
     pins = [set(re.findall(r"^\S+==\S+", (ROOT / name).read_text(), re.MULTILINE)) for name in LOCKS]
     assert {pin.partition("==")[0] for pin in pins[0]} >= {re.split(r"[>=]", one)[0] for one in asked}
     assert pins[0] <= pins[1]
@@ -176,7 +186,7 @@ def test_the_card_says_what_it_is(parts: Parts, files: dict[str, bytes]) -> None
 def test_names_of_classes_stay_words() -> None:
     """A label that is Markdown or HTML is shown as it is."""
     labels = ("<script>", "a|b", "`rm`", "**[x](y)**")
-    text = contents.make(whole_bundles.make(labels=labels).bundle)["README.md"].decode()
+    text = made(whole_bundles.make(labels=labels).bundle)["README.md"].decode()
     assert r"# Image classifier: \<script\>, a\|b, \`rm\`, \*\*\[x\]\(y\)\*\*" in text
 
 
@@ -184,7 +194,7 @@ def test_random_weights_have_no_terms() -> None:
     """Where no weights of others were used, their licence is not claimed."""
     parts = whole_bundles.make()
     parts.model.recipe.weights = WEIGHTS_RANDOM
-    text = contents.make(parts.written().bundle)["README.md"].decode()
+    text = made(parts.written().bundle)["README.md"].decode()
     assert offered(whole_bundles.ROW).sha256 not in text
 
 
@@ -193,7 +203,7 @@ def test_nothing_measured_is_said() -> None:
     parts = whole_bundles.make()
     measured = b'[{"name":"val/accuracy","value":1.0}]'
     parts.files["evaluation.json"] = parts.files["evaluation.json"].replace(measured, b"[]")
-    assert "That is not known" in contents.make(parts.written().bundle)["README.md"].decode()
+    assert "That is not known" in made(parts.written().bundle)["README.md"].decode()
 
 
 @pytest.fixture
@@ -259,19 +269,26 @@ def test_what_is_none_of_ours_is_unreadable(store: FilesystemStore, tmp_path: Pa
 
 @pytest.fixture(scope="module")
 def unpacked(files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("unpacked")
+    return unpack(files, tmp_path_factory.mktemp("unpacked"))
+
+
+def unpack(files: dict[str, bytes], folder: Path) -> Path:
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     return folder
 
 
-def predict(folder: Path, *arguments: object) -> "subprocess.CompletedProcess[str]":
+def predict(folder: Path, *arguments: object, python: Path = BARE) -> "subprocess.CompletedProcess[str]":
     """predict.py where nothing but its requirements is installed."""
-    if not BARE.is_file():
+    if not python.is_file():
         pytest.skip("there is no .venv-export; make setup makes it")
-    command = [str(BARE), str(folder / "predict.py"), *map(str, arguments)]
-    return subprocess.run(command, env={}, capture_output=True, text=True, timeout=60, check=False)
+    command = [str(python), "-B", str(folder / "predict.py"), *map(str, arguments)]
+    with TemporaryDirectory() as home:
+        done = subprocess.run(command, env={"HOME": home}, capture_output=True, text=True, timeout=60, check=False)
+        # OpenVINO's telemetry writes there before it calls.
+        assert list(Path(home).iterdir()) == []
+    return done
 
 
 def test_an_export_tests_itself(unpacked: Path) -> None:
@@ -284,11 +301,74 @@ def test_an_export_tests_itself(unpacked: Path) -> None:
     assert report["max_pixel_diff"] == 0
 
 
+@pytest.mark.parametrize("wanted", [name for name in FORMATS if name != DEFAULT])
+def test_every_format_tests_itself(parts: Parts, tmp_path: Path, wanted: str) -> None:
+    """It runs by its own code, says how near it is, names its files, has the licences and no bundle."""
+    files, measured = building.make(parts.bundle, FORMATS[wanted])
+    unpack(files, tmp_path)
+    report = self_tested(wanted, tmp_path)
+    assert (report["self_test"], report["golden"]) == ("passed", whole_bundles.NUM_GOLDEN)
+    assert report["max_abs_diff"] <= FORMATS[wanted].max_abs_diff
+    told = json.loads(files["export.json"])
+    assert (told["format"], told["measured"]["flips"]) == (wanted, measured.flips)
+    assert told["measured"]["max_abs_diff"] >= measured.max_abs_diff
+    text = files["README.md"].decode()
+    assert FORMATS[wanted].title in text
+    assert {name for name in files if f"`{name}`" not in text and "/" not in name} == {"README.md"}
+    assert files["LICENSES/Apache-2.0.txt"] == (ROOT / "LICENSE").read_bytes()
+    assert not [name for name in files if name.startswith("bundle/")]
+    assert building.make(parts.bundle, FORMATS[wanted])[0] == files
+
+
+def self_tested(wanted: str, folder: Path) -> dict[str, Any]:
+    """What the code of an export in the format says of itself."""
+    done = predict(folder, "--self-test", python=Path(sys.executable) if wanted == "openvino" else BARE)
+    assert (done.returncode, done.stderr) == (0, "")
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+@pytest.mark.parametrize("wanted", ["onnx-fp16", "openvino"])
+def test_a_network_may_not_suit_a_format(wanted: str) -> None:
+    """Of a network with operators that a format's library does not know that is said, and no more."""
+    parts, graph = whole_bundles.make(), whole_bundles.graph()
+    graph.graph.node[-1].output[0] = "before"
+    graph.graph.node.append(helper.make_node("Optional", ["before"], ["maybe"]))
+    graph.graph.node.append(helper.make_node("OptionalGetElement", ["maybe"], ["features"]))
+    parts.graph = graph.SerializeToString()
+    bundle = parts.written().bundle
+    assert made(bundle)
+    with pytest.raises(FailedPrecondition) as caught:
+        building.make(bundle, FORMATS[wanted])
+    assert caught.value.reason == "FORMAT_UNSUITABLE"
+    assert str(caught.value).endswith(f"the format {FORMATS[wanted].title} does not know.")
+
+
+def test_a_server_without_its_library_says_so() -> None:
+    """A format is refused, and listed so, where the server has not what builds it."""
+    lacking = dataclasses.replace(FORMATS["openvino"], built_with="nothing_of_that_name")
+    assert "has no nothing_of_that_name" in lacking.message(None).refusal
+    assert FORMATS["openvino"].message(None).refusal == ""
+
+
+@pytest.mark.parametrize("wanted", FORMATS)
+def test_a_format_has_its_bound(store: FilesystemStore, tmp_path: Path, wanted: str) -> None:
+    """What is further from the model than the format may be is refused, with the figures."""
+    parts = whole_bundles.make()
+    golden = load(parts.files["golden.safetensors"])
+    probabilities = golden["probabilities"] + np.array([1.0, -0.5, -0.5], np.float32) * 2 * FORMATS[wanted].max_abs_diff
+    parts.files["golden.safetensors"] = save({**golden, "probabilities": probabilities.astype(np.float32)})
+    with pytest.raises(FailedPrecondition) as caught:
+        building.fetch(store, "default", parts.written().store(store), wanted, tmp_path / "a.zip")
+    assert caught.value.reason == "EXPORT_DISAGREES"
+    assert f"at most {FORMATS[wanted].max_abs_diff:.0e} may be" in str(caught.value)
+
+
 @pytest.mark.parametrize("spoiled", ["golden.npz", "model.onnx", "preprocessing.json"])
 def test_a_spoiled_export_fails_its_test(unpacked: Path, tmp_path: Path, spoiled: str) -> None:
     """Other answers, another graph or other preprocessing are noticed, with exit code 1."""
     shutil.copytree(unpacked, tmp_path / "spoiled")
-    other = contents.make(whole_bundles.make(seed=3).bundle)
+    other = made(whole_bundles.make(seed=3).bundle)
     other["preprocessing.json"] = (unpacked / "preprocessing.json").read_bytes().replace(b"256", b"400")
     (tmp_path / "spoiled" / spoiled).write_bytes(other[spoiled])
     done = predict(tmp_path / "spoiled", "--self-test")

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -12,13 +12,14 @@ import numpy as np
 from handful.bundle import golden, images, recordings, runtime, sounds
 from handful.bundle.golden import Golden
 from handful.bundle.heads import Floats
+from handful.bundle.sounds import Inputs
 from handful.errors import FailedPrecondition, HandfulError
-from handful.v1.bundle_pb2 import Backbone
 from services.shared.objects import ObjectCorrupt, ObjectMissing, ObjectStore
 from services.trainer import architectures
-from services.trainer.exports import archive, contents
+from services.trainer.exports import archive, card, contents, intermediate
 from services.trainer.exports.bundle import Bundle, Unreadable
 from services.trainer.exports.formats import FORMATS, Format
+from services.trainer.exports.nearness import Nearness
 
 
 @dataclass(frozen=True)
@@ -52,30 +53,35 @@ def fetch(store: ObjectStore, project: str, manifest_sha256: str, wanted: str, p
 def _build(bundle: Bundle, wanted: Format, path: Path) -> Export:
     # Before a graph is opened that is too large for it: what memory that takes is refused in other words.
     _bound(len(bundle.graph) + len(bundle.weights))
-    try:
-        files = contents.make(bundle)
-        stored, answers = _tried(files, bundle.model.backbone)
-    except (HandfulError, MemoryError):
-        raise
-    except Exception as problem:
-        raise Unreadable("this bundle") from problem  # what its bytes make numpy, onnx and the others raise
-    agreement = float((answers.argmax(axis=1) == stored.argmax(axis=1)).mean())
-    difference = float(np.abs(answers - stored).max())
-    _check(wanted, agreement, difference)
+    files, measured = make(bundle, wanted)
     _bound(sum(map(len, files.values())))
     archive.write(path, files)
     with path.open("rb") as written:
         digest = hashlib.file_digest(written, "sha256").hexdigest()
-    return Export(wanted.name, digest, path.stat().st_size, len(answers), agreement, difference)
+    return Export(wanted.name, digest, path.stat().st_size, **vars(measured))
 
 
-def _check(wanted: Format, agreement: float, difference: float) -> None:
-    if difference <= wanted.max_abs_diff and (agreement == 1 or not wanted.same_classes):
+def make(bundle: Bundle, wanted: Format) -> tuple[dict[str, bytes], Nearness]:
+    """The files of an export, by their names in the zip, and how near it is. FailedPrecondition EXPORT_DISAGREES."""
+    try:
+        files = contents.make(bundle, wanted)
+        measured = _tried(bundle, wanted, files)
+        _check(wanted, measured)
+        return {**files, **card.write(bundle, wanted, measured, list(files))}, measured
+    except (HandfulError, MemoryError):
+        raise
+    except Exception as problem:
+        raise Unreadable("this bundle") from problem  # what its bytes make numpy, onnx and the others raise
+
+
+def _check(wanted: Format, measured: Nearness) -> None:
+    same = measured.top1_agreement == 1 or not wanted.same_classes
+    if same and measured.max_abs_diff <= wanted.max_abs_diff:
         return
     raise FailedPrecondition(
-        f"The export as {wanted.name} disagrees with the model: probabilities differ by {difference:.1e}, where at "
-        f"most {wanted.max_abs_diff:.0e} may be, and {agreement:.0%} of the best classes are the same. "
-        "Nothing was exported.",
+        f"The export as {wanted.name} disagrees with the model: probabilities differ by {measured.max_abs_diff:.1e}, "
+        f"where at most {wanted.max_abs_diff:.0e} may be, and {measured.flips} of {measured.num_golden} best classes "
+        "are others. Nothing was exported.",
         reason="EXPORT_DISAGREES",
     )
 
@@ -89,12 +95,23 @@ def _bound(num_bytes: int) -> None:
         )
 
 
-def _tried(files: Mapping[str, bytes], backbone: Backbone) -> tuple[Floats, Floats]:
-    """The stored answers to the golden pictures or sounds, and those of the exported graph, one at a time."""
-    tried = Golden.from_bytes(files[f"bundle/{golden.FILE}"], backbone)
-    session = runtime.session(files["model.onnx"])
-    rows = [session.run(["probabilities"], one)[0] for one in tried.inputs]
-    return tried.probabilities, np.concatenate(rows)
+def _tried(bundle: Bundle, wanted: Format, files: Mapping[str, bytes]) -> Nearness:
+    """How near the export's answers to the golden pictures or sounds are to the stored ones, one at a time."""
+    tried = Golden.from_bytes(bundle.files[golden.FILE], bundle.model.backbone)
+    with wanted.suits():
+        answer = _of_onnx(files["model.onnx"]) if "model.onnx" in files else intermediate.network(files)
+        answers = np.concatenate(list(map(answer, tried.inputs)))
+    return Nearness.of(answers, tried.probabilities)
+
+
+def _of_onnx(graph: bytes) -> Callable[[Inputs], Floats]:
+    session = runtime.session(graph)
+
+    def answer(inputs: Inputs) -> Floats:
+        probabilities: Floats = session.run(["probabilities"], inputs)[0]
+        return probabilities
+
+    return answer
 
 
 @cache

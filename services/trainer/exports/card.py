@@ -2,14 +2,18 @@
 ours, so that equal bundles are described equally.
 """
 
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from handful.recipe import as_dict
-from handful.v1.bundle_pb2 import BACKBONE_PRECISION_INT8, WEIGHTS_RANDOM, Evaluation, ModelManifest
+from handful.v1.bundle_pb2 import WEIGHTS_RANDOM, Evaluation, ModelManifest
 from services.trainer.architectures import PinnedWeights
+from services.trainer.exports import usage
 from services.trainer.exports.bundle import Bundle
+from services.trainer.exports.formats import Format
+from services.trainer.exports.nearness import Nearness
 
 LICENSES = Path(__file__).parent / "shipped" / "licenses"
 OURS = "Apache-2.0"
@@ -20,73 +24,11 @@ _ORIGINS = {
     "trained": "changed by training",
     "none": "it has none",
 }
-_USE = """\
-## Use it
-
-Python 3.11 or newer.
-
-```sh
-python3 -m venv .venv && . .venv/bin/activate
-pip install -r requirements.txt
-python predict.py some.jpg
-python predict.py --self-test
-```
-
-The self-test asks the model about the pictures that came with it, and compares its answers with those it gave where it
-was made. From other languages: `model.onnx` takes `pixels` uint8[n, {size}, {size}, 3], RGB, and gives `probabilities`,
-`logits` and `features`. Scaling and normalisation are in the graph; `preprocessing.json` says how a picture becomes
-pixels, and `images.py` does it.
-"""
-_USE_SOUND = """\
-## Use it
-
-Python 3.11 or newer.
-
-```sh
-python3 -m venv .venv && . .venv/bin/activate
-pip install -r requirements.txt
-python predict.py some.wav
-python predict.py --self-test
-```
-
-The self-test asks the model about the sounds that came with it, and compares its answers with those it gave where it
-was made. `preprocessing.json` says how a piece of a sound becomes the inputs of `model.onnx`, one for each spectrogram,
-and `sounds.py` does it; the graph gives `probabilities`, `logits` and `features` of that piece. A sound that is longer
-than {seconds:g} s is cut into pieces, and its answer is the mean of theirs.
-"""
 _NAMES_ONE = "It knows the classes above and no others: whatever a picture shows, it names one of them."
 _TELLS = (
     "It knows the classes above and no others. A picture of something else entirely is called unknown, as is about one "
     "in twenty of the classes; what only looks like one of them is taken for it."
 )
-_FILES = """\
-## What is in here
-
-| file | what it is |
-|---|---|
-| `model.onnx` | the whole network as one ONNX graph |
-| `predict.py`, `images.py`, `requirements.txt` | prediction with numpy, onnxruntime and Pillow alone |
-| `labels.json` | the classes by index, and the indices by class |
-| `preprocessing.json` | how pictures come to the network |
-{torch}{neighbours}| `golden.npz` | pictures at the input size, the answers to them, and the first of them as a file |
-| `bundle/` | what Handful loads the model back from: `handful import ZIP` |
-| `LICENSES/` | the terms of the code and of the weights |
-"""
-_FILES_SOUND = """\
-## What is in here
-
-| file | what it is |
-|---|---|
-| `model.onnx` | the whole network as one ONNX graph |
-| `predict.py`, `sounds.py`, `recordings.py`, `requirements.txt` | prediction with numpy, onnxruntime, soundfile alone |
-| `labels.json` | the classes by index, and the indices by class |
-| `preprocessing.json` | how sounds come to the network |
-{neighbours}| `golden.npz` | sounds as files, and the answers to them |
-| `bundle/` | what Handful loads the model back from: `handful import ZIP` |
-| `LICENSES/` | the terms of the code and of the weights |
-"""
-_TORCH = "| `model.py`, `network.json` | the same network in PyTorch, from the weights in `bundle/` |\n"
-_NEIGHBOURS = "| `neighbours.npz` | features of the training pictures: what is far from all of them is unknown |\n"
 _COPYLEFT = (
     "The network was built and trained by {library}, which is under {license} (`LICENSES/{license}.txt`). Its makers "
     "say that models made with it are under the same: whoever gets this one, or uses it over a network, is to get the "
@@ -99,33 +41,58 @@ _LIMITS = """\
 - It was measured on {num_val} pictures. The fewer there are, the less the figures say; pictures of another kind than
   these, from another camera or place, may be told apart worse.
 - A probability is the network's own opinion, not a measured frequency.
-- `golden.npz` and `bundle/golden.safetensors` hold pictures of the data. Mind who may see them.
+- `golden.npz`, and `bundle/` where it is there, hold pictures of the data. Mind who may see them.
+"""
+_SAME = "every best class is the same"
+_NEAR = """\
+## How near it is to the model
+
+This is the format {title}. On the {num} pictures of `golden.npz` its probabilities differ from the model's by at most
+{said:g}, and {others}; above {bound:g} it would not have been exported. So few pictures say little of
+others: try it on your own. All other figures here are of the model itself.
 """
 
 
-def write(bundle: Bundle) -> str:
-    """README.md."""
-    model, evaluation, of_sounds = bundle.model, bundle.evaluation, bundle.of_sounds
+def write(bundle: Bundle, wanted: Format, measured: Nearness, names: list[str]) -> dict[str, bytes]:
+    """README.md and export.json, of an export with files of those names."""
+    told = {
+        "format": wanted.name,
+        "max_abs_diff": wanted.max_abs_diff,
+        "same_classes": wanted.same_classes,
+        "measured": {"num_golden": measured.num_golden, "max_abs_diff": measured.said, "flips": measured.flips},
+    }
+    return {
+        "README.md": _readme(bundle, wanted, measured, [*names, "export.json"]).encode(),
+        "export.json": (json.dumps(told, indent=2) + "\n").encode(),
+    }
+
+
+def _readme(bundle: Bundle, wanted: Format, measured: Nearness, names: list[str]) -> str:
+    model, evaluation = bundle.model, bundle.evaluation
     named = ", ".join(map(_escape, model.labels[:SHOWN_LABELS]))
-    knows = model.HasField("neighbours")
     more = f" and {len(model.labels) - SHOWN_LABELS} more" if len(model.labels) > SHOWN_LABELS else ""
-    kind, described = ("Sound", bundle.sound_row) if of_sounds else ("Image", bundle.row)
-    limits = _worded(_LIMITS, model).format(
-        unknown=_worded(_TELLS if knows else _NAMES_ONE, model), num_val=sum(one.num_val for one in model.examples)
-    )
-    of_integers = model.backbone.precision == BACKBONE_PRECISION_INT8
-    neighbours = _worded(_NEIGHBOURS, model) if knows else ""
+    kind, described = ("Sound", bundle.sound_row) if bundle.of_sounds else ("Image", bundle.row)
+    unknown = _worded(_TELLS if model.HasField("neighbours") else _NAMES_ONE, model)
+    limits = _worded(_LIMITS, model).format(unknown=unknown, num_val=sum(one.num_val for one in model.examples))
     parts = (
         f"# {kind} classifier: {named}{more}\n\n{described.description} Trained and exported with Handful.\n",
-        _use(model),
+        usage.use(model, names),
         _classes(model, evaluation),
         _figures(model, evaluation),
+        _worded(_near(wanted, measured), model),
         _making(bundle),
         limits,
-        (_FILES_SOUND if of_sounds else _FILES).format(neighbours=neighbours, torch="" if of_integers else _TORCH),
+        _worded("## What is in here\n\n" + _table(("file", "what it is"), usage.files(names)), model),
         _terms(bundle),
     )
     return "\n".join(parts)
+
+
+def _near(wanted: Format, measured: Nearness) -> str:
+    others = f"{measured.flips} of {measured.num_golden} best classes are others" if measured.flips else _SAME
+    return _NEAR.format(
+        title=wanted.title, said=measured.said, others=others, num=measured.num_golden, bound=wanted.max_abs_diff
+    )
 
 
 def _worded(template: str, model: ModelManifest) -> str:
@@ -133,12 +100,6 @@ def _worded(template: str, model: ModelManifest) -> str:
     if not model.backbone.HasField("sound_preprocessing"):
         return template
     return template.replace("camera", "microphone").replace("picture", "sound")
-
-
-def _use(model: ModelManifest) -> str:
-    if model.backbone.HasField("sound_preprocessing"):
-        return _USE_SOUND.format(seconds=model.backbone.sound_preprocessing.piece_seconds)
-    return _USE.format(size=model.backbone.preprocessing.size)
 
 
 def licenses(bundle: Bundle) -> dict[str, bytes]:

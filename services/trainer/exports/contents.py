@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,49 +14,87 @@ from handful.bundle import images, manifest, neighbours, recordings, sounds
 from handful.bundle.heads import LinearHead
 from handful.bundle.predictor import plain, spectrograms
 from handful.v1.bundle_pb2 import BACKBONE_PRECISION_INT8, Head
-from services.trainer.exports import archive, card
+from services.trainer.exports import archive, card, intermediate
 from services.trainer.exports.bundle import Bundle
+from services.trainer.exports.formats import Format
+from services.trainer.exports.halving import halve
 from services.trainer.exports.merging import merge
 
 SHIPPED = Path(__file__).parent / "shipped"
-SHIPPED_SOUND = SHIPPED / "sound"
 # Where a bundle lies in a zip, and what it is loaded back from.
 FOLDER = "bundle"
 
 
-def make(bundle: Bundle) -> dict[str, bytes]:
-    """The files, by their names in the zip."""
-    return {**_common(bundle), **(_of_sounds(bundle) if bundle.of_sounds else _of_pictures(bundle))}
+def make(bundle: Bundle, wanted: Format) -> dict[str, bytes]:
+    """The files but for what is said of them, by their names in the zip. FailedPrecondition FORMAT_UNSUITABLE where the
+    network cannot be written so.
+    """
+    head = LinearHead.from_bytes(bundle.model.head, bundle.files["head.safetensors"])
+    described = _described(bundle)
+    merged = merge(bundle.graph, head)
+    with wanted.suits():
+        return {**described, **_NETWORKS[wanted.name](bundle, merged)}
 
 
-def _common(bundle: Bundle) -> dict[str, bytes]:
-    model = bundle.model
-    head = LinearHead.from_bytes(model.head, bundle.files["head.safetensors"])
-    id2label = dict(enumerate(model.labels))
+def _described(bundle: Bundle) -> dict[str, bytes]:
+    """What stands in every format."""
+    id2label = dict(enumerate(bundle.model.labels))
     label2id = {label: index for index, label in id2label.items()}
     return {
-        "README.md": card.write(bundle).encode(),
-        "model.onnx": merge(bundle.graph, head),
         "labels.json": _json({"id2label": id2label, "label2id": label2id}),
+        "preprocessing.json": _json(_preprocessing(bundle)),
         "golden.npz": _npz(load(bundle.files["golden.safetensors"])),
         **_neighbours(bundle),
         **card.licenses(bundle),
-        **{f"{FOLDER}/{name}": data for name, data in _bundled(bundle).items()},
     }
 
 
-def _of_sounds(bundle: Bundle) -> dict[str, bytes]:
-    how = bundle.model.backbone.sound_preprocessing
-    preprocessing = {"piece_seconds": how.piece_seconds, "spectrograms": list(map(vars, spectrograms(how)))}
+def _preprocessing(bundle: Bundle) -> dict[str, Any]:
+    backbone = bundle.model.backbone
+    if bundle.of_sounds:
+        how = backbone.sound_preprocessing
+        return {"piece_seconds": how.piece_seconds, "spectrograms": list(map(vars, spectrograms(how)))}
+    return {"image": vars(plain(backbone.preprocessing)), "mean": bundle.row.mean, "std": bundle.row.std}
+
+
+def _onnx(bundle: Bundle, merged: bytes) -> dict[str, bytes]:
+    bundled = {f"{FOLDER}/{name}": data for name, data in _bundled(bundle).items()}
+    # Of integers the weights are of float32, whose features are others.
+    has_torch = not bundle.of_sounds and bundle.model.backbone.precision != BACKBONE_PRECISION_INT8
+    torch = _pytorch(bundle) if has_torch else {}
+    return {"model.onnx": merged, **_python(bundle, "onnx"), **torch, **bundled}
+
+
+def _halved(bundle: Bundle, merged: bytes) -> dict[str, bytes]:
+    return {"model.onnx": halve(merged), **_python(bundle, "onnx")}
+
+
+def _openvino(bundle: Bundle, merged: bytes) -> dict[str, bytes]:
+    return {**intermediate.convert(merged), **_python(bundle, "openvino")}
+
+
+# What each format has beyond `_described`: of a bundle and its merged graph.
+_NETWORKS: dict[str, Callable[[Bundle, bytes], dict[str, bytes]]] = {
+    "onnx": _onnx,
+    "onnx-fp16": _halved,
+    "openvino": _openvino,
+}
+
+
+def _python(bundle: Bundle, runner: str) -> dict[str, bytes]:
+    """Ready code, with what runs the network."""
+    modules = (sounds, recordings) if bundle.of_sounds else (images,)
+    folder = SHIPPED / "sound" if bundle.of_sounds else SHIPPED
     return {
-        "preprocessing.json": _json(preprocessing),
-        "sounds.py": Path(sounds.__file__).read_bytes(),
-        "recordings.py": Path(recordings.__file__).read_bytes(),
-        **_shipped(SHIPPED_SOUND),
+        **{Path(str(one.__file__)).name: Path(str(one.__file__)).read_bytes() for one in modules},
+        "predict.py": (folder / "predict.py").read_bytes(),
+        "runner.py": (SHIPPED / runner / "runner.py").read_bytes(),
+        "requirements.txt": (folder / "requirements.txt").read_bytes()
+        + (SHIPPED / runner / "requirements.txt").read_bytes(),
     }
 
 
-def _of_pictures(bundle: Bundle) -> dict[str, bytes]:
+def _pytorch(bundle: Bundle) -> dict[str, bytes]:
     model, row = bundle.model, bundle.row
     network = {
         "library": row.network.library,
@@ -65,16 +103,7 @@ def _of_pictures(bundle: Bundle) -> dict[str, bytes]:
         "feature_width": row.feature_width,
         "normalization": Head.Normalization.Name(model.head.normalization).removeprefix("NORMALIZATION_").lower(),
     }
-    preprocessing = {"image": vars(plain(model.backbone.preprocessing)), "mean": row.mean, "std": row.std}
-    files = {
-        "network.json": _json(network),
-        "preprocessing.json": _json(preprocessing),
-        "images.py": Path(images.__file__).read_bytes(),
-        **_shipped(SHIPPED),
-    }
-    if model.backbone.precision == BACKBONE_PRECISION_INT8:  # the weights are of float32, whose features are others
-        del files["network.json"], files["model.py"]
-    return files
+    return {"network.json": _json(network), "model.py": (SHIPPED / "model.py").read_bytes()}
 
 
 def _bundled(bundle: Bundle) -> dict[str, bytes]:
@@ -84,10 +113,6 @@ def _bundled(bundle: Bundle) -> dict[str, bytes]:
         manifest.BACKBONE_WEIGHTS: bundle.weights,
         **bundle.files,
     }
-
-
-def _shipped(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def _neighbours(bundle: Bundle) -> dict[str, bytes]:

@@ -1,10 +1,12 @@
 """The formats that versions are exported in: a table, and whether a version can be had in one. It builds none."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from handful.errors import FailedPrecondition, InvalidArgument
-from handful.v1.bundle_pb2 import MODALITY_IMAGE, MODALITY_SOUND, Modality
+from handful.errors import FailedPrecondition, HandfulError, InvalidArgument
+from handful.v1.bundle_pb2 import BACKBONE_PRECISION_INT8, MODALITY_IMAGE, MODALITY_SOUND, Modality
 from handful.v1.model_pb2 import ExportFormat
 from services.trainer.records import ModelVersionRecord
 from services.trainer.sound_architectures import modality
@@ -15,7 +17,9 @@ _HELD = {MODALITY_IMAGE: "pictures", MODALITY_SOUND: "sounds"}
 
 @dataclass(frozen=True)
 class Format:
-    """A row of ListExportFormats; `built_with` is a package that the trainer needs for it beyond its own."""
+    """A row of ListExportFormats. `built_with` is a package that the trainer needs for it beyond its own; those
+    `of_floats` are made of networks in 32-bit floats alone.
+    """
 
     name: str
     title: str
@@ -26,18 +30,34 @@ class Format:
     same_classes: bool = True
     importable: bool = False
     built_with: str = ""
+    of_floats: bool = False
 
     def refusal(self, version: ModelVersionRecord | None = None) -> str:
         """Why a version, or any, cannot be had in it here; empty where it can."""
         if self.built_with and find_spec(self.built_with) is None:
             return f"This server has no {self.built_with}, which builds it; its extra of that name brings it."
+        if self.of_floats and version and version.recipe.backbone_precision == BACKBONE_PRECISION_INT8:
+            return "The model's network is in 8-bit integers already."
         held = modality(version.recipe.architecture) if version else self.modalities[0]
         return "" if held in self.modalities else f"It cannot carry models of {_HELD[held]}."
 
     def check(self, version: ModelVersionRecord) -> None:
         """FailedPrecondition FORMAT_UNSUITABLE where the version cannot be had in it."""
         if refusal := self.refusal(version):
-            raise FailedPrecondition(f"{version.name} cannot be exported as {self.name}. {refusal}", reason=UNSUITABLE)
+            raise FailedPrecondition(
+                f"{version.name} cannot be exported as {self.name}. {refusal}", reason="FORMAT_UNSUITABLE"
+            )
+
+    @contextmanager
+    def suits(self) -> Iterator[None]:
+        """FailedPrecondition FORMAT_UNSUITABLE for whatever its libraries raise of a network."""
+        try:
+            yield
+        except (HandfulError, MemoryError):
+            raise
+        except Exception as problem:
+            message = f"This model's network has parts that the format {self.title} does not know."
+            raise FailedPrecondition(message, reason="FORMAT_UNSUITABLE") from problem
 
     def message(self, version: ModelVersionRecord | None) -> ExportFormat:
         return ExportFormat(
@@ -53,16 +73,34 @@ class Format:
         )
 
 
-UNSUITABLE = "FORMAT_UNSUITABLE"
+_PYTHON = ("Python 3.11 or newer, or anything else that runs ONNX",)
 _ROWS = (
     Format(
         name="onnx",
         title="ONNX and PyTorch",
         description="The network as one ONNX graph, of pictures also as PyTorch code with its weights, with a script "
         "that predicts and tests itself. Handful takes it back.",
-        needs=("Python 3.11 or newer, or anything else that runs ONNX",),
+        needs=_PYTHON,
         max_abs_diff=1e-3,
         importable=True,
+    ),
+    Format(
+        name="onnx-fp16",
+        title="ONNX in 16 bits",
+        description="The network as an ONNX graph of half the size, in 16-bit floats, with a script that predicts and "
+        "tests itself. It is for devices that compute in them; on most processors it is no faster.",
+        needs=_PYTHON,
+        max_abs_diff=0.01,
+        of_floats=True,
+    ),
+    Format(
+        name="openvino",
+        title="OpenVINO",
+        description="The network as OpenVINO's intermediate representation, for processors of Intel and ARM, with a "
+        "script that predicts and tests itself.",
+        needs=("Python 3.11 or newer, or anything else that runs OpenVINO 2026.4",),
+        max_abs_diff=1e-3,
+        built_with="openvino",
     ),
 )
 FORMATS = {one.name: one for one in _ROWS}

@@ -37,6 +37,7 @@ def merge(backbone: bytes, head: LinearHead) -> bytes:
     body = onnx.load_model_from_string(backbone)
     model = compose.merge_models(body, _head(body, head), io_map=[("features", "features")], outputs=list(OUTPUTS))
     outputs = {output.name: output for output in model.graph.output}
+    del model.opset_import[1:]  # the head's, which is the body's
     del model.graph.output[:]
     model.graph.output.extend(outputs[name] for name in OUTPUTS)
     model.graph.name, model.producer_name, model.producer_version = "classifier", "handful", ""

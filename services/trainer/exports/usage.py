@@ -1,0 +1,76 @@
+"""What an export's README says of how it is used, and of each of its files."""
+
+from collections.abc import Iterable
+
+from handful.v1.bundle_pb2 import ModelManifest
+
+_USE = """\
+## Use it
+
+Python 3.11 or newer.
+
+```sh
+python3 -m venv .venv && . .venv/bin/activate
+pip install -r requirements.txt
+python predict.py some.jpg
+python predict.py --self-test
+```
+
+The self-test asks the model about the pictures that came with it, and compares its answers with those it gave where it
+was made. From other languages: `{graph}` takes `pixels` uint8[n, {size}, {size}, 3], RGB, and gives `probabilities`,
+`logits` and `features`. Scaling and normalisation are in the graph; `preprocessing.json` says how a picture becomes
+pixels, and `images.py` does it.
+"""
+_USE_SOUND = """\
+## Use it
+
+Python 3.11 or newer.
+
+```sh
+python3 -m venv .venv && . .venv/bin/activate
+pip install -r requirements.txt
+python predict.py some.wav
+python predict.py --self-test
+```
+
+The self-test asks the model about the sounds that came with it, and compares its answers with those it gave where it
+was made. `preprocessing.json` says how a piece of a sound becomes the inputs of `{graph}`, one for each spectrogram,
+and `sounds.py` does it; the graph gives `probabilities`, `logits` and `features` of that piece. A sound that is longer
+than {seconds:g} s is cut into pieces, and its answer is the mean of theirs.
+"""
+
+# Every file that stands in some format, in the order to be read. Of sounds "pictures" is another word.
+_FILES = {
+    "model.onnx": "the whole network as one ONNX graph",
+    "model.xml": "the whole network as OpenVINO has it",
+    "model.bin": "its numbers",
+    "predict.py": "says what pictures show, and tests itself",
+    "runner.py": "what runs the network, for `predict.py`",
+    "images.py": "how a file becomes pixels",
+    "recordings.py": "how a file becomes samples",
+    "sounds.py": "how samples become spectrograms",
+    "requirements.txt": "the packages that these need",
+    "labels.json": "the classes by index, and the indices by class",
+    "preprocessing.json": "how pictures come to the network",
+    "model.py": "the same network in PyTorch, from the weights in `bundle/`",
+    "network.json": "how `model.py` builds it",
+    "neighbours.npz": "features of the training pictures: what is far from all of them is unknown",
+    "golden.npz": "pictures, some at the input size and some as files, and the answers to them",
+    "export.json": "the format, how near it comes to the model, and how near it has to",
+    "bundle/": "what Handful loads the model back from: `handful import ZIP`",
+    "LICENSES/": "the terms of the code and of the weights",
+}
+
+
+def use(model: ModelManifest, names: Iterable[str]) -> str:
+    """How to run it, of an export with files of those names."""
+    graph = "model.onnx" if "model.onnx" in names else "model.xml"
+    if model.backbone.HasField("sound_preprocessing"):
+        return _USE_SOUND.format(graph=graph, seconds=model.backbone.sound_preprocessing.piece_seconds)
+    return _USE.format(graph=graph, size=model.backbone.preprocessing.size)
+
+
+def files(names: Iterable[str]) -> list[tuple[str, str]]:
+    """What each file or folder is, of those that are there."""
+    there = {name if "/" not in name else name.partition("/")[0] + "/" for name in names}
+    return [(f"`{name}`", words) for name, words in _FILES.items() if name in there]
