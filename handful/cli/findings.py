@@ -49,10 +49,13 @@ def sentences(evaluation: Evaluation) -> Iterator[str]:
 def _more(found: MoreExamples) -> str:
     """What more examples would bring."""
     between = f"{found.accuracy:.0%} ({percents(found.accuracy_interval)})"
+    many = f"Twice as many examples ({found.num_examples})"
+    if 0 < found.num_groups < found.num_examples:  # pieces of the same recordings would teach little
+        many = f"Twice as many examples ({found.num_examples} of {found.num_groups} recordings or other groups)"
     if found.gain < SAME:
-        twice = f"Twice as many examples would do about the same: {between}."
+        twice = f"{many} would do about the same: {between}."
     else:
-        twice = f"Twice as many examples may give {found.gain * 100:.0f} points more: {between}."
+        twice = f"{many} may give {found.gain * 100:.0f} points more: {between}."
     return f"{twice} {found.label} needs them most: it is found least." if found.label else twice
 
 

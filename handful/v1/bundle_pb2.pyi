@@ -1841,6 +1841,7 @@ class MoreExamples(_message.Message):
     GAIN_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
     CURVE_FIELD_NUMBER: _builtins.int
+    NUM_GROUPS_FIELD_NUMBER: _builtins.int
     num_examples: _builtins.int
     """Twice as many as there are."""
     accuracy: _builtins.float
@@ -1850,6 +1851,10 @@ class MoreExamples(_message.Message):
     label: _builtins.str
     """The class that is found clearly less often than the others, of which more examples help most on the average; empty
     where none clearly is: by a test of two shares at 2.5 %, corrected for the number of classes (Bonferroni).
+    """
+    num_groups: _builtins.int
+    """From how many groups those examples are to be: twice as many as there are. As many as examples, where none belongs to
+    another; fewer of pieces of recordings, say, of which more of the same recordings would teach little.
     """
     @_builtins.property
     def accuracy_interval(self) -> Global___Interval:
@@ -1868,10 +1873,11 @@ class MoreExamples(_message.Message):
         gain: _builtins.float = ...,
         label: _builtins.str = ...,
         curve: _abc.Iterable[Global___MoreExamples.Point] | None = ...,
+        num_groups: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accuracy_interval", b"accuracy_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "accuracy_interval", b"accuracy_interval", "curve", b"curve", "gain", b"gain", "label", b"label", "num_examples", b"num_examples"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "accuracy_interval", b"accuracy_interval", "curve", b"curve", "gain", b"gain", "label", b"label", "num_examples", b"num_examples", "num_groups", b"num_groups"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

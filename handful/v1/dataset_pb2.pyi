@@ -109,7 +109,9 @@ class Example(_message.Message):
     label: _builtins.str
     """Its class."""
     split: _bundle_pb2.Split.ValueType
-    """The split it was uploaded for; unspecified leaves the choice to the version."""
+    """The split it was uploaded for, whether at first or later; TRAIN where it was for both, since it trains then;
+    unspecified leaves the choice to the version.
+    """
     filename: _builtins.str
     """The name of the file it came from, without folders."""
     upload_sha256: _builtins.str

@@ -18,7 +18,7 @@ def example_message(key: DatasetKey, record: ExampleRecord) -> dataset_pb2.Examp
     return dataset_pb2.Example(
         name=f"{key.name}/examples/{record.example}",
         label=record.label,
-        split=record.split,
+        split=_split(record),
         filename=record.filename,
         upload_sha256=record.upload_sha256,
         content_sha256=record.content_sha256,
@@ -30,6 +30,12 @@ def example_message(key: DatasetKey, record: ExampleRecord) -> dataset_pb2.Examp
         group=record.group,
         create_time=timestamp(record.create_time_us),
     )
+
+
+def _split(record: ExampleRecord) -> "bundle_pb2.Split.ValueType":
+    """What it was uploaded for; of what was uploaded for both all trains."""
+    named = record.uploaded_for
+    return bundle_pb2.SPLIT_TRAIN if len(named) > 1 else next(iter(named), bundle_pb2.SPLIT_UNSPECIFIED)
 
 
 def version_message(key: DatasetKey, record: VersionRecord) -> dataset_pb2.DatasetVersion:

@@ -155,7 +155,7 @@ async def test_what_is_uploaded_for_both_splits_trains_and_is_named(
     order: "tuple[bundle_pb2.Split.ValueType, ...]",
 ) -> None:
     """A picture that was uploaded to train and to validate only trains, whichever came first, and a notice says how
-    many there are and which.
+    many there are and which; an example shows what it was uploaded for, which is to train where it was both.
     """
     name = await create(dataset_service)
     shared = {SPLIT_TRAIN: range(5), SPLIT_VAL: range(3, 7)}
@@ -168,6 +168,9 @@ async def test_what_is_uploaded_for_both_splits_trains_and_is_named(
     assert (version.classes[0].num_train, version.classes[0].num_val) == (5, 2)
     (notice,) = [one for one in version.notices if one.reason == "VALIDATION_TRAINS"]
     assert "used to train only: 2 pictures (a/3.jpg, a/4.jpg)." in notice.message
+    listed = (await dataset_service.stub.ListExamples(dataset_pb2.ListExamplesRequest(parent=name))).examples
+    shown = {one.filename: one.split for one in listed if one.label == "a"}
+    assert shown == {f"{seed}.jpg": SPLIT_TRAIN if seed < 5 else SPLIT_VAL for seed in range(7)}
 
 
 async def test_a_picture_under_two_labels_is_one_group(

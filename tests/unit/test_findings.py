@@ -3,7 +3,7 @@
 import pytest
 
 from handful.cli.findings import sentences
-from handful.v1.bundle_pb2 import CrossValidation, Evaluation, Interval
+from handful.v1.bundle_pb2 import CrossValidation, Evaluation, Interval, MoreExamples
 
 OUT_OF_FOLD = CrossValidation(accuracy=0.99, accuracy_interval=Interval(low=0.96, high=1.0), num_examples=150)
 
@@ -22,3 +22,20 @@ def test_where_there_was_no_cross_validation_nothing_is_expected() -> None:
     """And without validation examples there is nothing to hold it against."""
     assert list(sentences(Evaluation(accuracy_interval=Interval(low=0.1, high=0.2)))) == []
     assert len(list(sentences(Evaluation(cross_validation=OUT_OF_FOLD)))) == 1
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        (60, "Twice as many examples (60) may"),
+        (12, "(60 of 12 recordings or other groups) may"),
+        (0, "examples (60) may"),
+    ],
+)
+def test_more_examples_are_counted_and_so_are_their_recordings(groups: int, said: str) -> None:
+    """How many there are to be is said, and from how many groups where these are fewer; older models do not know."""
+    more = MoreExamples(num_examples=60, num_groups=groups, accuracy=0.95, gain=0.05)
+    (told,) = [
+        one for one in sentences(Evaluation(cross_validation=CrossValidation(more_examples=more))) if "wice" in one
+    ]
+    assert said in told

@@ -71,6 +71,7 @@ def test_examples_of_a_group_say_what_one_says() -> None:
     whole, recordings = answers(labels, {1: 12, 2: 2}), np.arange(90) // 30 * 3 + labels
     alone, pieces = (learning_curve.more(curve, NAMES, labels, groups, whole) for groups in (np.arange(90), recordings))
     assert (alone.label, pieces.label) == ("dog", "")
+    assert [(one.num_examples, one.num_groups) for one in (alone, pieces)] == [(180, 180), (180, 18)]
     plain = wilson(pieces.accuracy, effective(9, 5, 1))
     assert pieces.accuracy_interval.low < plain.low < alone.accuracy_interval.low
     assert (pieces.accuracy, pieces.gain) == (alone.accuracy, alone.gain)

@@ -60,8 +60,8 @@ def test_views_are_the_picture_a_little_changed(
 
 
 def test_views_are_computed_once(store: FilesystemStore, picture: Callable[..., bytes]) -> None:
-    """Features of views are those of their pixels, one object for each picture, found again by the next run; other
-    seeds and other numbers of views are other features, and the plain ones are not touched.
+    """Features of views are those of their pixels, one object for each picture, found again by the next run; of more
+    views the others alone are computed, other seeds are other features, and the plain ones are not touched.
     """
     pictures = [picture(seed, (40 * seed, 100, 200)) for seed in range(3)]
     for data in pictures:
@@ -85,7 +85,15 @@ def test_views_are_computed_once(store: FilesystemStore, picture: Callable[..., 
     np.testing.assert_array_equal(again, rows)
     assert counts == [0, 6]
     assert run(Views(2, 6))[1:] == (6, 0)
-    assert run(Views(3, 5))[1:] == (9, 0)
+    more, *counts = run(Views(3, 5))
+    assert counts == [3, 6]
+    np.testing.assert_array_equal(more[:, :2], rows)
+    for row, data in zip(more, pictures, strict=True):
+        expected = Backbone(graph).features(Views(3, 5).of(data, sha256(data), PREPROCESSING))
+        np.testing.assert_allclose(row, expected, rtol=1e-5)
+    fewer, *counts = run(Views(1, 5))
+    assert counts == [0, 3]
+    np.testing.assert_array_equal(fewer, rows[:, :1])
     plain = Features(store, store, examples, message, graph, 2)
     plain.of(wanted, nothing)
     assert plain.counts.computed == 3

@@ -33,7 +33,7 @@ def of(work: Work, examples: Examples, wanted: Sequence[Example], step: Callable
 
     def row(example: Example) -> Floats:
         key = f"{folder}/{example.content_sha256}.safetensors"
-        rows, _ = cached(work.cache, key, lambda: measure(examples.data(work.store, example))[None])
+        rows, _ = cached(work.cache, key, 1, lambda _: measure(examples.data(work.store, example))[None])
         return rows.reshape(-1)
 
     rows: list[Floats] = []

@@ -26,12 +26,14 @@ from services.trainer.worker.examples import Example, Examples
 from services.trainer.worker.views import Views
 from services.trainer.worker.work import Work
 
-Compute = Callable[[Example], Floats]
+# Views of an example, from the so-manieth on: float32[views, width].
+Compute = Callable[[Example, int], Floats]
 
 log = structlog.get_logger()
 
 # The picture as preprocessing makes it, without augmentation.
 PLAIN_VIEW = {"name": "plain", "views": 1, "seed": 0}
+NUM_PLAIN = 1
 
 
 @dataclass
@@ -66,14 +68,21 @@ class Features:
 
     def of(self, wanted: Sequence[Example], step: Callable[[], None]) -> Floats:
         """float32[n, feature_width], in order; `step` is called after every example and may raise to stop."""
-        return self._all(wanted, PLAIN_VIEW, self._plain, step)[:, 0]
+        return self._all(wanted, PLAIN_VIEW, NUM_PLAIN, self._plain, step)[:, 0]
 
     def drawn(self, wanted: Sequence[Example], views: Views, step: Callable[[], None]) -> Floats:
-        """float32[n, views, feature_width] of augmented views, in order; `step` as in `of`."""
-        return self._all(wanted, views.specification, partial(self._drawn, views), step)
+        """float32[n, views, feature_width] of augmented views, in order; `step` as in `of`. More views of an example
+        are kept with those that are there.
+        """
+        return self._all(wanted, views.specification, views.number, partial(self._drawn, views), step)
 
     def _all(
-        self, wanted: Sequence[Example], view: Mapping[str, object], compute: Compute, step: Callable[[], None]
+        self,
+        wanted: Sequence[Example],
+        view: Mapping[str, object],
+        number: int,
+        compute: Compute,
+        step: Callable[[], None],
     ) -> Floats:
         # The graph too: an imported backbone may claim the id of another's.
         specification = {
@@ -85,7 +94,7 @@ class Features:
         folder = prefix(self._examples.project, specification)
         rows: list[Floats] = []
         with ThreadPoolExecutor(self._threads, "features") as pool:
-            futures = [pool.submit(self._rows, folder, example, compute) for example in wanted]
+            futures = [pool.submit(self._rows, folder, example, number, compute) for example in wanted]
             try:
                 for future in futures:
                     rows.append(future.result())
@@ -94,20 +103,20 @@ class Features:
                 pool.shutdown(cancel_futures=True)
         return np.stack(rows)
 
-    def _rows(self, folder: str, example: Example, compute: Compute) -> Floats:
+    def _rows(self, folder: str, example: Example, number: int, compute: Compute) -> Floats:
         key = f"{folder}/{example.content_sha256}.safetensors"
-        rows, found = cached(self._cache, key, lambda: compute(example))
+        rows, found = cached(self._cache, key, number, partial(compute, example))
         with self._lock:
-            self.counts.cached += len(rows) * found
-            self.counts.computed += len(rows) * (not found)
+            self.counts.cached += found
+            self.counts.computed += number - found
         return rows
 
-    def _plain(self, example: Example) -> Floats:
+    def _plain(self, example: Example, _: int) -> Floats:
         return self._session.of(to_inputs(self._examples.data(self._store, example), self._backbone))
 
-    def _drawn(self, views: Views, example: Example) -> Floats:
+    def _drawn(self, views: Views, example: Example, first: int) -> Floats:
         data = self._examples.data(self._store, example)
-        pixels = views.of(data, example.content_sha256, self._backbone.preprocessing)
+        pixels = views.of(data, example.content_sha256, self._backbone.preprocessing, first)
         # One at a time, as pictures are: batches gain nothing on a CPU, and another size rounds otherwise.
         return np.concatenate([self._session.features(one[None]) for one in pixels])
 
@@ -118,17 +127,28 @@ def prefix(project: str, specification: Mapping[str, object]) -> str:
     return f"projects/{project}/features/{digest}"
 
 
-def cached(cache: ObjectStore, key: str, compute: Callable[[], Floats]) -> tuple[Floats, bool]:
-    """An object's rows, float32[views, width], from the cache, or computed and put there; and whether it was found."""
+def cached(cache: ObjectStore, key: str, number: int, compute: Callable[[int], Floats]) -> tuple[Floats, int]:
+    """The first rows of an object, float32[number, width], from the cache as far as it has them; the others, from the
+    so-manieth on, are computed and kept with them. And how many were found.
+    """
+    found = _kept(cache, key)
+    if len(found) >= number:
+        return found[:number], number
+    rest = compute(len(found))
+    rows = np.concatenate([found, rest]) if len(found) else rest
+    cache.put(key, _to_bytes(rows))
+    return rows, len(found)
+
+
+def _kept(cache: ObjectStore, key: str) -> Floats:
+    """The rows of an object, none where there are none."""
     try:
-        return _from_bytes(cache.get(key)), True
+        return _from_bytes(cache.get(key))
     except ObjectMissing:
         pass
     except ValueError:
         log.warning("cached features are broken and are computed again", key=key)
-    rows = compute()
-    cache.put(key, _to_bytes(rows))
-    return rows, False
+    return np.empty((0, 0), np.float32)
 
 
 def rows_of(work: Work, features: Features, wanted: Sequence[Example]) -> Floats:

@@ -95,6 +95,7 @@ def more(curve: Curve, names: tuple[str, ...], labels: Labels, groups: Labels, h
     hardest = _hardest(labels, groups, honest.right(labels), len(names))
     return MoreExamples(
         num_examples=2 * len(labels),
+        num_groups=2 * len(np.unique(groups)),
         accuracy=corrected(then, chance),
         accuracy_interval=corrected_wilson(then, worth, chance, WIDENED),
         gain=corrected(then, chance) - corrected(now, chance),

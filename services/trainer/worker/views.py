@@ -29,13 +29,13 @@ class Views:
 
     @property
     def specification(self) -> Mapping[str, object]:
-        """All that the views depend on beside the picture and the preprocessing."""
-        return {"name": "augmented", "version": VERSION, "views": self.number, "seed": self.seed, **VIEW}
+        """All that a view depends on beside the picture, the preprocessing and its place."""
+        return {"name": "augmented", "version": VERSION, "seed": self.seed, **VIEW}
 
-    def of(self, data: bytes, content_sha256: str, preprocessing: ImagePreprocessing) -> Pixels:
-        """uint8[number, size, size, 3] of an encoded picture."""
+    def of(self, data: bytes, content_sha256: str, preprocessing: ImagePreprocessing, first: int = 0) -> Pixels:
+        """uint8[number - first, size, size, 3] of an encoded picture: from a place on."""
         image = decode(data, preprocessing.draft)
-        drawn = [self._random(content_sha256, place) for place in range(self.number)]
+        drawn = [self._random(content_sha256, place) for place in range(first, self.number)]
         return np.stack([np.asarray(draw(image, preprocessing, random)) for random in drawn])
 
     def _random(self, content_sha256: str, place: int) -> np.random.Generator:
