@@ -1,14 +1,15 @@
-"""Our inference service beside LitServe, in one run on one machine.
+"""Our inference service beside LitServe, BentoML, MLServer, Triton (by PyTriton) and Ray Serve, in one run.
 
 usage: serving.py [FOLDER] [--only NAME,NAME] [--seconds S] [--rounds N] [--architectures ID,ID] [--cores N]
+       [--keep FOLDER]
        (default: ../shared/data/catsdogs, all of them, 4 s, 3 rounds, efficientnet_lite0 and efficientnet_b0, 2 cores)
 
 All serve the same ONNX file of one exported zip, decode with the same code of that zip, run the same ONNX Runtime on
 one thread per worker, and have the same cores; each peer in an environment of its own (`peers/*.txt` pins it), in its
 default configuration and in its best documented ones. Callers, 1, 8 and 32 of them, send pictures of 46 kB and get the
-five best classes; each asks again as soon as it is answered. They have a process of their own, on the same cores, and
-what it costs is printed. Rounds are interleaved; figures are medians of rounds, failures are added up. A peer that does
-not install, start or answer is named with its reason.
+five best classes; each asks again as soon as it is answered. They have a process of their own, on cores of their own
+where the machine has any left, and what it costs is printed. Rounds are interleaved; figures are medians of rounds,
+failures are added up. A peer that does not install, start or answer is named with its reason.
 
 Ours does more for each call: it also tells whether the picture is like nothing that the model was trained on.
 """
@@ -176,7 +177,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--architectures", type=lambda text: text.split(","), default=list(models.ARCHITECTURES))
-    parser.add_argument("--cores", type=int, default=2, help="of a server; the callers run on any")
+    parser.add_argument("--cores", type=int, default=2, help="of a server")
+    parser.add_argument("--keep", type=Path, help="where models are trained once, and found the next time")
     given = parser.parse_args()
     unknown = [*(set(given.only) - set(everyone)), *(set(given.architectures) - set(models.ARCHITECTURES))]
     if unknown:
@@ -188,14 +190,18 @@ def main() -> None:
     given = arguments()
     cores = sorted(os.sched_getaffinity(0))[: given.cores]
     found, missing = configurations(given.only, len(cores))
+    for name in given.only:
+        if name not in missing:
+            print(catalogue.versions(name))
     for name, problem in missing.items():
         print(f"{name} is not measured, it does not install: {problem}")
     with tempfile.TemporaryDirectory(prefix="handful-bench-") as place:
-        folders = models.train(Path(place) / "home", given.folder, given.architectures)
+        kept: Path = (given.keep or Path(place)).resolve()
+        folders = models.train(kept / "home", given.folder, given.architectures)
         pictures = models.pictures(Path(place) / "pictures", given.folder)
         processes.adopt_orphans()
         for architecture, folder in folders.items():
-            measure(Subject(architecture, folder, Path(place) / "home", pictures), found, given, cores)
+            measure(Subject(architecture, folder, kept / "home", pictures), found, given, cores)
 
 
 if __name__ == "__main__":

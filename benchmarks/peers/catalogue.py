@@ -12,7 +12,6 @@ from benchmarks.peers.wires import Wire
 
 ROOT = Path(__file__).parents[2]
 OURS = "handful"
-PEERS = ("litserve",)
 # What our service logs once it has measured which runtime serves, and how many pictures at once.
 MEASURED = "runtimes measured"
 # Pictures in one forward pass, at most: what our own service takes by default.
@@ -62,25 +61,61 @@ def ours(cores: int) -> list[Configuration]:
     ]
 
 
-_WIRES: dict[str, Wire] = {
-    "litserve": wires.http_form("/predict", "request"),
+@dataclass(frozen=True)
+class Peer:
+    """How a peer is called, and for some cores its configurations: numbers of workers and of pictures in a batch."""
+
+    wire: Wire
+    ways: Callable[[int], dict[str, tuple[int, int]]]
+
+
+def _usual(cores: int) -> dict[str, tuple[int, int]]:
+    """One worker as it is by default, one for each core, and batches besides."""
+    return {"default": (1, 1), f"{cores} workers": (cores, 1), f"{cores} workers, batches": (cores, BATCH)}
+
+
+def _triton(cores: int) -> dict[str, tuple[int, int]]:
+    """It makes batches of 4 by default."""
+    return {"default": (1, 0), f"{cores} instances": (cores, 1), f"{cores} instances, batches": (cores, BATCH)}
+
+
+# Of what else than its name a peer is a package.
+_PACKAGES = {"pytriton": "nvidia-pytriton", "rayserve": "ray"}
+_PEERS = {
+    "litserve": Peer(wires.http_form("/predict", "request"), _usual),
+    "bentoml": Peer(wires.http_form("/predict", "pictures"), _usual),
+    "mlserver": Peer(wires.open_inference(), _usual),
+    "pytriton": Peer(wires.open_inference(), _triton),
+    "rayserve": Peer(wires.http("/"), _usual),
 }
+PEERS = tuple(_PEERS)
 
 
 def peer(name: str, cores: int) -> list[Configuration]:
-    """A peer's configurations: its own defaults; one worker for each core; and batches besides. NotInstalled."""
+    """A peer's configurations. NotInstalled."""
     interpreter = str(environments.python(name))
 
     def start(workers: int, batch: int, folder: Path, _: Path, port: int) -> Started:
         arguments = [str(folder), str(port), str(workers), str(batch)]
         return Started([interpreter, "-m", f"benchmarks.peers.{name}", *arguments])
 
-    ways = {"default": (1, 1), f"{cores} workers": (cores, 1), f"{cores} workers, batches": (cores, BATCH)}
-    return [Configuration(name, what, _WIRES[name], partial(start, *way)) for what, way in ways.items()]
+    found = _PEERS[name]
+    return [Configuration(name, what, found.wire, partial(start, *way)) for what, way in found.ways(cores).items()]
+
+
+def versions(name: str) -> str:
+    """Of what is measured under a name, and of what it runs on."""
+    interpreter = Path(sys.executable) if name == OURS else environments.python(name)
+    packages = [_PACKAGES.get(name, name), "onnxruntime", "pillow", *(["openvino"] if name == OURS else [])]
+    return ", ".join(f"{one} {version}" for one, version in environments.versions(interpreter, packages).items())
+
+
+# What peers would tell their makers.
+_QUIET = {"ORT_DISABLE_TELEMETRY": "1", "BENTOML_DO_NOT_TRACK": "true", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 def bare() -> dict[str, str]:
     """This process's environment without what is set for our own installation, and with our code at hand."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HANDFUL_")}
     # Every library that has threads for arithmetic gets one, as ONNX Runtime does.
-    return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
+    return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **_QUIET}

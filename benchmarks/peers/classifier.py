@@ -26,6 +26,8 @@ Probabilities = npt.NDArray[np.float32]
 Answer = list[tuple[str, float]]
 
 TOP = 5
+# Where a peer makes batches: what a picture may wait for others.
+MAX_BATCH_SECONDS = 0.002
 
 
 class Classifier:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import litserve
 from fastapi import File
 
-from benchmarks.peers.classifier import Answer, Classifier, predictions
+from benchmarks.peers.classifier import MAX_BATCH_SECONDS, Answer, Classifier, predictions
 
 folder, port, workers, batch = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 
@@ -28,7 +28,8 @@ class PictureApi(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    # A batch waits for no more pictures than there are: a timeout above 0 costs a lone caller just that.
-    api = PictureApi(max_batch_size=batch, batch_timeout=0.0)
+    # With a timeout of 0, its default, a worker that makes batches asks an empty queue again and again without a pause,
+    # and takes all of a core.
+    api = PictureApi(max_batch_size=batch, batch_timeout=MAX_BATCH_SECONDS)
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=workers)
     server.run(host="127.0.0.1", port=port, generate_client_file=False, log_level="warning")

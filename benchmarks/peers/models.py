@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -22,7 +22,17 @@ ARCHITECTURES = {"efficientnet_lite0": "PRETRAINED", "efficientnet_b0": "RANDOM"
 
 
 def train(home: Path, photographs: Path, architectures: Sequence[str]) -> dict[str, Path]:
-    """By architecture a folder with the exported model; the services' home has it under the same name."""
+    """By architecture a folder with the exported model; the services' home has it under the same name. What is there
+    already is taken as it is.
+    """
+    folders = {name: home / "exports" / name for name in architectures}
+    missing = [name for name, folder in folders.items() if not folder.exists()]
+    if missing:
+        _train(home, photographs, missing, folders)
+    return folders
+
+
+def _train(home: Path, photographs: Path, architectures: Sequence[str], folders: Mapping[str, Path]) -> None:
     files = find(photographs)
     examples = home / "examples"
     for number, (label, paths) in enumerate(_by_label([(file.label, file.path) for file in files]).items()):
@@ -31,17 +41,14 @@ def train(home: Path, photographs: Path, architectures: Sequence[str]) -> dict[s
             target = examples / f"{colour}-{label}" / f"{number}-{place}.jpg"
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(_encode(_behind(Image.open(path), colour)))
-    folders = {}
     with Stack.on_free_ports(home) as stack, Client(stack.addresses) as client:
         client.push("pictures", examples)
         for name in architectures:
             print(f"Training and exporting {name}.", flush=True)
             run = client.train("pictures", model=model_id(name), architecture=name, weights=ARCHITECTURES[name])
             exported = client.export(run.result().model_version, home / f"{name}.zip").path
-            folders[name] = home / "exports" / name
             with zipfile.ZipFile(exported) as archive:
                 archive.extractall(folders[name])
-    return folders
 
 
 def model_id(architecture: str) -> str:

@@ -5,6 +5,7 @@ import ctypes
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -119,6 +120,13 @@ class Tree:
                 ancestor = parents[ancestor]
             if ancestor == os.getpid() != pid:
                 yield pid
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _parents() -> dict[int, int]:

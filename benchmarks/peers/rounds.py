@@ -2,7 +2,7 @@
 
 import base64
 import json
-import socket
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.peers import models
 from benchmarks.peers.catalogue import ROOT, Configuration, bare
 from benchmarks.peers.classifier import Answer
-from benchmarks.peers.processes import Ended, Tree
+from benchmarks.peers.processes import Ended, Tree, free_port
 
 Process = subprocess.Popen[str]
 
@@ -110,11 +110,11 @@ class Load:
 
 def run(configuration: Configuration, subject: Subject, seconds: float, cores: Sequence[int]) -> Round:
     """Ended where the server does not come to answer, or goes."""
-    port = _free_port()
+    port = free_port()
     started = configuration.start(subject.folder, subject.home, port)
     with (
         tempfile.TemporaryDirectory(prefix="handful-bench-") as folder,
-        _callers() as process,
+        _callers(cores) as process,
         Tree(started.command, {**bare(), **started.environment}, Path(folder), cores, [process.pid]) as tree,
     ):
         load = Load(configuration, subject, port, process)
@@ -140,11 +140,14 @@ def alone(subject: Subject, threads: int, seconds: float) -> Alone:
 
 
 @contextmanager
-def _callers() -> Iterator[Process]:
+def _callers(taken: Sequence[int]) -> Iterator[Process]:
+    """On the cores that the server has not, where there are any."""
+    usual = os.sched_getaffinity(0)
     command = [sys.executable, "-m", "benchmarks.peers.load"]
     with subprocess.Popen(
         command, cwd=ROOT, env=bare(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
+        os.sched_setaffinity(process.pid, usual - set(taken) or usual)
         try:
             yield process
         finally:
@@ -191,10 +194,3 @@ def _measure(load: Load, tree: Tree, callers: int, seconds: float) -> Figures:
         found["cpu_seconds"] / answered,
         [load.read(one) for one in found["answers"]],
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

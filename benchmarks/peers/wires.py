@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from benchmarks.peers.classifier import TOP, Answer
 from handful.v1.inference_pb2 import PredictRequest, PredictResponse
+from services.inference.oip.v2.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 
 _BOUNDARY = "picture"
 
@@ -26,7 +27,10 @@ class Wire:
 
 
 def _read_json(body: bytes) -> Answer:
-    return [(one["label"], one["score"]) for one in json.loads(body)["predictions"]]
+    found = json.loads(body)
+    # Of several pictures there are several answers, also of one.
+    answer = found[0] if isinstance(found, list) else found
+    return [(one["label"], one["score"]) for one in answer["predictions"]]
 
 
 def http(path: str) -> Wire:
@@ -40,6 +44,22 @@ def http_form(path: str, field: str) -> Wire:
     before, after = f"{head}Content-Type: image/jpeg\r\n\r\n".encode(), f"\r\n--{_BOUNDARY}--\r\n".encode()
     content_type = f"multipart/form-data; boundary={_BOUNDARY}"
     return Wire("http", path, lambda picture, _: before + picture + after, _read_json, content_type)
+
+
+def open_inference() -> Wire:
+    """The Open Inference Protocol: a picture is the one element of a tensor of bytes, and so is the answer in JSON."""
+
+    def write(picture: bytes, _: str) -> bytes:
+        tensor = ModelInferRequest.InferInputTensor(name="pictures", datatype="BYTES", shape=[1, 1])
+        raw = len(picture).to_bytes(4, "little") + picture
+        return ModelInferRequest(model_name="pictures", inputs=[tensor], raw_input_contents=[raw]).SerializeToString()
+
+    def read(body: bytes) -> Answer:
+        response = ModelInferResponse.FromString(body)
+        raw = response.raw_output_contents
+        return _read_json(raw[0][4:] if raw else response.outputs[0].contents.bytes_contents[0])
+
+    return Wire("grpc", "/inference.GRPCInferenceService/ModelInfer", write, read)
 
 
 def handful() -> Wire:
