@@ -72,13 +72,13 @@ class Neighbours:
 
     def distances(self, features: Floats) -> Floats:
         """float32[n], in [0, 2], of float32[n, feature_width]."""
-        return _distances(_unit(features) @ self.rows.astype(np.float32).T, self.nearest)
+        return _distances(_unit(features) @ _widened(self.rows).T, self.nearest)
 
     def nearest_to(self, features: Floats, count: int) -> tuple[Near, ...]:
         """The nearest examples to float32[feature_width], nearest first; none where the model does not name them."""
         if not len(self.named.labels):
             return ()
-        distances = 1 - (_unit(features[None]) @ self.rows.astype(np.float32).T)[0]
+        distances = 1 - (_unit(features[None]) @ _widened(self.rows).T)[0]
         return tuple(
             Near(self.named.contents[place].tobytes().hex(), int(self.named.labels[place]), float(distances[place]))
             for place in np.argsort(distances, kind="stable")[:count]
@@ -163,6 +163,18 @@ def _distances(cosines: Floats, nearest: int) -> Floats:
     best = -np.partition(-cosines, nearest - 1, axis=1)[:, :nearest]
     distances: Floats = (1 - best.mean(axis=1)).astype(np.float32)
     return distances
+
+
+def _widened(rows: npt.NDArray[np.float16]) -> Floats:
+    """The same numbers as float32, for all that are finite: every prediction needs them, and numpy takes six times as
+    long. The bits of the sign, of the exponent and of the fraction move to where float32 has them, and the product
+    makes up for the exponents' biases, 127 and 15 (IEEE 754-2019, 3.4).
+    """
+    bits = rows.view(np.int16).astype(np.int32) << 13
+    bits &= ~np.int32(0b111 << 28)  # copies of the sign
+    wide: Floats = bits.view(np.float32)
+    wide *= np.float32(2.0 ** (127 - 15))
+    return wide
 
 
 def _unit(features: Floats) -> Floats:

@@ -59,9 +59,10 @@ class Batcher:
                 await self._shrink(one)
             self._queue.put(waiting)
             try:
-                answers.extend(await asyncio.gather(*(one.answer for one in waiting)))
-            finally:
+                answers.extend(await _all(waiting))
+            except BaseException:
                 self._queue.forget(waiting)
+                raise
         return answers
 
     async def close(self) -> None:
@@ -168,6 +169,12 @@ class Batcher:
                 one.answer.set_exception(problem)
 
         self._loop.call_soon_threadsafe(fail)
+
+
+async def _all(waiting: Sequence[Waiting]) -> list[Answer]:
+    if len(waiting) == 1:  # nearly always, and much cheaper
+        return [await waiting[0].answer]
+    return await asyncio.gather(*(one.answer for one in waiting))
 
 
 def _name(model: Model, number: int, of: int) -> str:

@@ -10,7 +10,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 def new_id() -> str:
     """A UUIDv7 as text (RFC 9562, section 5.7): 48 bits of milliseconds, then random bits."""
     milliseconds = time.time_ns() // 1_000_000
-    value = milliseconds << 80 | 0x7 << 76 | secrets.randbits(12) << 64 | 0b10 << 62 | secrets.randbits(62)
+    high, low = divmod(secrets.randbits(12 + 62), 1 << 62)
+    value = milliseconds << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low
     return str(uuid.UUID(int=value))
 
 

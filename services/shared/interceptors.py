@@ -96,7 +96,7 @@ def _unary(behaviour: Any, method: str) -> Any:
             _check(request)
             async with asyncio.timeout(min(context.time_remaining() or UNARY_CEILING_SECONDS, UNARY_CEILING_SECONDS)):
                 answer = await behaviour(request, context)
-            await call.begin()
+            call.tell()
             return answer
 
     return handle
@@ -107,7 +107,7 @@ def _gathering(behaviour: Any, method: str) -> Any:
         async with _call(context, method) as call:
             # Without a ceiling: how long a stream in may take hangs on its size, and is its method's business.
             answer = await behaviour(_checked(requests), context)
-            await call.begin()
+            call.tell()
             return answer
 
     return handle
@@ -174,9 +174,15 @@ class _call:  # noqa: N801 - used as a statement, `async with _call(...)`
         structlog.contextvars.bind_contextvars(request_id=self.request_id)
         return self
 
+    def tell(self) -> None:
+        """Sends the request id with the one answer, in the trailing metadata, where errors have it: anything that went
+        ahead would cost the call another turn through gRPC.
+        """
+        self.context.set_trailing_metadata(((REQUEST_ID, self.request_id),))
+
     async def begin(self) -> None:
-        """Sends the request id ahead of the first answer: not before, since a call that has sent anything is never
-        tried again by its caller's channel.
+        """Sends the request id ahead of a stream's first answer: not before, since a call that has sent anything is
+        never tried again by its caller's channel.
         """
         if not self.begun:
             self.begun = True

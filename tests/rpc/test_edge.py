@@ -36,7 +36,7 @@ async def test_a_request_id_is_given_back(edge: Edge, given: str) -> None:
     """The caller's id serves the call, and comes back with the answer and in the details of an error."""
     call = edge.unary("who", metadata=((REQUEST_ID, given),))
     assert (await call).value == given
-    assert dict(await call.initial_metadata())[REQUEST_ID] == given
+    assert dict(await call.trailing_metadata())[REQUEST_ID] == given
     error = await refusal(edge.unary("fail", metadata=((REQUEST_ID, given),)))
     assert error.facts["request_id"] == given
 
@@ -48,7 +48,7 @@ async def test_a_call_without_a_usable_id_gets_one(edge: Edge, given: str | None
     calls = [edge.unary("who", metadata=metadata) for _ in range(20)]
     ids = [answer.value for answer in await asyncio.gather(*calls)]
     assert len(set(ids)) == 20
-    assert ids == [dict(await call.initial_metadata())[REQUEST_ID] for call in calls]
+    assert ids == [dict(await call.trailing_metadata())[REQUEST_ID] for call in calls]
     assert all(len(one) == 36 for one in ids)
 
 

@@ -35,6 +35,14 @@ def test_strangers_are_far_and_others_of_the_classes_near() -> None:
     assert (known.distances(-own) > known.max_distance).all()
 
 
+def test_rows_are_widened_exactly() -> None:
+    """Every finite float16 becomes the float32 of the same value."""
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)]
+    widened = neighbours._widened(finite)
+    assert np.array_equal(widened.view(np.int32), finite.astype(np.float32).view(np.int32))
+
+
 def test_the_distance_is_one_minus_the_mean_cosine_of_the_nearest() -> None:
     """Of three at the angles 0, 60 and 90 degrees and one opposite, the opposite one does not count."""
     rows = np.array([[1, 0], [0.5, 0.75**0.5], [0, 1], [-1, 0]], np.float16)
