@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,13 +49,15 @@ class InferenceProcess:
 
 
 @contextmanager
-def inference(home: Path, **settings: str) -> Iterator[InferenceProcess]:
+def inference(
+    home: Path, program: Sequence[str] = ("-m", "services.inference"), **settings: str
+) -> Iterator[InferenceProcess]:
     """Started over the store of a home folder, and asked to end, which it does without error."""
     home.mkdir(parents=True, exist_ok=True)
     log = home / "inference.log"
     own = {"HANDFUL_HOME": str(home), "HANDFUL_INFERENCE_ADDRESS": "127.0.0.1:0", **settings}
     with log.open("wb") as output:
-        command = [sys.executable, "-m", "services.inference"]
+        command = [sys.executable, *program]
         process = subprocess.Popen(command, env={**os.environ, **own}, cwd=ROOT, stdout=output, stderr=output)
     try:
         running = InferenceProcess(process.pid, log)

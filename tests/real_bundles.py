@@ -39,13 +39,13 @@ def picture() -> bytes:
     return buffer.getvalue()
 
 
-def publish(store: ObjectStore, body: bytes, *, private: bool = False) -> str:
+def publish(store: ObjectStore, body: bytes, *, private: bool = False, name: str = "private") -> str:
     """Stores a bundle of five classes on the default backbone; the SHA-256 of its manifest. A private one has a graph
-    of its own, which computes the same.
+    of its own, which computes the same; another name makes another.
     """
     if private:
         model = onnx.load_from_string(body)
-        model.doc_string = "private"
+        model.doc_string = name
         body = model.SerializeToString()
     described = bundle_pb2.Backbone(
         backbone_id="b", architecture=ROW.id, preprocessing=ROW.preprocessing, graph_sha256=manifest.sha256(body)

@@ -15,6 +15,7 @@ MAX_PIXELS = 50_000_000
 MAX_SIDE = 16_384
 # Transparent pixels are shown on white, as most viewers do.
 BACKGROUND = (255, 255, 255)
+_STRIP_ROWS = 256
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _TURNS: dict[object, Image.Transpose] = {
@@ -155,13 +156,19 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         image = _to_eight_bits(image.convert("I"), image.info.get("transparency"))
     if image.has_transparency_data:
-        canvas = Image.new("RGB", image.size, BACKGROUND)
-        layered = image if image.mode == "RGBA" else image.convert("RGBA")
-        canvas.paste(layered, mask=layered.getchannel("A"))
-        return canvas
+        return _on_background(image)
     if profile and image.mode in {"RGB", "CMYK", "L"}:
         image = _to_srgb(image, profile)
     return image.convert("RGB")
+
+
+def _on_background(image: Image.Image) -> Image.Image:
+    """Strip by strip: the layers of a whole picture take three times what it takes itself."""
+    canvas = Image.new("RGB", image.size, BACKGROUND)
+    for top in range(0, image.height, _STRIP_ROWS):
+        strip = image.crop((0, top, image.width, min(top + _STRIP_ROWS, image.height))).convert("RGBA")
+        canvas.paste(strip, (0, top), mask=strip.getchannel("A"))
+    return canvas
 
 
 def _to_eight_bits(grey: Image.Image, clear: int | None) -> Image.Image:

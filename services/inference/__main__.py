@@ -15,7 +15,7 @@ from services.inference.runtimes.choosing import Chooser, allowed
 from services.inference.servicer import InferenceServicer
 from services.inference.settings import InferenceSettings
 from services.inference.switching import Models
-from services.shared import start
+from services.shared import allocating, start
 from services.shared.objects import open_store
 from services.shared.server import MEBIBYTE, Limits, Server
 from services.shared.streams import Streams
@@ -29,6 +29,7 @@ MAX_STREAMS = 1000
 
 
 async def serve(settings: InferenceSettings) -> None:
+    allocating.give_back()
     store = open_store(settings.store)
     pointers = Pointers(store)
     chooser = Chooser(allowed(settings.inference_runtime), settings.inference_batch)

@@ -291,3 +291,14 @@ def test_the_middle_is_cut_out_or_the_whole_is_squashed(filter_name: str) -> Non
     assert cut.shape == squashed.shape == (50, 50, 3)
     assert (cut[:, 2:-2] == BLUE).all()
     assert (squashed[:, [5, -5]] == RED).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_a_tall_picture_with_transparency_is_its_rows(mode: str) -> None:
+    """What is done strip by strip is what is done to each row alone, to the last bit."""
+    pixels = np.random.default_rng(0).integers(0, 256, (600, 5, 4), dtype=np.uint8)
+    image = Image.fromarray(pixels).convert("RGBA" if mode == "P" else mode)
+    image = image.quantize(60) if mode == "P" else image
+    rows = [decode(encoded(image.crop((0, row, 5, row + 1)), "PNG")) for row in range(600)]
+    whole = decode(encoded(image, "PNG"))
+    np.testing.assert_array_equal(np.asarray(whole), np.concatenate([np.asarray(row) for row in rows]))
