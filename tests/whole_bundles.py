@@ -76,7 +76,8 @@ class Parts:
             self.model.files.add(path=path, sha256=manifest.sha256(data), size_bytes=len(data))
         backbone = self.model.backbone
         backbone.graph_sha256, backbone.weights_file_sha256 = map(manifest.sha256, (self.graph, self.weights))
-        backbone.backbone_id = backbone_id(backbone.architecture, backbone.preprocessing, backbone.weights_sha256)
+        identity = (backbone.architecture, backbone.preprocessing, backbone.weights_sha256, backbone.quantizer)
+        backbone.backbone_id = backbone_id(*identity)
         self.described = manifest.to_bytes(self.model)
         return self
 

@@ -9,7 +9,7 @@ from rich.markup import escape
 from handful import Client
 from handful.cli import commands
 from handful.cli.tables import plain_table, print_table
-from handful.v1.bundle_pb2 import MODALITY_IMAGE, Modality
+from handful.v1.bundle_pb2 import MODALITY_IMAGE, BackbonePrecision, Modality
 from handful.v1.trainer_pb2 import Architecture
 
 _WEIGHTS = {
@@ -65,6 +65,9 @@ def _as_dict(one: Architecture) -> dict[str, Any]:
         "code_license": one.code_license,
         "extra": one.extra,
         "lacks_extra": one.lacks_extra,
+        "backbone_precisions": [
+            BackbonePrecision.Name(each).removeprefix("BACKBONE_PRECISION_").lower() for each in one.backbone_precisions
+        ],
         "weights": Architecture.WeightsState.Name(one.weights_state).removeprefix("WEIGHTS_STATE_").lower(),
         "weights_source": one.weights_source,
         "weights_license": one.weights_license,

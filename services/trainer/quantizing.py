@@ -24,11 +24,14 @@ NUM_PICTURES = 24
 _CHEQUERS = ((2, 32), (4, 24), (8, 16), (16, 12), (32, 8), (0, 4))
 _LEVELS = 255
 _OPERATORS = ["Conv", "Add", "Clip"]
+# Pixels less 128 as uint8 is pixels: the one input that is no float, so that nothing is rounded that might be halfway.
+_CENTRED, _ZERO = "centred", 128.0
+_AS_PIXELS = {"scale": np.array(1, np.float32), "zero_point": np.array(_ZERO, np.uint8)}
 
 
 def quantize(graph: bytes) -> bytes:
-    """The graph with the same inputs and outputs, which stay uint8 and float32; what comes before its first convolution
-    is left alone.
+    """The graph with the same inputs and outputs, which stay uint8 and float32. ValueError where it does not begin as
+    graphs of ours do.
     """
     # After `runtime`, which keeps ONNX Runtime from telling of its use.
     import onnx
@@ -38,6 +41,7 @@ def quantize(graph: bytes) -> bytes:
     model = onnx.load_model_from_string(graph)
     for node in model.graph.node:
         node.name = node.output[0]
+    _fold(model)
     add_pre_process_metadata(model)  # there is nothing to simplify first, and it says otherwise in every log
     with tempfile.TemporaryDirectory(prefix="handful-") as folder:
         written = Path(folder) / "graph.onnx"
@@ -52,9 +56,11 @@ def quantize(graph: bytes) -> bytes:
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             op_types_to_quantize=_OPERATORS,
-            nodes_to_exclude=_before_first(model, "Conv"),
+            nodes_to_exclude=[_CENTRED],
+            extra_options={"TensorQuantOverrides": {_CENTRED: [_AS_PIXELS]}},
         )
         made = onnx.load_model(written)
+    _take_pixels(made)
     del made.metadata_props[:]
     made.producer_name, made.producer_version = "handful", ""
     data: bytes = made.SerializeToString(deterministic=True)
@@ -97,6 +103,34 @@ def _reader(quantization: Any, model: "ModelProto") -> Any:
     return Reader()
 
 
-def _before_first(model: "ModelProto", operator: str) -> list[str]:
-    names = [node.name for node in model.graph.node]
-    return names[: next(place for place, node in enumerate(model.graph.node) if node.op_type == operator)]
+def _fold(model: "ModelProto") -> None:
+    """Scaling and normalisation become part of the first convolution, which then takes pixels less 128."""
+    from onnx import numpy_helper
+
+    first = list(model.graph.node[:5])
+    if [node.op_type for node in first] != ["Transpose", "Cast", "Mul", "Add", "Conv"]:
+        raise ValueError("a graph begins otherwise than those that integers are made of")
+    _, cast, scaled, shifted, convolution = first
+    constants = {one.name: one for one in model.graph.initializer}
+    names = (scaled.input[1], shifted.input[1], *convolution.input[1:])
+    scale, offset, weight, bias = (numpy_helper.to_array(constants[name]).astype(np.float64) for name in names)
+    folded = {
+        names[1]: np.full((1, 1, 1, 1), -_ZERO),
+        names[2]: weight * scale,
+        names[3]: bias + (weight * (offset + _ZERO * scale)).sum(axis=(1, 2, 3)),
+    }
+    for name, array in folded.items():
+        constants[name].CopyFrom(numpy_helper.from_array(array.astype(np.float32), name))
+    model.graph.node.remove(scaled)
+    model.graph.initializer.remove(constants[names[0]])
+    shifted.input[0], shifted.output[0], shifted.name, convolution.input[0] = cast.output[0], *[_CENTRED] * 3
+
+
+def _take_pixels(model: "ModelProto") -> None:
+    """Pixels less 128, in steps of 1 from -128 on, are the pixels themselves: what made them so is left out."""
+    made_by = {node.output[0]: node for node in model.graph.node}
+    read_by = {node.input[0]: node for node in model.graph.node}
+    quantized, cast = read_by[_CENTRED], made_by[made_by[_CENTRED].input[0]]
+    read_by[quantized.output[0]].input[0] = cast.input[0]
+    for node in (cast, made_by[_CENTRED], quantized):
+        model.graph.node.remove(node)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handful.v1 import bundle_pb2, trainer_pb2
-from handful.v1.bundle_pb2 import MODALITY_SOUND, SoundPreprocessing, Spectrogram
+from handful.v1.bundle_pb2 import BACKBONE_PRECISION_FLOAT32, MODALITY_SOUND, SoundPreprocessing, Spectrogram
 from services.trainer.architectures import ARCHITECTURES, LOCK, PinnedWeights, WeightsState
 
 # What a recipe says that leaves the choice to the training examples.
@@ -156,6 +156,7 @@ def message(row: SoundArchitectureRow, state: "WeightsState.ValueType") -> train
         gflops=row.gflops,
         feature_width=row.feature_width,
         sound_preprocessing=row.preprocessing,
+        backbone_precisions=[BACKBONE_PRECISION_FLOAT32],
         weights_state=state,
         weights_source=", ".join(one.source for one in pinned),
         weights_license=" AND ".join(sorted({one.license for one in pinned})),

@@ -19,7 +19,13 @@ from safetensors.numpy import load, save
 from handful.bundle import manifest
 from handful.bundle.heads import LinearHead
 from handful.errors import FailedPrecondition, HandfulError, InvalidArgument
-from handful.v1.bundle_pb2 import Head, ImagePreprocessing, Notice
+from handful.v1.bundle_pb2 import (
+    BACKBONE_PRECISION_INT8,
+    BACKBONE_PRECISION_UNSPECIFIED,
+    Head,
+    ImagePreprocessing,
+    Notice,
+)
 from services.shared.objects.filesystem import FilesystemStore
 from services.trainer.exports import archive, building
 from services.trainer.exports.formats import DEFAULT
@@ -89,6 +95,17 @@ def backbone(**fields: object) -> Change:
     def change(parts: Parts) -> None:
         for name, value in fields.items():
             setattr(parts.model.backbone, name, value)
+
+    return change
+
+
+def integers(**fields: object) -> Change:
+    """A backbone in integers, as its recipe says, but for something."""
+
+    def change(parts: Parts) -> None:
+        parts.model.recipe.backbone_precision = BACKBONE_PRECISION_INT8
+        whole = {"precision": BACKBONE_PRECISION_INT8, "quantizer": "qdq0", "weights_origin": "pretrained"}
+        backbone(**{**whole, **fields})(parts)
 
     return change
 
@@ -193,6 +210,10 @@ WRONG: dict[str, tuple[Change, str]] = {
     "another head": (lambda parts: setattr(parts.model.head, "normalization", 7), UNSUPPORTED),
     "another architecture": (backbone(architecture="alexnet_2000"), UNSUPPORTED),
     "another width": (backbone(feature_width=7), UNSUPPORTED),
+    "integers that nothing made": (integers(quantizer=""), UNSUPPORTED),
+    "integers by something odd": (integers(quantizer="../../etc"), UNSUPPORTED),
+    "integers that are floats": (integers(precision=BACKBONE_PRECISION_UNSPECIFIED), UNSUPPORTED),
+    "integers of weights that were trained": (integers(weights_origin="trained"), UNSUPPORTED),
     "weights from elsewhere": (backbone(weights_origin="the moon"), UNSUPPORTED),
     "no fit": (preprocessing(fit=ImagePreprocessing.FIT_UNSPECIFIED), UNSUPPORTED),
     "a crop larger than the picture": (preprocessing(resize=1), UNSUPPORTED),
