@@ -13,6 +13,7 @@ import numpy as np
 
 from handful.bundle import runtime
 from handful.bundle.predictor import Pixels
+from handful.bundle.sounds import Inputs
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -33,38 +34,55 @@ def quantize(graph: bytes) -> bytes:
     """The graph with the same inputs and outputs, which stay uint8 and float32. ValueError where it does not begin as
     graphs of ours do.
     """
-    # After `runtime`, which keeps ONNX Runtime from telling of its use.
     import onnx
-    from onnxruntime import quantization
-    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
     model = onnx.load_model_from_string(graph)
     for node in model.graph.node:
         node.name = node.output[0]
     _fold(model)
+    (pixels,) = model.graph.input
+    size = pixels.type.tensor_type.shape.dim[1].dim_value
+    made = statically(
+        model,
+        ({pixels.name: one} for one in pictures(size)),
+        _OPERATORS,
+        nodes_to_exclude=[_CENTRED],
+        extra_options={"TensorQuantOverrides": {_CENTRED: [_AS_PIXELS]}},
+    )
+    _take_pixels(made)
+    data: bytes = made.SerializeToString(deterministic=True)
+    return data
+
+
+def statically(model: "ModelProto", shown: Iterator[Inputs], operators: list[str], **options: object) -> "ModelProto":
+    """A graph, whose nodes have names, with integers in the operators of those kinds; ranges are those over what is
+    shown, inputs by name. Options are those of ONNX Runtime's `quantize_static`.
+    """
+    # After `runtime`, which keeps ONNX Runtime from telling of its use.
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+
     add_pre_process_metadata(model)  # there is nothing to simplify first, and it says otherwise in every log
     with tempfile.TemporaryDirectory(prefix="handful-") as folder:
         written = Path(folder) / "graph.onnx"
         quantization.quantize_static(
             model,
             written,
-            _reader(quantization, model),
+            _reader(quantization, shown),
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
             # Weights of seven bits: products of eight overflow on processors without VNNI, which then answer otherwise.
             reduce_range=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
-            op_types_to_quantize=_OPERATORS,
-            nodes_to_exclude=[_CENTRED],
-            extra_options={"TensorQuantOverrides": {_CENTRED: [_AS_PIXELS]}},
+            op_types_to_quantize=operators,
+            **options,
         )
         made = onnx.load_model(written)
-    _take_pixels(made)
     del made.metadata_props[:]
     made.producer_name, made.producer_version = "handful", ""
-    data: bytes = made.SerializeToString(deterministic=True)
-    return data
+    return made
 
 
 def pictures(size: int) -> Iterator[Pixels]:
@@ -88,17 +106,12 @@ def _below(bits: np.random.PCG64, limit: int, count: int) -> Any:
     return (bits.random_raw(count) >> np.uint64(40)).astype(np.int64) % limit
 
 
-def _reader(quantization: Any, model: "ModelProto") -> Any:
-    """The pictures as the library wants them."""
-    (pixels,) = model.graph.input
-    size = pixels.type.tensor_type.shape.dim[1].dim_value
+def _reader(quantization: Any, shown: Iterator[Inputs]) -> Any:
+    """The inputs as the library wants them."""
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        rest = pictures(size)
-
-        def get_next(self) -> dict[str, Pixels] | None:
-            one = next(self.rest, None)
-            return None if one is None else {pixels.name: one}
+        def get_next(self) -> Inputs | None:
+            return next(shown, None)
 
     return Reader()
 

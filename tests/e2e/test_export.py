@@ -82,7 +82,7 @@ def take_out(client: Client, model: str, pictures: list[Path], folder: Path) -> 
 
 
 # Where the code of a format is run: with what it needs alone, or where its runtime is.
-PYTHON: dict[str, Callable[[], Path]] = {"onnx-fp16": bare, "openvino": lambda: Path(sys.executable)}
+PYTHON: dict[str, Callable[[], Path]] = {"onnx-fp16": bare, "onnx-int8": bare, "openvino": lambda: Path(sys.executable)}
 
 
 @pytest.fixture(scope="module")

@@ -284,9 +284,10 @@ def test_an_export_runs_without_torch(trained: Trained, unpacked: tuple[Path, Pa
         assert mine["unknown"] == theirs.unknown
 
 
-def test_sounds_in_16_bits(trained: Trained, tmp_path: Path) -> None:
-    """The format carries sounds too; the zip tests itself."""
-    made = trained.client.export("noises@production", tmp_path, format_name="onnx-fp16")
+@pytest.mark.parametrize("wanted", ["onnx-fp16", "onnx-int8"])
+def test_sounds_in_fewer_bits(trained: Trained, tmp_path: Path, wanted: str) -> None:
+    """The formats carry sounds too; the zip tests itself."""
+    made = trained.client.export("noises@production", tmp_path, format_name=wanted)
     with zipfile.ZipFile(made.path) as archive:
         archive.extractall(tmp_path / "unpacked")
     report = json.loads(run(bare(), tmp_path / "unpacked" / "predict.py", "--self-test"))

@@ -18,6 +18,7 @@ from services.trainer.exports import archive, card, intermediate
 from services.trainer.exports.bundle import Bundle
 from services.trainer.exports.formats import Format
 from services.trainer.exports.halving import halve
+from services.trainer.exports.integers import to_integers
 from services.trainer.exports.merging import merge
 
 SHIPPED = Path(__file__).parent / "shipped"
@@ -69,6 +70,10 @@ def _halved(bundle: Bundle, merged: bytes) -> dict[str, bytes]:
     return {"model.onnx": halve(merged), **_python(bundle, "onnx")}
 
 
+def _integers(bundle: Bundle, merged: bytes) -> dict[str, bytes]:
+    return {"model.onnx": to_integers(bundle, merged), **_python(bundle, "onnx")}
+
+
 def _openvino(bundle: Bundle, merged: bytes) -> dict[str, bytes]:
     return {**intermediate.convert(merged), **_python(bundle, "openvino")}
 
@@ -77,6 +82,7 @@ def _openvino(bundle: Bundle, merged: bytes) -> dict[str, bytes]:
 _NETWORKS: dict[str, Callable[[Bundle, bytes], dict[str, bytes]]] = {
     "onnx": _onnx,
     "onnx-fp16": _halved,
+    "onnx-int8": _integers,
     "openvino": _openvino,
 }
 

@@ -94,6 +94,16 @@ _ROWS = (
         of_floats=True,
     ),
     Format(
+        name="onnx-int8",
+        title="ONNX in 8 bits",
+        description="The network as an ONNX graph of a quarter of the size, in 8-bit integers, with a script that "
+        "predicts and tests itself. Ranges are those of the golden inputs alone, so on others it is further from the "
+        "model. It is faster where the network is made of convolutions with ReLU, as efficientnet_lite0 is.",
+        needs=_PYTHON,
+        max_abs_diff=0.1,
+        of_floats=True,
+    ),
+    Format(
         name="openvino",
         title="OpenVINO",
         description="The network as OpenVINO's intermediate representation, for processors of Intel and ARM, with a "
