@@ -19,7 +19,8 @@ from handful import Client
 from handful.cli.stack import Stack
 from handful.errors import InvalidArgument
 from handful.exchange import Exported
-from services.trainer.exports.formats import DEFAULT, FORMATS
+from services.trainer.exports.formats import FORMATS
+from tests.browsing import browser, site, with_vendor
 
 ROOT = Path(__file__).parents[2]
 BARE = ROOT / ".venv-export" / "bin" / "python"
@@ -148,7 +149,7 @@ def test_the_pytorch_code_answers_as_the_server(either: Out) -> None:
     alike([json.loads(line) for line in lines], either.served[::4], 1e-3)
 
 
-@pytest.mark.parametrize("wanted", [name for name in FORMATS if name != DEFAULT])
+@pytest.mark.parametrize("wanted", PYTHON)
 def test_another_format_answers_nearly_as_the_server(out: Out, stack: Stack, tmp_path: Path, wanted: str) -> None:
     """Of all pictures that validate: nearly the same probabilities, and hardly ever another best class."""
     with Client(stack.addresses) as client:
@@ -165,6 +166,27 @@ def test_another_format_answers_nearly_as_the_server(out: Out, stack: Stack, tmp
     )
     assert np.mean(differences) <= FORMATS[wanted].max_abs_diff
     assert flips <= len(found) / 50
+
+
+def test_the_page_answers_nearly_as_the_server(out: Out, stack: Stack, tmp_path: Path) -> None:
+    """In Chromium photographs get nearly the same probabilities as where they are served, and the same best class."""
+    with Client(stack.addresses) as client:
+        made = client.export("leaving@production", tmp_path, format_name="browser")
+    folder = tmp_path / "unpacked"
+    with zipfile.ZipFile(made.path) as archive:
+        archive.extractall(folder)
+    asked = "fetch('{}').then((file) => file.blob()).then((file) => page.classify(file))"
+    found = []
+    with site(with_vendor(folder)) as address, browser() as page:
+        page.open(address)
+        page.until("document.getElementById('note')?.textContent === 'Ready.'")
+        report = page.value("import('./page.mjs').then((page) => page.selfTest())")
+        assert (report["self_test"], report["top1_agreement"]) == ("passed", 1)
+        for picture in out.pictures[::8]:
+            shutil.copy(picture, folder)
+            answer = page.value(f"import('./page.mjs').then((page) => {asked.format(picture.name)})")
+            found.append({one["label"]: one["score"] for one in answer["predictions"]})
+    alike(found, out.served[::8], 0.03)
 
 
 def test_an_import_serves_the_same_answers(either: Out, second: Client) -> None:

@@ -294,6 +294,16 @@ def test_sounds_in_fewer_bits(trained: Trained, tmp_path: Path, wanted: str) -> 
     assert (report["self_test"], report["top1_agreement"]) == ("passed", 1)
 
 
+def test_a_format_that_carries_no_sound_says_so(trained: Trained, tmp_path: Path) -> None:
+    """The page for browsers has no spectrograms: the list says so, and who asks all the same is refused in one line."""
+    told = {one.name: one.refusal for one in trained.client.export_formats("noises@production")}
+    assert told.pop("browser") == "It cannot carry models of sounds."
+    assert set(told.values()) == {""}
+    with pytest.raises(FailedPrecondition) as caught:
+        trained.client.export("noises@production", tmp_path, format_name="browser")
+    assert caught.value.reason == "FORMAT_UNSUITABLE"
+
+
 def test_an_import_answers_the_same(trained: Trained, unpacked: tuple[Path, Path]) -> None:
     """The zip becomes a version of another model, which answers as the first."""
     version = trained.client.import_model(unpacked[0], "noises-arrived")

@@ -21,6 +21,8 @@ from services.trainer.exports.bundle import Bundle, Unreadable
 from services.trainer.exports.formats import FORMATS, Format
 from services.trainer.exports.nearness import Nearness
 
+SOURCES = {".html", ".json", ".mjs", ".py", ".txt"}
+
 
 @dataclass(frozen=True)
 class Export:
@@ -64,8 +66,9 @@ def _build(bundle: Bundle, wanted: Format, path: Path) -> Export:
 def make(bundle: Bundle, wanted: Format) -> tuple[dict[str, bytes], Nearness]:
     """The files of an export, by their names in the zip, and how near it is. FailedPrecondition EXPORT_DISAGREES."""
     try:
+        tried = Golden.from_bytes(bundle.files[golden.FILE], bundle.model.backbone)
         files = contents.make(bundle, wanted)
-        measured = _tried(bundle, wanted, files)
+        measured = _near(tried, wanted, files)
         _check(wanted, measured)
         return {**files, **card.write(bundle, wanted, measured, list(files))}, measured
     except (HandfulError, MemoryError):
@@ -95,9 +98,8 @@ def _bound(num_bytes: int) -> None:
         )
 
 
-def _tried(bundle: Bundle, wanted: Format, files: Mapping[str, bytes]) -> Nearness:
+def _near(tried: Golden, wanted: Format, files: Mapping[str, bytes]) -> Nearness:
     """How near the export's answers to the golden pictures or sounds are to the stored ones, one at a time."""
-    tried = Golden.from_bytes(bundle.files[golden.FILE], bundle.model.backbone)
     with wanted.suits():
         answer = _of_onnx(files["model.onnx"]) if "model.onnx" in files else intermediate.network(files)
         answers = np.concatenate(list(map(answer, tried.inputs)))
@@ -117,7 +119,7 @@ def _of_onnx(graph: bytes) -> Callable[[Inputs], Floats]:
 @cache
 def exporter() -> str:
     """Which code exports: SHA-256 over its sources, lower-case hex. Other code may write other bytes."""
-    sources = [path for path in Path(__file__).parent.rglob("*") if path.suffix in {".py", ".txt"}]
+    sources = [path for path in Path(__file__).parent.rglob("*") if path.suffix in SOURCES]
     catalogue = Path(architectures.__file__)
     digest = hashlib.sha256()
     carried = [Path(str(each.__file__)) for each in (images, recordings, sounds)]

@@ -15,6 +15,7 @@ from handful.bundle.heads import LinearHead
 from handful.bundle.predictor import plain, spectrograms
 from handful.v1.bundle_pb2 import BACKBONE_PRECISION_INT8, Head
 from services.trainer.exports import archive, card, intermediate
+from services.trainer.exports.browser import page
 from services.trainer.exports.bundle import Bundle
 from services.trainer.exports.formats import Format
 from services.trainer.exports.halving import halve
@@ -44,8 +45,6 @@ def _described(bundle: Bundle) -> dict[str, bytes]:
     return {
         "labels.json": _json({"id2label": id2label, "label2id": label2id}),
         "preprocessing.json": _json(_preprocessing(bundle)),
-        "golden.npz": _npz(load(bundle.files["golden.safetensors"])),
-        **_neighbours(bundle),
         **card.licenses(bundle),
     }
 
@@ -84,6 +83,7 @@ _NETWORKS: dict[str, Callable[[Bundle, bytes], dict[str, bytes]]] = {
     "onnx-fp16": _halved,
     "onnx-int8": _integers,
     "openvino": _openvino,
+    "browser": page,
 }
 
 
@@ -94,6 +94,8 @@ def _python(bundle: Bundle, runner: str) -> dict[str, bytes]:
     return {
         **{Path(str(one.__file__)).name: Path(str(one.__file__)).read_bytes() for one in modules},
         "predict.py": (folder / "predict.py").read_bytes(),
+        "golden.npz": _npz(load(bundle.files["golden.safetensors"])),
+        **_neighbours(bundle),
         "runner.py": (SHIPPED / runner / "runner.py").read_bytes(),
         "requirements.txt": (folder / "requirements.txt").read_bytes()
         + (SHIPPED / runner / "requirements.txt").read_bytes(),

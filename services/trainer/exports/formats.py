@@ -112,6 +112,15 @@ _ROWS = (
         max_abs_diff=1e-3,
         built_with="openvino",
     ),
+    Format(
+        name="browser",
+        title="A page for browsers",
+        description="A page that says what a file or the camera shows, on the device itself, and the same as a script "
+        "for Node. It runs the network by ONNX Runtime Web, which it takes from jsDelivr or from beside it.",
+        needs=("A browser of 2023 or newer and any web server, or Node 18 or newer",),
+        max_abs_diff=1e-3,
+        modalities=(MODALITY_IMAGE,),
+    ),
 )
 FORMATS = {one.name: one for one in _ROWS}
 DEFAULT = _ROWS[0].name

@@ -1,8 +1,10 @@
 """What an export's README says of how it is used, and of each of its files."""
 
+import json
 from collections.abc import Iterable
 
 from handful.v1.bundle_pb2 import ModelManifest
+from services.trainer.exports.browser import SHIPPED
 
 _USE = """\
 ## Use it
@@ -38,12 +40,49 @@ was made. `preprocessing.json` says how a piece of a sound becomes the inputs of
 and `sounds.py` does it; the graph gives `probabilities`, `logits` and `features` of that piece. A sound that is longer
 than {seconds:g} s is cut into pieces, and its answer is the mean of theirs.
 """
+_USE_BROWSER = """\
+## Use it
+
+Any web server will do, for a start Python's own; then open http://localhost:8000.
+
+```sh
+python3 -m http.server
+```
+
+Elsewhere than on localhost browsers ask for HTTPS. In Node, whose `sharp` opens the files:
+
+```sh
+npm install sharp
+node predict.mjs some.jpg
+node predict.mjs --self-test
+```
+
+The network runs by ONNX Runtime Web {version}, of the MIT licence, which is not in here: page and script take two
+files, 14 MB, from jsDelivr, and hold them against the hashes in `runtime.json`. With the files in a folder `vendor/`
+they ask nobody:
+
+```sh
+npm pack onnxruntime-web@{version} && tar xzf onnxruntime-web-{version}.tgz && mkdir -p vendor
+mv package/dist/{script} package/dist/{wasm} vendor/
+```
+
+`pixels.mjs` does in whole numbers what Pillow does where the model was trained. Of a PNG it makes the same pixels; if
+that is higher than wide they may be off by a level. A JPEG that is more than twice as large as the network's input is
+decoded smaller there; here its pixels are averaged, which is nearly the same.
+"""
 
 # Every file that stands in some format, in the order to be read. Of sounds "pictures" is another word.
 _FILES = {
     "model.onnx": "the whole network as one ONNX graph",
     "model.xml": "the whole network as OpenVINO has it",
     "model.bin": "its numbers",
+    "index.html": "the page",
+    "page.mjs": "what it does: a file or the camera to classes",
+    "predict.mjs": "the same for Node",
+    "pixels.mjs": "how a picture becomes pixels, as `images.py` of Handful does it",
+    "classifier.mjs": "pixels to classes; it tests itself",
+    "runtime.mjs": "fetches ONNX Runtime Web and holds it against its hashes",
+    "runtime.json": "its version, where it is had, and the hashes",
     "predict.py": "says what pictures show, and tests itself",
     "runner.py": "what runs the network, for `predict.py`",
     "images.py": "how a file becomes pixels",
@@ -55,6 +94,13 @@ _FILES = {
     "model.py": "the same network in PyTorch, from the weights in `bundle/`",
     "network.json": "how `model.py` builds it",
     "neighbours.npz": "features of the training pictures: what is far from all of them is unknown",
+    "neighbours.json": "how many of these are asked, and how far they may be",
+    "neighbours.bin": "features of the training pictures, float32: what is far from all of them is unknown",
+    "golden.json": "the answers to golden pictures",
+    "golden.bin": "these pictures at the input size",
+    "golden.jpg": "the first of them as a file",
+    "golden.png": "the first of them as a file",
+    "golden.webp": "the first of them as a file",
     "golden.npz": "pictures, some at the input size and some as files, and the answers to them",
     "export.json": "the format, how near it comes to the model, and how near it has to",
     "bundle/": "what Handful loads the model back from: `handful import ZIP`",
@@ -64,6 +110,9 @@ _FILES = {
 
 def use(model: ModelManifest, names: Iterable[str]) -> str:
     """How to run it, of an export with files of those names."""
+    if "index.html" in names:
+        web = json.loads((SHIPPED / "runtime.json").read_text())
+        return _USE_BROWSER.format(version=web["version"], script=web["script"]["name"], wasm=web["wasm"]["name"])
     graph = "model.onnx" if "model.onnx" in names else "model.xml"
     if model.backbone.HasField("sound_preprocessing"):
         return _USE_SOUND.format(graph=graph, seconds=model.backbone.sound_preprocessing.piece_seconds)
