@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from handful import Client
 from handful.cli.stack import Stack
+from services.trainer.exports.formats import FORMATS
 
+ROOT = Path(__file__).parents[2]
 OURS = "handful.v1."
 # What a caller can mend; anything else is a fault of ours.
 TYPED = {"OK", "INVALID_ARGUMENT", "NOT_FOUND"}
@@ -123,6 +127,47 @@ def _grpcurl() -> str:
     if not found:
         pytest.skip("grpcurl is not on this machine: go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest")
     return found
+
+
+def test_a_shell_calls_us(open_stack: Stack, picture: Callable[..., bytes], tmp_path: Path) -> None:
+    """The commands of docs/calling.md, as they stand there: health by curl alone, prediction, formats, an export."""
+    folder = Path(_grpcurl()).parent
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not on this machine")
+    for seed in range(12):
+        label, colour = ("red", (210, 50, 50)) if seed % 2 else ("blue", (50, 50, 210))
+        (tmp_path / "pictures" / label).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pictures" / label / f"{seed}.jpg").write_bytes(picture(seed, colour))
+    with Client(open_stack.addresses) as client:
+        client.push("flowers", tmp_path / "pictures")
+        client.train("flowers").result()
+    text = (ROOT / "docs" / "calling.md").read_text()
+    commands = text.partition("## From a shell")[2].partition("```sh\n")[2].partition("```")[0]
+    for port, service in ((7102, "trainer"), (7103, "inference")):
+        commands = commands.replace(f"127.0.0.1:{port}", getattr(open_stack.addresses, service))
+    (tmp_path / "protos").symlink_to(ROOT / "protos")
+    (tmp_path / "some.jpg").write_bytes(picture(999, (210, 50, 50)))
+    surroundings = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["/bin/sh", "-ec", commands],
+        cwd=tmp_path,
+        env=surroundings,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    health, _, rest = done.stdout.partition("\n")
+    assert health.split()[-2:] == ["08", "01"]
+    decoder = json.JSONDecoder()
+    answer, end = decoder.raw_decode(rest)
+    assert answer["predictions"][0]["label"] == "red"
+    listed, _ = decoder.raw_decode(rest[end:].lstrip())
+    assert [one["name"] for one in listed["exportFormats"]] == list(FORMATS)
+    with zipfile.ZipFile(tmp_path / "flowers.zip") as archive:
+        assert json.loads(archive.read("export.json"))["format"] == "onnx-fp16"
+        assert archive.testzip() is None
 
 
 def test_grpcurl_calls_us(open_stack: Stack) -> None:
