@@ -4,6 +4,8 @@ what it calls unknown, seconds.
 usage: presets.py [RECIPE ...] [--per-class N] [--draws N] [--test N]
        (default: "preset=fast" "preset=quality" "preset=fine_tune" "preset=baseline"; 15, 3, 100; needs ../shared)
 
+With challenger_epochs in a recipe of `quality`, what both answered out of fold, and how often the challenger won.
+
 Draws N cats and N dogs to train on, a fifth as many to validate, and up to 100 others to test on. Fine-tuning takes
 minutes a draw on a CPU. It calls the code that a worker runs, without services.
 """
@@ -99,6 +101,10 @@ def figures(words: str, per_class: int, num_test: int, seed: int) -> dict[str, f
     own, others = features(store, trained, test)
     right = trained.head.probabilities(own).argmax(axis=1) == [one.label for one in test]
     found["accuracy"] = float(right.mean())
+    if trained.cross_validation is not None and trained.cross_validation.HasField("challenge"):
+        ended = trained.cross_validation.challenge
+        found |= {"champion out of fold": ended.champion_accuracy, "challenger": ended.challenger_accuracy}
+        found["challenger won"] = float(ended.won)
     known = trained.neighbours
     if known is not None:
         found["false unknown"] = float((known.distances(own) > known.max_distance).mean())

@@ -33,6 +33,7 @@ PHASES = {
     "features": "computing features",
     "choosing": "choosing an architecture",
     "validating": "cross-validating",
+    "challenging": "fine-tuning a challenger, out of fold",
     "colours": "looking at colours and sizes",
     "fitting": "training",
     "publishing": "publishing",

@@ -467,6 +467,7 @@ class Recipe(_message.Message):
     VIEWS_FIELD_NUMBER: _builtins.int
     BACKBONE_PRECISION_FIELD_NUMBER: _builtins.int
     MAX_GFLOPS_FIELD_NUMBER: _builtins.int
+    CHALLENGER_EPOCHS_FIELD_NUMBER: _builtins.int
     preset: _builtins.str
     """`fast` (features once, then a convex head), `quality` (as `fast`, on the best of several networks), `fine_tune`
     (gradient training of the network, all of it or its last blocks) or `baseline` (gradient training of a head on a
@@ -574,6 +575,11 @@ class Recipe(_message.Message):
     """Of the networks at hand `quality` tries those that cost at most so many GFLOPs (Architecture.gflops); with
     architecture `auto` only.
     """
+    challenger_epochs: _builtins.int
+    """Epochs of a challenger of `quality`: the chosen network, fine-tuned, which takes the place of the head on frozen features
+    where it is right more often out of fold by more than one standard error. Each fold is fine-tuned once: minutes on an
+    accelerator, an hour on a CPU. 0, the default: none.
+    """
     def __init__(
         self,
         *,
@@ -619,15 +625,18 @@ class Recipe(_message.Message):
         views: _builtins.int = ...,
         backbone_precision: Global___BackbonePrecision.ValueType = ...,
         max_gflops: _builtins.float | None = ...,
+        challenger_epochs: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_brightness", b"_brightness", "_contrast", b"_contrast", "_crop_scale", b"_crop_scale", "_cutmix", b"_cutmix", "_early_stopping_epochs", b"_early_stopping_epochs", "_frozen_blocks", b"_frozen_blocks", "_gradient_clip_norm", b"_gradient_clip_norm", "_head_learning_rate", b"_head_learning_rate", "_horizontal_flip", b"_horizontal_flip", "_hue", b"_hue", "_label_smoothing", b"_label_smoothing", "_layer_decay", b"_layer_decay", "_learning_rate", b"_learning_rate", "_max_gflops", b"_max_gflops", "_mixup", b"_mixup", "_momentum", b"_momentum", "_num_epochs", b"_num_epochs", "_random_erasing", b"_random_erasing", "_regularization_c", b"_regularization_c", "_rotation_degrees", b"_rotation_degrees", "_saturation", b"_saturation", "_seed", b"_seed", "_shrinkage", b"_shrinkage", "_target_size", b"_target_size", "_vertical_flip", b"_vertical_flip", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "brightness", b"brightness", "contrast", b"contrast", "crop_scale", b"crop_scale", "cutmix", b"cutmix", "early_stopping_epochs", b"early_stopping_epochs", "frozen_blocks", b"frozen_blocks", "gradient_clip_norm", b"gradient_clip_norm", "head_learning_rate", b"head_learning_rate", "horizontal_flip", b"horizontal_flip", "hue", b"hue", "label_smoothing", b"label_smoothing", "layer_decay", b"layer_decay", "learning_rate", b"learning_rate", "max_gflops", b"max_gflops", "mixup", b"mixup", "momentum", b"momentum", "num_epochs", b"num_epochs", "random_erasing", b"random_erasing", "regularization_c", b"regularization_c", "rotation_degrees", b"rotation_degrees", "saturation", b"saturation", "seed", b"seed", "shrinkage", b"shrinkage", "target_size", b"target_size", "vertical_flip", b"vertical_flip", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_brightness", b"_brightness", "_challenger_epochs", b"_challenger_epochs", "_contrast", b"_contrast", "_crop_scale", b"_crop_scale", "_cutmix", b"_cutmix", "_early_stopping_epochs", b"_early_stopping_epochs", "_frozen_blocks", b"_frozen_blocks", "_gradient_clip_norm", b"_gradient_clip_norm", "_head_learning_rate", b"_head_learning_rate", "_horizontal_flip", b"_horizontal_flip", "_hue", b"_hue", "_label_smoothing", b"_label_smoothing", "_layer_decay", b"_layer_decay", "_learning_rate", b"_learning_rate", "_max_gflops", b"_max_gflops", "_mixup", b"_mixup", "_momentum", b"_momentum", "_num_epochs", b"_num_epochs", "_random_erasing", b"_random_erasing", "_regularization_c", b"_regularization_c", "_rotation_degrees", b"_rotation_degrees", "_saturation", b"_saturation", "_seed", b"_seed", "_shrinkage", b"_shrinkage", "_target_size", b"_target_size", "_vertical_flip", b"_vertical_flip", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "brightness", b"brightness", "challenger_epochs", b"challenger_epochs", "contrast", b"contrast", "crop_scale", b"crop_scale", "cutmix", b"cutmix", "early_stopping_epochs", b"early_stopping_epochs", "frozen_blocks", b"frozen_blocks", "gradient_clip_norm", b"gradient_clip_norm", "head_learning_rate", b"head_learning_rate", "horizontal_flip", b"horizontal_flip", "hue", b"hue", "label_smoothing", b"label_smoothing", "layer_decay", b"layer_decay", "learning_rate", b"learning_rate", "max_gflops", b"max_gflops", "mixup", b"mixup", "momentum", b"momentum", "num_epochs", b"num_epochs", "random_erasing", b"random_erasing", "regularization_c", b"regularization_c", "rotation_degrees", b"rotation_degrees", "saturation", b"saturation", "seed", b"seed", "shrinkage", b"shrinkage", "target_size", b"target_size", "vertical_flip", b"vertical_flip", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_brightness", b"_brightness", "_contrast", b"_contrast", "_crop_scale", b"_crop_scale", "_cutmix", b"_cutmix", "_early_stopping_epochs", b"_early_stopping_epochs", "_frozen_blocks", b"_frozen_blocks", "_gradient_clip_norm", b"_gradient_clip_norm", "_head_learning_rate", b"_head_learning_rate", "_horizontal_flip", b"_horizontal_flip", "_hue", b"_hue", "_label_smoothing", b"_label_smoothing", "_layer_decay", b"_layer_decay", "_learning_rate", b"_learning_rate", "_max_gflops", b"_max_gflops", "_mixup", b"_mixup", "_momentum", b"_momentum", "_num_epochs", b"_num_epochs", "_random_erasing", b"_random_erasing", "_regularization_c", b"_regularization_c", "_rotation_degrees", b"_rotation_degrees", "_saturation", b"_saturation", "_seed", b"_seed", "_shrinkage", b"_shrinkage", "_target_size", b"_target_size", "_vertical_flip", b"_vertical_flip", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "architecture", b"architecture", "auto_augmentation", b"auto_augmentation", "backbone_precision", b"backbone_precision", "batch_size", b"batch_size", "brightness", b"brightness", "class_weights", b"class_weights", "contrast", b"contrast", "crop_scale", b"crop_scale", "cutmix", b"cutmix", "early_stopping_epochs", b"early_stopping_epochs", "freeze", b"freeze", "frozen_blocks", b"frozen_blocks", "frozen_mode", b"frozen_mode", "gradient_clip_norm", b"gradient_clip_norm", "head", b"head", "head_learning_rate", b"head_learning_rate", "horizontal_flip", b"horizontal_flip", "hue", b"hue", "initial_head", b"initial_head", "label_smoothing", b"label_smoothing", "layer_decay", b"layer_decay", "learning_rate", b"learning_rate", "max_gflops", b"max_gflops", "mixup", b"mixup", "momentum", b"momentum", "num_epochs", b"num_epochs", "optimizer", b"optimizer", "precision", b"precision", "preset", b"preset", "random_erasing", b"random_erasing", "regularization_c", b"regularization_c", "rotation_degrees", b"rotation_degrees", "saturation", b"saturation", "schedule", b"schedule", "seed", b"seed", "shrinkage", b"shrinkage", "target_size", b"target_size", "vertical_flip", b"vertical_flip", "views", b"views", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_brightness", b"_brightness", "_challenger_epochs", b"_challenger_epochs", "_contrast", b"_contrast", "_crop_scale", b"_crop_scale", "_cutmix", b"_cutmix", "_early_stopping_epochs", b"_early_stopping_epochs", "_frozen_blocks", b"_frozen_blocks", "_gradient_clip_norm", b"_gradient_clip_norm", "_head_learning_rate", b"_head_learning_rate", "_horizontal_flip", b"_horizontal_flip", "_hue", b"_hue", "_label_smoothing", b"_label_smoothing", "_layer_decay", b"_layer_decay", "_learning_rate", b"_learning_rate", "_max_gflops", b"_max_gflops", "_mixup", b"_mixup", "_momentum", b"_momentum", "_num_epochs", b"_num_epochs", "_random_erasing", b"_random_erasing", "_regularization_c", b"_regularization_c", "_rotation_degrees", b"_rotation_degrees", "_saturation", b"_saturation", "_seed", b"_seed", "_shrinkage", b"_shrinkage", "_target_size", b"_target_size", "_vertical_flip", b"_vertical_flip", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "architecture", b"architecture", "auto_augmentation", b"auto_augmentation", "backbone_precision", b"backbone_precision", "batch_size", b"batch_size", "brightness", b"brightness", "challenger_epochs", b"challenger_epochs", "class_weights", b"class_weights", "contrast", b"contrast", "crop_scale", b"crop_scale", "cutmix", b"cutmix", "early_stopping_epochs", b"early_stopping_epochs", "freeze", b"freeze", "frozen_blocks", b"frozen_blocks", "frozen_mode", b"frozen_mode", "gradient_clip_norm", b"gradient_clip_norm", "head", b"head", "head_learning_rate", b"head_learning_rate", "horizontal_flip", b"horizontal_flip", "hue", b"hue", "initial_head", b"initial_head", "label_smoothing", b"label_smoothing", "layer_decay", b"layer_decay", "learning_rate", b"learning_rate", "max_gflops", b"max_gflops", "mixup", b"mixup", "momentum", b"momentum", "num_epochs", b"num_epochs", "optimizer", b"optimizer", "precision", b"precision", "preset", b"preset", "random_erasing", b"random_erasing", "regularization_c", b"regularization_c", "rotation_degrees", b"rotation_degrees", "saturation", b"saturation", "schedule", b"schedule", "seed", b"seed", "shrinkage", b"shrinkage", "target_size", b"target_size", "vertical_flip", b"vertical_flip", "views", b"views", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
     _WhichOneofReturnType__brightness: _TypeAlias = _typing.Literal["brightness"]  # noqa: Y015
     _WhichOneofArgType__brightness: _TypeAlias = _typing.Literal["_brightness", b"_brightness"]  # noqa: Y015
+    _WhichOneofReturnType__challenger_epochs: _TypeAlias = _typing.Literal["challenger_epochs"]  # noqa: Y015
+    _WhichOneofArgType__challenger_epochs: _TypeAlias = _typing.Literal["_challenger_epochs", b"_challenger_epochs"]  # noqa: Y015
     _WhichOneofReturnType__contrast: _TypeAlias = _typing.Literal["contrast"]  # noqa: Y015
     _WhichOneofArgType__contrast: _TypeAlias = _typing.Literal["_contrast", b"_contrast"]  # noqa: Y015
     _WhichOneofReturnType__crop_scale: _TypeAlias = _typing.Literal["crop_scale"]  # noqa: Y015
@@ -684,6 +693,8 @@ class Recipe(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_size) -> _WhichOneofReturnType__batch_size | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__brightness) -> _WhichOneofReturnType__brightness | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__challenger_epochs) -> _WhichOneofReturnType__challenger_epochs | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__contrast) -> _WhichOneofReturnType__contrast | None: ...
     @_typing.overload
@@ -1649,6 +1660,7 @@ class CrossValidation(_message.Message):
     LABEL_SUSPECTS_FIELD_NUMBER: _builtins.int
     MORE_EXAMPLES_FIELD_NUMBER: _builtins.int
     ARCHITECTURE_CHOICE_FIELD_NUMBER: _builtins.int
+    CHALLENGE_FIELD_NUMBER: _builtins.int
     folds: _builtins.int
     """Folds: 5, or as many as the smallest class has groups."""
     repeats: _builtins.int
@@ -1711,6 +1723,12 @@ class CrossValidation(_message.Message):
         is answered by what the answers to the others choose.
         """
 
+    @_builtins.property
+    def challenge(self) -> Global___Challenge:
+        """How a fine-tuned network did beside the head on frozen features, where the recipe asked for one. The figures above are
+        those of choosing between them too, each time without the examples that are asked about.
+        """
+
     def __init__(
         self,
         *,
@@ -1733,14 +1751,49 @@ class CrossValidation(_message.Message):
         label_suspects: _abc.Iterable[Global___LabelSuspect] | None = ...,
         more_examples: Global___MoreExamples | None = ...,
         architecture_choice: Global___ArchitectureChoice | None = ...,
+        challenge: Global___Challenge | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accuracy_interval", b"accuracy_interval", "architecture_choice", b"architecture_choice", "more_examples", b"more_examples"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accuracy_interval", b"accuracy_interval", "architecture_choice", b"architecture_choice", "challenge", b"challenge", "more_examples", b"more_examples"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "accuracy_interval", b"accuracy_interval", "architecture_choice", b"architecture_choice", "baselines", b"baselines", "candidates", b"candidates", "ece", b"ece", "f1_macro", b"f1_macro", "f1_weighted", b"f1_weighted", "folds", b"folds", "label_suspects", b"label_suspects", "log_loss", b"log_loss", "more_examples", b"more_examples", "num_examples", b"num_examples", "precision_macro", b"precision_macro", "precision_weighted", b"precision_weighted", "recall_macro", b"recall_macro", "recall_weighted", b"recall_weighted", "repeats", b"repeats", "top5_accuracy", b"top5_accuracy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "accuracy_interval", b"accuracy_interval", "architecture_choice", b"architecture_choice", "baselines", b"baselines", "candidates", b"candidates", "challenge", b"challenge", "ece", b"ece", "f1_macro", b"f1_macro", "f1_weighted", b"f1_weighted", "folds", b"folds", "label_suspects", b"label_suspects", "log_loss", b"log_loss", "more_examples", b"more_examples", "num_examples", b"num_examples", "precision_macro", b"precision_macro", "precision_weighted", b"precision_weighted", "recall_macro", b"recall_macro", "recall_weighted", b"recall_weighted", "repeats", b"repeats", "top5_accuracy", b"top5_accuracy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CrossValidation: _TypeAlias = CrossValidation  # noqa: Y015
+
+@_typing.final
+class Challenge(_message.Message):
+    """Challenge is what a head on frozen features and a fine-tuned network answered out of fold to the same examples."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHAMPION_ACCURACY_FIELD_NUMBER: _builtins.int
+    CHALLENGER_ACCURACY_FIELD_NUMBER: _builtins.int
+    WON_FIELD_NUMBER: _builtins.int
+    champion_accuracy: _builtins.float
+    """Share of right answers of the head on frozen features, in [0, 1], averaged over the repeats."""
+    challenger_accuracy: _builtins.float
+    """That of the fine-tuned network, of one repeat: each fold is answered by a network that was fine-tuned on the others, of
+    the architecture that these choose.
+    """
+    won: _builtins.bool
+    """Whether it is better by more than one standard error of the paired difference, and was published: fine-tuned on all
+    training examples.
+    """
+    def __init__(
+        self,
+        *,
+        champion_accuracy: _builtins.float = ...,
+        challenger_accuracy: _builtins.float = ...,
+        won: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenger_accuracy", b"challenger_accuracy", "champion_accuracy", b"champion_accuracy", "won", b"won"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Challenge: _TypeAlias = Challenge  # noqa: Y015
 
 @_typing.final
 class ArchitectureChoice(_message.Message):

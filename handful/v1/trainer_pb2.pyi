@@ -124,8 +124,8 @@ class TrainingRun(_message.Message):
     """The epoch of that run's checkpoint; its own epochs are those after."""
     estimated_seconds: _builtins.float
     """Seconds from start_time to finish_time that it was likely to take when it was asked for: the median of the latest
-    runs that were asked for with the same preset, architecture, views, epochs and max_gflops, on the same dataset where
-    there were any. Not set where there was none.
+    runs that were asked for with the same preset, architecture, precision, views, epochs and max_gflops, on the same
+    dataset where there were any. Not set where there was none.
     """
     waits_for: _builtins.str
     """What it waits for, in plain words, where no worker that was heard of lately can take it: there is none, or each lacks
@@ -541,7 +541,7 @@ class Progress(_message.Message):
     FEATURES_CACHED_FIELD_NUMBER: _builtins.int
     phase: _builtins.str
     """What the worker does: `loading`, `weights` (downloads them), `graph`, `features`, `choosing` (an architecture, out of
-    fold), `validating` (out of fold), `colours` (of the pictures, to compare with), `fitting`, `publishing`.
+    fold), `validating` (out of fold), `challenging` (fine-tunes, out of fold), `colours` (of the pictures, to compare with), `fitting`, `publishing`.
     """
     completed: _builtins.int
     """Units done."""

@@ -14,7 +14,8 @@ from handful.v1 import bundle_pb2, trainer_pb2
 from handful.v1.bundle_pb2 import Recipe
 from services.trainer.architectures import ARCHITECTURES, NOT_OFFERED, ULTRALYTICS
 from services.trainer.choices import listed, not_one_of
-from services.trainer.presets import BASELINE, FAST, FINE_TUNE, PRESETS, QUALITY, Field, Preset
+from services.trainer.fields import Field, Preset
+from services.trainer.presets import BASELINE, FAST, FINE_TUNE, PRESETS, QUALITY
 from services.trainer.sound_architectures import AUTO, SOUND_ARCHITECTURES, modality
 
 # Numbers of features, of training pictures and their views, that a worker holds at once: 1 GiB as float32, more while
@@ -165,6 +166,8 @@ def _yolo_problems(asked: Recipe, recipe: Recipe) -> list[tuple[str, str]]:
     if recipe.preset == FINE_TUNE:
         own = f"{recipe.architecture} is trained by Ultralytics' own trainer"
         return [("recipe.architecture", f"{own}: take preset baseline, or fast for a head on its features")]
+    if recipe.challenger_epochs:
+        return [("recipe.challenger_epochs", f"must be 0: {recipe.architecture} is not fine-tuned")]
     if recipe.preset != BASELINE:
         return []
     given, problems = _given(asked), []

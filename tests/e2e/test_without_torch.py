@@ -16,7 +16,7 @@ from handful.v1.trainer_pb2 import TrainingRun
 from handful.v1.worker_pb2 import Capabilities
 from services.shared.objects.filesystem import FilesystemStore
 from services.trainer import workers
-from tests.playing_worker import create, read, refusal, seal
+from tests.playing_worker import add, create, events, read, refusal, seal
 from tests.servers import DatasetService, TrainerService
 
 ROOT = Path(__file__).parents[2]
@@ -82,11 +82,15 @@ async def test_it_trains_what_needs_no_torch(
     light: dict[str, str],
     tmp_path: Path,
 ) -> None:
-    """It builds backbones and trains `fast` and `quality`; what needs torch waits, and is refused from then on."""
-    version = await seal(dataset_service, picture)
+    """It builds backbones and trains `fast` and `quality`, whose challenger it leaves out aloud; what needs torch
+    waits, and is refused from then on.
+    """
+    dataset = (await seal(dataset_service, picture)).partition("/versions/")[0]
+    version = await add(dataset_service, picture, dataset, range(4, 12))
     heavy = [Recipe(preset="baseline"), Recipe(weights=WEIGHTS_RANDOM), Recipe(architecture="efficientnet_b0")]
     waiting = [await create(trainer_service, version, recipe=recipe) for recipe in heavy]
-    able = [await create(trainer_service, version, recipe=Recipe(preset=preset)) for preset in ("fast", "quality")]
+    light_ones = [Recipe(preset="fast"), Recipe(preset="quality", challenger_epochs=5)]
+    able = [await create(trainer_service, version, recipe=recipe) for recipe in light_ones]
     environment = {
         **light,
         "HANDFUL_HOME": str(tmp_path),
@@ -100,6 +104,8 @@ async def test_it_trains_what_needs_no_torch(
     for run in able:
         ended = await read(trainer_service, run.name)
         assert ended.state == TrainingRun.STATE_SUCCEEDED, ended.failure
+    noted = [one.notice.reason for one in await events(trainer_service, able[1].name) if one.HasField("notice")]
+    assert "CHALLENGER_LEFT_OUT" in noted
     left = [await read(trainer_service, run.name) for run in waiting]
     assert [run.state for run in left] == [TrainingRun.STATE_QUEUED] * 3
     async with trainer_service.database.read() as connection:

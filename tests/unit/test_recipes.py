@@ -12,7 +12,8 @@ from handful.v1 import trainer_pb2
 from handful.v1.bundle_pb2 import MODALITY_IMAGE, MODALITY_SOUND, Freeze, Recipe, Weights
 from services.trainer import recipes
 from services.trainer.architectures import DEFAULT_ARCHITECTURE
-from services.trainer.presets import PRESETS, Field, Preset
+from services.trainer.fields import Field, Preset
+from services.trainer.presets import PRESETS
 
 NUMBERS = (trainer_pb2.RecipeField.TYPE_INTEGER, trainer_pb2.RecipeField.TYPE_NUMBER)
 MATTERS_WITH: dict[str, dict[str, object]] = {

@@ -8,8 +8,9 @@ from handful.recipe import recipe
 from handful.v1.bundle_pb2 import Recipe
 from handful.v1.worker_pb2 import Capabilities, Claim
 from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
+from services.trainer.fields import Field, Preset
 from services.trainer.fleet import suits, waits_for
-from services.trainer.presets import PRESETS, Field, Preset
+from services.trainer.presets import PRESETS
 from services.trainer.recipes import resolve
 from services.trainer.sound_architectures import SOUND_ARCHITECTURES
 from services.trainer.understanding import CONTINUED, EVALUATED, known, needed

@@ -40,21 +40,21 @@ NOT_TRIED, NOT_CHOSEN, CHOSEN = "ARCHITECTURE_NOT_TRIED", "ARCHITECTURE_NOT_CHOS
 class Prepared:
     """The backbone of a run; float32[n, width] of its training examples, or with augmented views
     float32[n, 1 + views, width], and of its validation examples; and how it was chosen, with the candidates of those
-    that were not taken: None and none where the recipe names it, or nothing could be chosen.
+    that were not taken, by name: None and none where the recipe names it, or nothing could be chosen.
     """
 
     backbone: Backbone
     train: Floats
     val: Floats
     choice: ArchitectureChoice | None
-    rivals: list[list[Candidate]]
+    rivals: dict[str, list[Candidate]]
 
 
 def prepare(work: Work, examples: Examples) -> Prepared:
     """The features of a run, with an event that says what they cost; its recipe names the architecture now. A network
     that cannot be built or measured costs a choice that network; where there is no other, its problem is raised.
     """
-    counts, choice, rivals = Counts(), None, list[list[Candidate]]()
+    counts, choice, rivals = Counts(), None, dict[str, list[Candidate]]()
     with reported(work, counts):
         if work.recipe.architecture == AUTO:
             architecture, choice, rivals = _chosen(work, examples, counts)
@@ -71,7 +71,7 @@ def prepare(work: Work, examples: Examples) -> Prepared:
 
 def _chosen(
     work: Work, examples: Examples, counts: Counts
-) -> tuple[str, ArchitectureChoice | None, list[list[Candidate]]]:
+) -> tuple[str, ArchitectureChoice | None, dict[str, list[Candidate]]]:
     work.forget(NOT_TRIED, NOT_CHOSEN, CHOSEN)
     candidates = _candidates(work, examples)
     labels, groups = targets(examples.train), [one.group for one in examples.train]
@@ -82,7 +82,7 @@ def _chosen(
             f"training examples, and {MIN_FOLDS} are needed. {candidates[-1]} was taken."
         )
         work.notice(NOT_CHOSEN, message)
-        return candidates[-1], None, []
+        return candidates[-1], None, {}
     names, tried = _all_tried(work, examples, candidates, folds, counts)
     first = best_architecture(tried, labels)
     order = [first, *(place for place in range(len(tried)) if place != first)]
@@ -92,7 +92,7 @@ def _chosen(
         accuracy=float(answers.right(labels).mean()),
     )
     work.notice(CHOSEN, _why(choice, len(labels)))
-    return names[first], choice, [tried[place] for place in order[1:]]
+    return names[first], choice, {names[place]: tried[place] for place in order[1:]}
 
 
 def _all_tried(

@@ -45,8 +45,23 @@ class Data:
     order: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """A network after its last epoch, how pictures come to it, and its answers on the validation examples."""
+
+    network: Network
+    preprocessing: ImagePreprocessing
+    data: Data
+    val_probabilities: Floats
+
+
 def train(work: Work, examples: Examples) -> Trained:
     """Trains epoch by epoch, from the claim's checkpoint where there is one."""
+    return _trained_model(work, examples, fit(work, examples))
+
+
+def fit(work: Work, examples: Examples) -> Fitted:
+    """As `train`, without making a model of it."""
     work.progress("loading")
     _settle_precision(work)
     recipe, num_classes = work.recipe, len(examples.labels)
@@ -89,7 +104,7 @@ def train(work: Work, examples: Examples) -> Trained:
         _say_which_epoch(work, stopping, last)
         stopping.restore(network)
         val_probabilities = _val_probabilities(network, constant, data.val)
-    return _trained_model(work, examples, network, preprocessing, data, val_probabilities)
+    return Fitted(network, preprocessing, data, val_probabilities)
 
 
 def _epoch_in_memory(work: Work, training: Training, data: Data, epoch: int, num_classes: int) -> dict[str, float]:
@@ -231,22 +246,16 @@ def _peak_memory_bytes(device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory_bytes()
 
 
-def _trained_model(
-    work: Work,
-    examples: Examples,
-    network: Network,
-    preprocessing: ImagePreprocessing,
-    data: Data,
-    val_probabilities: Floats,
-) -> Trained:
+def _trained_model(work: Work, examples: Examples, fitted: Fitted) -> Trained:
+    network, data = fitted.network, fitted.data
     golden = (data.val if len(data.val) else data.train)[:NUM_GOLDEN]
     probabilities = _val_probabilities(network, None, golden)
     head = network.linear_head()
     known = _known(work, examples, network, data)
-    backbone = work.wait("graph", lambda: _backbone(work, network, preprocessing))
+    backbone = work.wait("graph", lambda: _backbone(work, network, fitted.preprocessing))
     pixels = golden.permute(0, 2, 3, 1).contiguous().numpy()
     described = Head(normalization=head.normalization)
-    answers = val_probabilities, pixels, probabilities
+    answers = fitted.val_probabilities, pixels, probabilities
     return Trained(examples, backbone, head, described, *answers, neighbours=known)
 
 

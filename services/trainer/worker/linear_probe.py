@@ -1,5 +1,5 @@
 """Recipes `fast` and `quality`: features once, then a convex head fitted to the optimum, cross-validated on the same
-features. `quality`, and `fast` of sounds, choose what gives the features first.
+features. `quality`, and `fast` of sounds, choose what gives the features first; `quality` may be challenged.
 """
 
 import time
@@ -11,7 +11,7 @@ from handful.bundle.heads import Floats, LinearHead, softmax
 from handful.bundle.predictor import Pixels, to_pixels
 from handful.v1.bundle_pb2 import HEAD_KIND_LDA, Backbone, Head
 from services.trainer.presets import REGULARIZATION_C
-from services.trainer.worker import architecture_choice, discriminant, familiarity, logistic_regression
+from services.trainer.worker import architecture_choice, challenge, discriminant, familiarity, logistic_regression
 from services.trainer.worker.calibration import tempered
 from services.trainer.worker.cross_validation import Labels
 from services.trainer.worker.evaluation import scores
@@ -34,6 +34,8 @@ def train(work: Work, examples: Examples) -> Trained:
         described, cross_validation = validate(work, examples, span, train_labels, prepared.rivals)
         if cross_validation is not None and prepared.choice is not None:
             cross_validation.architecture_choice.CopyFrom(prepared.choice)
+        if cross_validation is not None and cross_validation.challenge.won:
+            return challenge.fine_tuned(work, examples, cross_validation)
         work.progress("fitting")
         passes = _Passes(work, described.temperature or 1.0, (train_rows, val_rows), (train_labels, val_labels))
         head = _fit(work, described, span, train_labels, len(examples.labels), passes)

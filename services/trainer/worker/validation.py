@@ -2,7 +2,7 @@
 knowing next to nothing, and which labels to look at.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -17,7 +17,7 @@ from handful.v1.bundle_pb2 import (
     Head,
 )
 from services.trainer.intervals import independent
-from services.trainer.worker import baselines, colours, learning_curve, suspects
+from services.trainer.worker import baselines, challenge, colours, learning_curve, suspects
 from services.trainer.worker.cross_validation import MIN_FOLDS, Folds, Labels
 from services.trainer.worker.evaluation import cross_validated
 from services.trainer.worker.examples import Examples
@@ -25,9 +25,11 @@ from services.trainer.worker.head_choice import Candidate, best, fitter, honest,
 from services.trainer.worker.spans import Span
 from services.trainer.worker.work import Work
 
+_NONE: Mapping[str, Sequence[Candidate]] = {}
+
 
 def validate(
-    work: Work, examples: Examples, span: Span, labels: Labels, rivals: Sequence[Sequence[Candidate]] = ()
+    work: Work, examples: Examples, span: Span, labels: Labels, rivals: Mapping[str, Sequence[Candidate]] = _NONE
 ) -> tuple[Head, CrossValidation | None]:
     """What the head shall be, and figures out of fold; none, with a notice, where a class cannot be divided. `rivals`
     are candidates of the architectures that were tried and not taken.
@@ -46,9 +48,15 @@ def validate(
     step = Steps(work, "validating", folds.num_fits * rounds)
     candidates = try_all(work.recipe, span, labels, len(names), folds, step)
     chosen = best(candidates, labels, numbered)
-    answers = honest([candidates, *rivals], labels, numbered, folds)
+    tried = [candidates, *rivals.values()]
+    answers = honest(tried, labels, numbered, folds)
     described.kind, described.temperature = chosen.kind, chosen.temperature
+    challenger = challenge.answers(work, examples, folds, tried, [work.recipe.architecture, *rivals])
+    if challenger is not None:
+        answers = challenge.honest(chosen.out_of_fold, answers, challenger, labels, numbered, folds)
     found = cross_validated(labels, answers, [one.message(labels) for one in candidates], numbered)
+    if challenger is not None:
+        found.challenge.CopyFrom(challenge.told(work, chosen.out_of_fold, challenger, labels, numbered))
     found.label_suspects.extend(suspects.listed(examples, suspects.believed(span, labels, len(names), folds, step)))
     if drawn:
         fit = fitter(chosen.kind, work.recipe, span, len(names))
@@ -78,6 +86,8 @@ def _say_why_not(work: Work, label: str, groups: int) -> None:
     needs = f"it needs {MIN_FOLDS} different training examples of every class, and {label} has {groups}."
     message = f"There is no cross-validation: {needs} So probabilities are not calibrated."
     work.notice("NOT_CROSS_VALIDATED", message)
+    if work.recipe.challenger_epochs:
+        work.notice(challenge.LEFT_OUT, "There was no challenger: it could not be compared out of fold.")
     if work.recipe.head == HEAD_KIND_LDA:
         message = "The head is LOGISTIC_REGRESSION: without a temperature LDA would be far too sure of itself."
         work.notice("HEAD_FALLBACK", message)
