@@ -8,8 +8,9 @@ All serve the same ONNX file of one exported zip, decode with the same code of t
 one thread per worker, and have the same cores; each peer in an environment of its own (`peers/*.txt` pins it), in its
 default configuration and in its best documented ones. Callers, 1, 8 and 32 of them, send pictures of 46 kB and get the
 five best classes; each asks again as soon as it is answered. They have a process of their own, on cores of their own
-where the machine has any left, and what it costs is printed. Rounds are interleaved; figures are medians of rounds,
-failures are added up. A peer that does not install, start or answer is named with its reason.
+where the machine has any left, and what it costs is printed. Rounds are interleaved; after the first each peer goes on
+with its default and the best of its other configurations. Figures are medians of rounds, failures are added up. A peer
+that does not install, start or answer is named with its reason. Interrupted, it shows what was measured.
 
 Ours does more for each call: it also tells whether the picture is like nothing that the model was trained on.
 """
@@ -47,7 +48,7 @@ class Shown:
     @property
     def mean_rate(self) -> float:
         """The geometric mean over numbers of callers."""
-        return math.exp(statistics.mean(math.log(self.median("rate", callers)) for callers in CALLERS))
+        return math.exp(statistics.mean(math.log(self.median("rate", callers) or 1e-9) for callers in CALLERS))
 
 
 def compare(shown: Shown, alone: Alone) -> tuple[int, int, float]:
@@ -79,15 +80,15 @@ def row(shown: Shown, alone: Alone) -> str:
     memory = max(one.memory_bytes for one in shown.rounds) / 1e6
     ready = statistics.median(one.ready_seconds for one in shown.rounds)
     return (
-        f"{shown.configuration.title:29} {of('rate', '.0f'):>12} {of('p50', '.1f', 1e3):>17} "
+        f"{shown.configuration.title:29} {len(shown.rounds)} {of('rate', '.0f'):>12} {of('p50', '.1f', 1e3):>17} "
         f"{of('p99', '.0f', 1e3):>13} {of('server_cpu', '.1f', 1e3):>15} {of('client_cpu', '.2f', 1e3):>15} "
         f"{memory:5.0f} {ready:5.1f} {failed:3} of {answered:<6} {same} of {count}, {furthest:.0e}"
     )
 
 
 HEAD = (
-    f"{'':29} {'calls/s':>12} {'p50 ms':>17} {'p99 ms':>13} {'server CPU ms':>15} {'client CPU ms':>15} {'MB':>5} "
-    f"{'ready':>5} {'failed':13} same best class, max |dp|"
+    f"{'rounds':>31} {'calls/s':>12} {'p50 ms':>17} {'p99 ms':>13} {'server CPU ms':>15} {'client CPU ms':>15} "
+    f"{'MB':>5} {'ready':>5} {'failed':13} same best class, max |dp|"
 )
 
 
@@ -150,23 +151,43 @@ def configurations(names: Sequence[str], cores: int) -> tuple[list[Configuration
     return found, missing
 
 
+def going_on(shown: Sequence[Shown]) -> list[Shown]:
+    """After the first round: ours, and of each peer the default and the best of the others."""
+    left = [one for one in shown if one.rounds and not one.problem]
+    by_name: dict[str, list[Shown]] = defaultdict(list)
+    for one in left:
+        by_name[one.configuration.name].append(one)
+    best = [max(group[1:], key=lambda one: one.mean_rate) for group in by_name.values() if group[1:]]
+    return [
+        one
+        for one in left
+        if one.configuration.name == OURS or one is by_name[one.configuration.name][0] or one in best
+    ]
+
+
 def measure(subject: Subject, found: Sequence[Configuration], given: argparse.Namespace, cores: Sequence[int]) -> None:
     shown = [Shown(one) for one in found]
     alone: dict[int, list[Alone]] = defaultdict(list)
-    for number in range(given.rounds):
-        for threads in (1, len(cores)):
-            alone[threads].append(rounds.alone(subject, threads, given.seconds))
-        # Whoever was first is last in the next round.
-        for one in shown if number % 2 == 0 else reversed(shown):
-            if one.problem:
-                continue
-            print(f"{subject.architecture}, round {number + 1}: {one.configuration.title}", flush=True)
-            try:
-                one.rounds.append(rounds.run(one.configuration, subject, given.seconds, cores))
-            except processes.Ended as problem:
-                one.problem = str(problem)
-                print(f"  {problem}", flush=True)
+    try:
+        for number in range(given.rounds):
+            for threads in (1, len(cores)):
+                alone[threads].append(rounds.alone(subject, threads, given.seconds))
+            taken = going_on(shown) if number else shown
+            # Whoever was first is last in the next round.
+            for one in taken if number % 2 == 0 else reversed(taken):
+                print(f"{subject.architecture}, round {number + 1}: {one.configuration.title}", flush=True)
+                measure_round(one, subject, given.seconds, cores)
+    except KeyboardInterrupt:
+        print("Interrupted.")
     report(subject.architecture, shown, alone[1], alone[len(cores)])
+
+
+def measure_round(one: Shown, subject: Subject, seconds: float, cores: Sequence[int]) -> None:
+    try:
+        one.rounds.append(rounds.run(one.configuration, subject, seconds, cores))
+    except processes.Ended as problem:
+        one.problem = str(problem)
+        print(f"  {problem}", flush=True)
 
 
 def arguments() -> argparse.Namespace:
