@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.peers import environments, wires
+from benchmarks.peers.models import INT8
 from benchmarks.peers.wires import Wire
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +31,7 @@ class Started:
 class Configuration:
     """One way to run one server. `start` makes its command of a folder with an exported zip, the home of our own
     services, and a port. Where a server does more beside its first answers, its log says `prepared` once that is done.
+    `variant` is the end of its model's name, where that is another than the peers'.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Configuration:
     wire: Wire
     start: Callable[[Path, Path, int], Started]
     prepared: str = ""
+    variant: str = ""
 
     @property
     def title(self) -> str:
@@ -44,7 +47,9 @@ class Configuration:
 
 
 def ours(cores: int) -> list[Configuration]:
-    """Our service as it ships, and held to the runtime that the peers have; nothing is set that the machine decides."""
+    """Our service held to the peers' runtime, as it ships, and with a backbone in integers, which is not in the peers'
+    file; nothing is set that the machine decides.
+    """
 
     def start(runtime: str, _: Path, home: Path, port: int) -> Started:
         environment = {
@@ -55,9 +60,10 @@ def ours(cores: int) -> list[Configuration]:
         }
         return Started([sys.executable, "-m", "services.inference"], environment)
 
+    ways = (("ONNX Runtime", "onnxruntime", ""), ("as shipped", "auto", ""), ("in integers", "auto", INT8))
     return [
-        Configuration(OURS, what, wires.handful(), partial(start, runtime), MEASURED)
-        for what, runtime in (("ONNX Runtime", "onnxruntime"), ("as shipped", "auto"))
+        Configuration(OURS, what, wires.handful(), partial(start, runtime), MEASURED, variant)
+        for what, runtime, variant in ways
     ]
 
 

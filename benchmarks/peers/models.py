@@ -1,9 +1,10 @@
-"""What is served: two models of ten classes, trained and exported by Handful, and the pictures that are asked about."""
+"""What is served: models of ten classes, trained and exported by Handful, and the pictures that are asked about."""
 
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageOps
 
@@ -13,26 +14,34 @@ from handful.folders import find
 
 SIZE = (500, 375)
 NUM_BYTES = 46_000
-NUM_PICTURES = 16
+NUM_PICTURES = 64
 # Cats and dogs are two classes; behind coloured glass they are ten.
 GLASS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0), "plain": None}
 PER_CLASS = 8
-# Their weights: B0's are in no package, and random ones take the same time.
-ARCHITECTURES = {"efficientnet_lite0": "PRETRAINED", "efficientnet_b0": "RANDOM"}
+# The same architecture with its backbone in integers, of those that are offered so.
+INT8 = "_int8"
+# B0's weights are in no package, and random ones take the same time.
+RECIPES: dict[str, dict[str, Any]] = {
+    "efficientnet_lite0": {"weights": "PRETRAINED"},
+    "efficientnet_lite0_int8": {"weights": "PRETRAINED", "backbone_precision": "INT8"},
+    "efficientnet_b0": {"weights": "RANDOM"},
+}
+ARCHITECTURES = tuple(name for name in RECIPES if not name.endswith(INT8))
 
 
 def train(home: Path, photographs: Path, architectures: Sequence[str]) -> dict[str, Path]:
-    """By architecture a folder with the exported model; the services' home has it under the same name. What is there
-    already is taken as it is.
+    """By architecture a folder with the exported model; the services' home has it under the same name, and in integers
+    where that is offered. What is there already is taken as it is.
     """
-    folders = {name: home / "exports" / name for name in architectures}
+    wanted = [one for name in architectures for one in (name, f"{name}{INT8}") if one in RECIPES]
+    folders = {name: home / "exports" / name for name in wanted}
     missing = [name for name, folder in folders.items() if not folder.exists()]
     if missing:
         _train(home, photographs, missing, folders)
-    return folders
+    return {name: folders[name] for name in architectures}
 
 
-def _train(home: Path, photographs: Path, architectures: Sequence[str], folders: Mapping[str, Path]) -> None:
+def _train(home: Path, photographs: Path, names: Sequence[str], folders: Mapping[str, Path]) -> None:
     files = find(photographs)
     examples = home / "examples"
     for number, (label, paths) in enumerate(_by_label([(file.label, file.path) for file in files]).items()):
@@ -43,9 +52,10 @@ def _train(home: Path, photographs: Path, architectures: Sequence[str], folders:
             target.write_bytes(_encode(_behind(Image.open(path), colour)))
     with Stack.on_free_ports(home) as stack, Client(stack.addresses) as client:
         client.push("pictures", examples)
-        for name in architectures:
+        for name in names:
             print(f"Training and exporting {name}.", flush=True)
-            run = client.train("pictures", model=model_id(name), architecture=name, weights=ARCHITECTURES[name])
+            architecture, recipe = name.removesuffix(INT8), RECIPES[name]
+            run = client.train("pictures", model=model_id(name), architecture=architecture, **recipe)
             exported = client.export(run.result().model_version, home / f"{name}.zip").path
             with zipfile.ZipFile(exported) as archive:
                 archive.extractall(folders[name])
@@ -56,16 +66,21 @@ def model_id(architecture: str) -> str:
 
 
 def pictures(folder: Path, photographs: Path) -> Path:
-    """A folder of JPEG files of some 46 kB and 500 x 375 pixels, which none was trained on."""
+    """A folder of JPEG files of some 46 kB and 500 x 375 pixels, which none was trained on; `label` is their class."""
     folder.mkdir()
     by_label = _by_label([(file.label, file.path) for file in find(photographs)])
     for place in range(NUM_PICTURES):
-        paths = list(by_label.values())[place % len(by_label)]
-        image = _behind(Image.open(paths[-1 - place // len(by_label)]), list(GLASS)[place % len(GLASS)])
-        candidates = [_encode(image, quality) for quality in range(50, 100)]
+        label, colour = list(by_label)[place % len(by_label)], list(GLASS)[place % len(GLASS)]
+        image = _behind(Image.open(by_label[label][-1 - place // len(by_label)]), colour)
+        candidates = [_encode(image, quality) for quality in range(50, 100, 3)]
         data = min(candidates, key=lambda one: abs(len(one) - NUM_BYTES))
-        (folder / f"{place:02}.jpg").write_bytes(data)
+        (folder / f"{place:02}-{colour}-{label}.jpg").write_bytes(data)
     return folder
+
+
+def label(picture: Path) -> str:
+    """The class of a picture by its name."""
+    return picture.stem.partition("-")[2]
 
 
 def _by_label(files: Sequence[tuple[str, Path]]) -> dict[str, list[Path]]:

@@ -54,11 +54,14 @@ class Round:
 
 @dataclass(frozen=True)
 class Alone:
-    """The same work without a server: processor seconds for each picture, pictures per second, and the answers."""
+    """The same work without a server: processor seconds for each picture, pictures per second, the answers, and what
+    would have been right.
+    """
 
     cpu_seconds: float
     rate: float
     answers: list[Answer]
+    labels: list[str]
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,14 @@ class Subject:
 
     def bodies(self, configuration: Configuration) -> list[str]:
         """What is sent for each picture, in Base64."""
-        write, model = configuration.wire.write, models.model_id(self.architecture)
+        write, model = configuration.wire.write, models.model_id(f"{self.architecture}{configuration.variant}")
         files = [path.read_bytes() for path in sorted(self.pictures.iterdir())]
         return [base64.b64encode(write(one, model)).decode() for one in files]
+
+    @property
+    def labels(self) -> list[str]:
+        """The classes of the pictures."""
+        return [models.label(path) for path in sorted(self.pictures.iterdir())]
 
 
 class Load:
@@ -134,9 +142,8 @@ def alone(subject: Subject, threads: int, seconds: float) -> Alone:
     command = [sys.executable, "-m", "benchmarks.peers.classifier", *arguments]
     done = subprocess.run(command, env=bare(), check=True, capture_output=True, text=True)
     found = json.loads(done.stdout)
-    return Alone(
-        found["cpu_seconds"], found["rate"], [[(label, score) for label, score in one] for one in found["answers"]]
-    )
+    answers = [[(label, score) for label, score in one] for one in found["answers"]]
+    return Alone(found["cpu_seconds"], found["rate"], answers, subject.labels)
 
 
 @contextmanager
