@@ -24,6 +24,9 @@ NEAREST = 3
 KNOWN = 0.95
 # More training examples than these tell little more, and all of them are compared with at each prediction.
 MAX_ROWS = 500
+# So many numbers are multiplied at once. Of 460,800 and more OpenBLAS gives some to threads of its own, which cost a
+# server many times what the product does (`benchmarks/distances.py`).
+PRODUCT = 2**18
 # The farthest of m held-out examples is nearer than one new one in m + 1, whatever the features: one in 6 at worst.
 MIN_HELD_OUT = 5
 
@@ -72,17 +75,23 @@ class Neighbours:
 
     def distances(self, features: Floats) -> Floats:
         """float32[n], in [0, 2], of float32[n, feature_width]."""
-        return _distances(_unit(features) @ _widened(self.rows).T, self.nearest)
+        return _distances(self._cosines(features), self.nearest)
 
     def nearest_to(self, features: Floats, count: int) -> tuple[Near, ...]:
         """The nearest examples to float32[feature_width], nearest first; none where the model does not name them."""
         if not len(self.named.labels):
             return ()
-        distances = 1 - (_unit(features[None]) @ _widened(self.rows).T)[0]
+        distances = 1 - self._cosines(features[None])[0]
         return tuple(
             Near(self.named.contents[place].tobytes().hex(), int(self.named.labels[place]), float(distances[place]))
             for place in np.argsort(distances, kind="stable")[:count]
         )
+
+    def _cosines(self, features: Floats) -> Floats:
+        """float32[n, rows] of float32[n, feature_width]."""
+        unit, step = _unit(features), max(1, PRODUCT // self.rows.shape[1])
+        parts = [self.rows[first : first + step] for first in range(0, len(self.rows), step)]
+        return np.concatenate([unit @ _widened(part).T for part in parts], axis=1)
 
     @property
     def num_bytes(self) -> int:
@@ -166,8 +175,8 @@ def _distances(cosines: Floats, nearest: int) -> Floats:
 
 
 def _widened(rows: npt.NDArray[np.float16]) -> Floats:
-    """The same numbers as float32, for all that are finite: every prediction needs them, and numpy takes six times as
-    long. The bits of the sign, of the exponent and of the fraction move to where float32 has them, and the product
+    """The same numbers as float32, for all that are finite: every prediction needs them, and numpy takes several times
+    as long. The bits of the sign, of the exponent and of the fraction move to where float32 has them, and the product
     makes up for the exponents' biases, 127 and 15 (IEEE 754-2019, 3.4).
     """
     bits = rows.view(np.int16).astype(np.int32) << 13

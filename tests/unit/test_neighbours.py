@@ -43,6 +43,18 @@ def test_rows_are_widened_exactly() -> None:
     assert np.array_equal(widened.view(np.int32), finite.astype(np.float32).view(np.int32))
 
 
+def test_many_rows_are_as_near_as_they_are() -> None:
+    """Rows that are multiplied in several parts have the distances that they have in one."""
+    random = np.random.default_rng(5)
+    rows = random.normal(size=(500, 1280)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    assert rows.size > 2 * neighbours.PRODUCT
+    known = Neighbours(rows.astype(np.float16), nearest=1, max_distance=1.0)
+    asked = rows[[0, 204, 205, 499]] + 0.02 * random.normal(size=(4, 1280)).astype(np.float32)
+    cosines = (asked / np.linalg.norm(asked, axis=1, keepdims=True)) @ known.rows.astype(np.float32).T
+    assert np.allclose(known.distances(asked), 1 - cosines.max(axis=1), atol=1e-6)
+
+
 def test_the_distance_is_one_minus_the_mean_cosine_of_the_nearest() -> None:
     """Of three at the angles 0, 60 and 90 degrees and one opposite, the opposite one does not count."""
     rows = np.array([[1, 0], [0.5, 0.75**0.5], [0, 1], [-1, 0]], np.float16)
