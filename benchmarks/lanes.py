@@ -1,6 +1,7 @@
-"""What small pictures notice of large ones, and of a private network that is asked all it can: their 50th and 99th
-percentiles without and with, in turns, on a server of one thread that has a core of its own where there are two, and
-that is asked two fifths of the small pictures that it can answer.
+"""What small pictures notice of large ones, of a private network that is asked all it can, and of another project that
+asks for ten times what the server can answer: their 50th and 99th percentiles without and with, in turns, on a server
+of one thread that has a core of its own where there are two, and that is asked two fifths of the small pictures that it
+can answer.
 
 usage: lanes.py [SECONDS]   (of each turn; default 8)
 """
@@ -30,7 +31,10 @@ ROUNDS = 3
 LOAD = 0.4
 LARGE_SHARE = 0.05
 ASKING = 8
+# Of the other project, in what the server can answer.
+FLOOD = 10.0
 MODEL = "projects/default/models/{}"
+OTHER = "projects/other/models/shared"
 
 
 def picture(width: int, height: int, **how: bool) -> bytes:
@@ -44,7 +48,11 @@ def picture(width: int, height: int, **how: bool) -> bytes:
 
 
 async def ask_at_rate(
-    stub: "inference_pb2_grpc.InferenceServiceAsyncStub", rate: float, seconds: float, files: list[bytes]
+    stub: "inference_pb2_grpc.InferenceServiceAsyncStub",
+    rate: float,
+    seconds: float,
+    files: list[bytes],
+    model: str = MODEL.format("shared"),
 ) -> list[tuple[int, float]]:
     """Open loop: calls leave when it is their time, whatever became of earlier ones. Which file, and milliseconds; what
     was refused is left out.
@@ -55,7 +63,7 @@ async def ask_at_rate(
     async def one(which: int) -> None:
         began = time.perf_counter()
         with suppress(aio.AioRpcError):
-            await stub.Predict(PredictRequest(model=MODEL.format("shared"), image=files[which]), timeout=20)
+            await stub.Predict(PredictRequest(model=model, image=files[which]), timeout=20)
             answered.append((which, 1e3 * (time.perf_counter() - began)))
 
     calls = []
@@ -97,11 +105,12 @@ def percentiles(answered: list[tuple[int, float]], *, large: bool) -> tuple[floa
 async def measure(address: str, seconds: float) -> None:
     small, plain, progressive = picture(500, 375), picture(4000, 3000), picture(4000, 3000, progressive=True)
     print(f"small {len(small) // 1000} kB, large {len(plain) // 1000} kB and progressive {len(progressive) // 1000} kB")
-    ratios: dict[str, list[float]] = {"large": [], "progressive": [], "private": []}
+    ratios: dict[str, list[float]] = {"large": [], "progressive": [], "private": [], "flood": []}
+    lost = 0
     async with aio.insecure_channel(address, options=[("grpc.max_send_message_length", -1)]) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
-        for model in ("shared", "private"):
-            await stub.Predict(PredictRequest(model=MODEL.format(model), image=small), timeout=60)
+        for model in (MODEL.format("shared"), MODEL.format("private"), OTHER):
+            await stub.Predict(PredictRequest(model=model, image=small), timeout=60)
         await asyncio.sleep(15)  # both graphs are measured
         async with asking(stub, "shared", small) as answered:
             await asyncio.sleep(seconds)
@@ -113,20 +122,27 @@ async def measure(address: str, seconds: float) -> None:
             with_progressive = await ask_at_rate(stub, rate, seconds, [small, progressive])
             async with asking(stub, "private", small) as asked:
                 with_private = await ask_at_rate(stub, rate, seconds, [small])
+            with_flood, flooded = await asyncio.gather(
+                ask_at_rate(stub, rate, seconds, [small]),
+                ask_at_rate(stub, FLOOD * rate / LOAD, seconds, [small], OTHER),
+            )
+            lost += round(seconds * rate) - len(with_flood)
             base = percentiles(alone, large=False)
             print(f"round {number + 1}: small alone p50 {base[0]:.1f} p99 {base[1]:.1f} ms")
-            turns = {"large": with_large, "progressive": with_progressive, "private": with_private}
+            turns = {"large": with_large, "progressive": with_progressive, "private": with_private, "flood": with_flood}
+            beside = {
+                "large": f"{percentiles(with_large, large=True)[0]:.0f} ms p50 of the large",
+                "progressive": f"{percentiles(with_progressive, large=True)[0]:.0f} ms p50 of the large",
+                "private": f"{asked[0] / seconds:.0f}/s of the private",
+                "flood": f"{len(flooded) / seconds:.0f}/s of the other project",
+            }
             for name, found_times in turns.items():
                 found = percentiles(found_times, large=False)
                 ratios[name].append(found[1] / base[1])
-                beside = (
-                    f"{asked[0] / seconds:.0f}/s of the private"
-                    if name == "private"
-                    else f"{percentiles(found_times, large=True)[0]:.0f} ms p50 of the large"
-                )
-                print(f"  beside {name:12} p50 {found[0]:6.1f}  p99 {found[1]:6.1f} ms, {beside}")
+                print(f"  beside {name:12} p50 {found[0]:6.1f}  p99 {found[1]:6.1f} ms, {beside[name]}")
     for name, found_ratios in ratios.items():
         print(f"small p99 beside {name}: x {np.median(found_ratios):.2f} (median of {ROUNDS})")
+    print(f"refused of the project beside the flood: {lost} of {ROUNDS * round(seconds * rate)}")
 
 
 def main(seconds: float) -> None:
@@ -142,6 +158,8 @@ def main(seconds: float) -> None:
                 "private": [real_bundles.publish(store, body, private=True)],
             },
         )
+        other = real_bundles.publish(store, body, project="other")
+        point(store, {"shared": [other]}, project="other")
         os.sched_setaffinity(0, cores[:1])
         with inference(home, HANDFUL_INFERENCE_THREADS="1") as server:
             os.sched_setaffinity(0, cores[-1:])

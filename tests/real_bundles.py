@@ -39,9 +39,11 @@ def picture() -> bytes:
     return buffer.getvalue()
 
 
-def publish(store: ObjectStore, body: bytes, *, private: bool = False, name: str = "private") -> str:
-    """Stores a bundle of five classes on the default backbone; the SHA-256 of its manifest. A private one has a graph
-    of its own, which computes the same; another name makes another.
+def publish(
+    store: ObjectStore, body: bytes, *, private: bool = False, name: str = "private", project: str = "default"
+) -> str:
+    """Stores a project's bundle of five classes on the default backbone; the SHA-256 of its manifest. A private one has
+    a graph of its own, which computes the same; another name makes another.
     """
     if private:
         model = onnx.load_from_string(body)
@@ -50,7 +52,7 @@ def publish(store: ObjectStore, body: bytes, *, private: bool = False, name: str
     described = bundle_pb2.Backbone(
         backbone_id="b", architecture=ROW.id, preprocessing=ROW.preprocessing, graph_sha256=manifest.sha256(body)
     )
-    store.put(manifest.graph_keys("default", described)[private], body)
+    store.put(manifest.graph_keys(project, described)[private], body)
     shown = picture()
     pixels = to_pixels(shown, ROW.preprocessing)[None]
     features = Backbone(body).features(pixels)
@@ -76,5 +78,5 @@ def publish(store: ObjectStore, body: bytes, *, private: bool = False, name: str
     data = manifest.to_bytes(bundle)
     digest = manifest.sha256(data)
     for path, content in {**files, "manifest.json": data}.items():
-        store.put(manifest.bundle_key("default", digest, path), content)
+        store.put(manifest.bundle_key(project, digest, path), content)
     return digest

@@ -54,6 +54,8 @@ class LoadedBackbone:
     num_bytes: int
     cap: int = 1
     private: bool = False
+    graph_sha256: str = ""
+    runtime: str = DEFAULT
 
 
 class Backbones:
@@ -96,7 +98,7 @@ class Backbones:
         choice = (self._chooser and self._chooser.known(graph.sha256)) or Choice()
         body, choice = await asyncio.to_thread(self._ready, graph, data, choice)
         log.info("backbone loaded", graph_sha256=graph.sha256, num_bytes=len(data), runtime=choice.runtime)
-        return LoadedBackbone(body, GRAPH_IN_MEMORY * len(data), choice.cap, private)
+        return LoadedBackbone(body, GRAPH_IN_MEMORY * len(data), choice.cap, private, graph.sha256, choice.runtime)
 
     def _ready(self, graph: Graph, data: bytes, choice: Choice) -> tuple[Body, Choice]:
         """The graph in the runtime that is chosen, or in the default one where that fails, and which it is."""
@@ -136,7 +138,10 @@ class Backbones:
         """The runtime serves the graph where it is in memory, and is what loads it where it is not any more."""
         chooser.settle(graph.sha256, choice)
         for key in (graph.own, graph.shared):
-            self._pool.change(key, lambda there: replace(there, backbone=body or there.backbone, cap=choice.cap))
+            self._pool.change(
+                key,
+                lambda there: replace(there, backbone=body or there.backbone, cap=choice.cap, runtime=choice.runtime),
+            )
 
     async def _prepare(self, choice: Choice, data: bytes, inputs: Sequence[Inputs], checks: list[Check]) -> Body:
         """The graph in another runtime, which has seen every size of batch that will come, since the first pass of a

@@ -23,6 +23,7 @@ from services.inference.listening import listen
 from services.inference.loading import Model
 from services.inference.queueing import Queue, Waiting
 from services.inference.statistics import Statistics
+from services.shared import deadlines
 
 log = structlog.get_logger()
 
@@ -51,7 +52,7 @@ class Batcher:
         are refused together, and what is wrong with one ends them all.
         """
         waiting = [
-            Waiting(one, model, self._loop.create_future(), _name(model, number, len(files)))
+            Waiting(one, model, self._loop.create_future(), _name(model, number, len(files)), deadlines.end())
             for number, one in enumerate(files, 1)
         ]
         with self.statistics.counting(model.version) as answers:
@@ -64,6 +65,14 @@ class Batcher:
                 self._queue.forget(waiting)
                 raise
         return answers
+
+    def passes(self) -> dict[int, int]:
+        """How many passes there were of each number of pictures, or of one sound."""
+        return self._queue.passes()
+
+    def waiting(self) -> dict[str, int]:
+        """How many wait in which lines."""
+        return {**self._queue.lengths(), "large": self._large.num_waiting}
 
     async def close(self) -> None:
         """Ends the threads, each after the pass that it is in."""
@@ -81,7 +90,7 @@ class Batcher:
         if not isinstance(one.data, bytes) or one.model.head.of_sounds or not (look := glance(one.data)).is_large:
             return
         try:
-            one.data, seconds = await self._large.decode(one.data, one.model.head.described.preprocessing, look)
+            one.data, seconds = await self._large.decode(one.data, one.model, look)
         except (BadImage, MemoryError) as problem:
             raise _refusal(problem, one) from None
         one.decode = round(1e9 * seconds)
@@ -136,7 +145,7 @@ class Batcher:
 
     def _prepare(self, one: Waiting) -> Pixels | None:
         """A picture as the backbone takes it; None where there is nothing more to do."""
-        if one.answer.done():  # its caller went away, or its deadline passed
+        if one.answer.done() or time.monotonic() > one.end:  # its caller went away, or its deadline passed
             return None
         begun = time.perf_counter_ns()
         try:

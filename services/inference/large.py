@@ -6,12 +6,17 @@ import asyncio
 import os
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from handful.bundle.predictor import Pixels, to_pixels
-from handful.errors import ResourceExhausted
 from handful.v1.bundle_pb2 import ImagePreprocessing
+from services.inference.admission import has_room, overloaded
 from services.inference.glancing import Look
+from services.inference.loading import Model
+from services.shared import deadlines
 
 MAX_WAITING = 8
 NICENESS = 10
@@ -25,31 +30,38 @@ class LargePictures:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "decode", initializer=_yield)
-        self._waiting = 0
+        self._waiting = Counter[str]()
         self._cost = 0.0
         self._seconds = FIRST_GUESS_SECONDS
 
-    async def decode(self, data: bytes, preprocessing: ImagePreprocessing, look: Look) -> tuple[Pixels, float]:
-        """uint8[size, size, 3], and the seconds that it took. BadImage, and ResourceExhausted where too many wait."""
-        if self._waiting >= MAX_WAITING:
-            wait_ms = max(1, round(1e3 * self._cost * self._seconds))
-            raise ResourceExhausted(
-                f"{self._waiting} large pictures wait already. Try again in {wait_ms} ms, or send smaller ones.",
-                reason="OVERLOADED",
-                facts={"pushback_ms": str(wait_ms)},
-            )
-        self._waiting += 1
-        self._cost += look.cost
-        try:
+    async def decode(self, data: bytes, model: Model, look: Look) -> tuple[Pixels, float]:
+        """uint8[size, size, 3], and the seconds that it took. BadImage, and ResourceExhausted where too many wait, or
+        those who do would take longer than there is time.
+        """
+        wait, left = self._cost * self._seconds, deadlines.left()
+        if not has_room(self._waiting, model.project, 1, MAX_WAITING) or wait > left:
+            raise overloaded(f"{self._waiting.total()} large pictures wait already; send smaller ones.", wait, left)
+        with self._counted(model.project, look.cost):
             # One whose caller goes away before its turn is never decoded.
             pixels, seconds = await asyncio.get_running_loop().run_in_executor(
-                self._thread, _timed, data, preprocessing
+                self._thread, _timed, data, model.head.described.preprocessing
             )
-        finally:
-            self._waiting -= 1
-            self._cost -= look.cost
         self._seconds += _SMOOTHING * (seconds / max(look.cost, 1) - self._seconds)
         return pixels, seconds
+
+    @property
+    def num_waiting(self) -> int:
+        return self._waiting.total()
+
+    @contextmanager
+    def _counted(self, project: str, cost: float) -> Iterator[None]:
+        self._waiting[project] += 1
+        self._cost += cost
+        try:
+            yield
+        finally:
+            self._waiting -= Counter([project])  # which keeps no zeros
+            self._cost -= cost
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

@@ -19,7 +19,7 @@ from handful.v1.bundle_pb2 import Backbone as BackboneMessage
 from handful.v1.bundle_pb2 import ModelManifest
 from services.inference.backbones import Backbones, Graph, LoadedBackbone, cannot_run
 from services.inference.pointers import VersionRef
-from services.inference.pool import Pool
+from services.inference.pool import Pool, Sized
 from services.inference.runtimes import Body
 from services.inference.runtimes.choosing import Chooser
 from services.shared.objects import ObjectStore, StoreUnavailable
@@ -61,6 +61,11 @@ class Model:
     # The name of its version.
     version: str = ""
 
+    @property
+    def project(self) -> str:
+        """The id of the project that it belongs to."""
+        return self.version.removeprefix("projects/").partition("/")[0]
+
 
 class Loader:
     """Models on demand, within a budget of bytes; private backbones have one of their own, by default as large."""
@@ -84,6 +89,19 @@ class Loader:
         """The model of a version."""
         head = await self._pool.get(f"{ref.project}/{ref.manifest_sha256}", partial(self._head, ref))
         return Model(head, await self._backbones.get(head.graph), ref.name)
+
+    def loaded(self) -> dict[str, list[Sized]]:
+        """What is in memory, by kind."""
+        backbones = self.backbones()
+        return {
+            "model": [one for one in self._pool.values() if isinstance(one, LoadedHead)],
+            "shared_network": [one for one in backbones if not one.private],
+            "private_network": [one for one in backbones if one.private],
+        }
+
+    def backbones(self) -> list[LoadedBackbone]:
+        """Those in memory, the least recently used first."""
+        return [one for one in self._pool.values() if isinstance(one, LoadedBackbone)]
 
     async def _head(self, ref: VersionRef) -> LoadedHead:
         data = await self._read(bundle_key(ref.project, ref.manifest_sha256, "manifest.json"), ref.manifest_sha256)

@@ -7,6 +7,7 @@ from typing import TypeVar
 import structlog
 
 from handful.errors import HandfulError, Internal
+from services.shared.deadlines import within
 from services.shared.statuses import as_error
 
 log = structlog.get_logger()
@@ -72,7 +73,7 @@ def _read(reading: "asyncio.Task[Question | None]") -> tuple[Question | None, Ha
 async def answered(question: Question, ask: Ask[Question, Answer]) -> Answer | HandfulError:
     """The answer, or why there is none."""
     try:
-        async with asyncio.timeout(CEILING_SECONDS):
+        async with within(CEILING_SECONDS):
             return await ask(question)
     except Exception as problem:  # the other questions of the call have nothing to do with it
         error = as_error(problem)

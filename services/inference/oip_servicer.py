@@ -17,6 +17,7 @@ from services.inference.oip.v2 import open_inference_pb2 as oip
 from services.inference.oip.v2 import open_inference_pb2_grpc as oip_grpc
 from services.inference.pointers import Pointers, VersionRef
 from services.inference.switching import Models
+from services.shared.deadlines import within
 from services.shared.objects import ObjectCorrupt, ObjectMissing
 from services.shared.streams import Streams
 
@@ -101,7 +102,7 @@ class OipServicer(oip_grpc.GRPCInferenceServiceServicer):
 
     async def _infer(self, request: oip.ModelInferRequest) -> oip.ModelInferResponse:
         named = asked(request.model_name, request.model_version, "model_name", "model_version")
-        async with asyncio.timeout(reading.timeout(request)):
+        async with within(reading.timeout(request)):
             ref, model = await self._find(named)
             wanted = reading.outputs(request, describing.outputs_of(model.head, pixels=named.pixels))
             expected = describing.input_of(model.head, pixels=named.pixels)

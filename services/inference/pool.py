@@ -59,6 +59,10 @@ class Pool:
         """What is held of a budget."""
         return sum(value.num_bytes for value in self._loaded.values() if value.private == private)
 
+    def values(self) -> list[Any]:
+        """All that is held, the least recently used first."""
+        return list(self._loaded.values())
+
     def __contains__(self, key: str) -> bool:
         return key in self._loaded
 

@@ -1,23 +1,26 @@
-"""What waits, bounded and in lines: one for all shared backbones, and one for each backbone that a single model has for
-itself. The line that has used the least time for its weight is served next, and the shared one weighs three times what
-all others do together: a private network that is slow, or asked much, does not hold up the models of everyone else.
+"""What waits, bounded and in lines: of each project one for all shared backbones, and one for each backbone that it has
+for itself. The line that has used the least time for its weight is served next. The shared lines weigh three times what
+the private ones do, and projects the same: neither a private network that is slow, nor a project that asks much, holds
+up everyone else.
 """
 
 import asyncio
+import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from weakref import WeakKeyDictionary
 
 from handful.bundle.predictor import Pixels
-from handful.errors import ResourceExhausted
+from services.inference.admission import MAX_WAIT_SECONDS, has_room, overloaded
 from services.inference.answering import Answer
 from services.inference.loading import Model
 from services.inference.runtimes import Body
 
-# Of the shared line, and of all private ones together.
+# Of the shared lines, and of all private ones together.
 MAX_QUEUED_BYTES = 64 * 1024 * 1024
 # The first guess of how long a picture takes; measured from then on.
 FIRST_GUESS_SECONDS = 0.02
@@ -29,6 +32,21 @@ KEPT_SECONDS = 1.0
 CROWDED_SECONDS = 1.0
 
 
+class Line:
+    """What a project waits for: its shared backbones, or one of its own. `seconds` are those that all who wait are
+    expected to take, `used` those that were taken, for its weight.
+    """
+
+    def __init__(self, project: str, *, private: bool) -> None:
+        self.project = project
+        self.private = private
+        self.waiting: deque[Waiting] = deque()
+        self.num_bytes = 0
+        self.seconds = 0.0
+        self.used = 0.0
+        self.crowded_at = -CROWDED_SECONDS
+
+
 @dataclass(eq=False)
 class Waiting:
     """One picture or sound whose answer someone awaits: a file, or a picture as its model takes it."""
@@ -38,71 +56,67 @@ class Waiting:
     answer: "asyncio.Future[Answer]"
     # What it is called in an error.
     name: str = ""
+    # When nobody wants the answer any more, by `time.monotonic`.
+    end: float = math.inf
     since_ns: int = field(default_factory=time.perf_counter_ns)
     # Nanoseconds that it waited, and that it took to decode.
     queue: int = 0
     decode: int = 0
+    # Where it was let in, and the seconds that it is expected to take.
+    line: Line | None = None
+    seconds: float = FIRST_GUESS_SECONDS
 
     @property
     def num_bytes(self) -> int:
         return len(self.data) if isinstance(self.data, bytes) else self.data.nbytes
 
-
-class Line:
-    """Who waits for the same: a deque, seconds for each, and the seconds that were used so far."""
-
-    def __init__(self, *, private: bool) -> None:
-        self.private = private
-        self.waiting: deque[Waiting] = deque()
-        self.num_bytes = 0
-        self.seconds = FIRST_GUESS_SECONDS
-        self.used = 0.0
-        self.crowded_at = -CROWDED_SECONDS
-
-    def remove(self, one: Waiting) -> None:
-        self.waiting.remove(one)
-        self.num_bytes -= one.num_bytes
+    @property
+    def body(self) -> Body:
+        return self.model.backbone.backbone
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What is answered in one pass."""
+    """What is answered in one pass: of the line whose turn it was, and of others that wait for the same backbone."""
 
     line: Line
     waiting: Sequence[Waiting]
 
 
 class Queue:
-    """The lines of some threads that take from them. Each takes at most `length` pictures."""
+    """The lines of some threads that take from them. Shared ones take at most `length` pictures together, if no project
+    has less than its share of them; each private one as many.
+    """
 
     def __init__(self, num_threads: int, length: int) -> None:
         self._num_threads = num_threads
         self._length = length
-        self._shared = Line(private=False)
+        self._shared: dict[str, Line] = {}
         self._private: WeakKeyDictionary[Body, Line] = WeakKeyDictionary()
-        self._now = 0.0
+        # Those in which someone waits.
+        self._busy: list[Line] = []
+        self._seconds: WeakKeyDictionary[Body, float] = WeakKeyDictionary()
+        # What the line that is being served has used, and the most that any has; all start equal where nobody waits.
+        self._now = self._most = 0.0
         self._num_private = 0
         self._shared_at = -KEPT_SECONDS
+        # How many passes had so many pictures, or one sound.
+        self._passes = Counter[int]()
         self._changed = threading.Condition()
         self._closed = False
 
     def put(self, waiting: Sequence[Waiting]) -> None:
-        """Those of one call, for one model. ResourceExhausted for all of them where too many wait."""
+        """Those of one call, for one model. ResourceExhausted for all of them where too many wait, or those who do
+        would take longer than there is time.
+        """
         if not waiting:
             return
         with self._changed:
             line = self.line(waiting[0].model)
-            kin = list(self._private.values()) if line.private else [line]
-            queued, num_bytes = (sum(one.num_bytes for one in some) for some in (kin, waiting))
-            limit = self._limit(line)
-            if len(line.waiting) >= limit:
-                line.crowded_at = time.monotonic()
-            if len(line.waiting) + len(waiting) > limit or (queued and queued + num_bytes > MAX_QUEUED_BYTES):
-                raise self._overloaded(line)
-            if not line.waiting:  # who used nothing for long has no claim on all of the time to come
-                line.used = max(line.used, self._now)
-            line.waiting.extend(waiting)
-            line.num_bytes += num_bytes
+            wait, left = self.wait(line), waiting[0].end - time.monotonic()
+            if not self._has_room(line, waiting) or wait > min(left, MAX_WAIT_SECONDS):
+                raise overloaded(f"{len(line.waiting)} pictures of the project wait already.", wait, left)
+            self._enter(line, waiting)
             self._changed.notify(len(waiting))
 
     def forget(self, waiting: Sequence[Waiting]) -> None:
@@ -110,9 +124,8 @@ class Queue:
         with self._changed:
             for one in waiting:
                 one.answer.cancel()
-                line = self.line(one.model)
-                if one in line.waiting:
-                    line.remove(one)
+                if one.line is not None and one in one.line.waiting:
+                    self._leave(one.line, one)
 
     def take(self) -> Batch | None:
         """The oldest of the line whose turn it is: a sound alone, a picture with those that wait for the same backbone.
@@ -120,35 +133,99 @@ class Queue:
         """
         with self._changed:
             while not (self._closed or (line := self._next())):
-                self._changed.wait(KEPT_SECONDS if any(each.waiting for each in self._private.values()) else None)
+                self._changed.wait(KEPT_SECONDS if any(each.private for each in self._busy) else None)
             if self._closed or line is None:
                 return None
             oldest = line.waiting[0].model
-            # The very one: where it was replaced meanwhile, the old one answers whom it was promised to.
-            body, cap = oldest.backbone.backbone, 1 if oldest.head.of_sounds else oldest.backbone.cap
-            batch = [one for one in line.waiting if one.model.backbone.backbone is body][:cap]
-            for one in batch:
-                line.remove(one)
+            cap = 1 if oldest.head.of_sounds else oldest.backbone.cap
+            batch = Batch(line, list(islice(self._company(line, oldest.backbone.backbone), cap)))
             self._now = max(self._now, line.used)
-            line.used += self._charged(line, len(batch) * line.seconds)
+            for one in batch.waiting:
+                self._charge(one, one.seconds)
+            for one in batch.waiting:
+                self._leave(one.line or line, one)
             self._num_private += line.private
             if not line.private:
                 self._shared_at = time.monotonic()
-            return Batch(line, batch)
+            return batch
 
     def done(self, batch: Batch, seconds: float) -> None:
         """A batch took so long."""
         with self._changed:
-            line, count = batch.line, len(batch.waiting)
-            line.used += self._charged(line, seconds - count * line.seconds)
-            line.seconds += _SMOOTHING * (seconds / count - line.seconds)
-            self._num_private -= line.private
+            self._passes[len(batch.waiting)] += 1
+            body, each = batch.waiting[0].body, seconds / len(batch.waiting)
+            for one in batch.waiting:
+                self._charge(one, each - one.seconds)
+            usual = self._seconds.get(body, FIRST_GUESS_SECONDS)
+            self._seconds[body] = usual + _SMOOTHING * (each - usual)
+            self._num_private -= batch.line.private
             self._changed.notify()
+
+    def passes(self) -> dict[int, int]:
+        """How many passes there were of each number of pictures."""
+        with self._changed:
+            return dict(self._passes)
+
+    def lengths(self) -> dict[str, int]:
+        """How many wait in all shared lines, and in all private ones."""
+        with self._changed:
+            private = sum(len(one.waiting) for one in self._busy if one.private)
+            return {"shared": sum(len(one.waiting) for one in self._busy) - private, "private": private}
 
     def close(self) -> None:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def line(self, model: Model) -> Line:
+        """The line in which a model's pictures wait."""
+        if model.backbone.private:
+            return self._private.setdefault(model.backbone.backbone, Line(model.project, private=True))
+        if model.project not in self._shared:
+            # One that is empty and owes nothing is as good as a new one.
+            kept = {name: one for name, one in self._shared.items() if one.waiting or one.used > self._now}
+            self._shared = {**kept, model.project: Line(model.project, private=False)}
+        return self._shared[model.project]
+
+    def wait(self, line: Line) -> float:
+        """Seconds until who comes next is served, while all who wait go on asking."""
+        weights = SHARED_WEIGHT * any(not each.private for each in {line, *self._busy})
+        weights += any(each.private for each in {line, *self._busy})
+        return line.seconds / self._num_threads * weights / self._weight(line)
+
+    def _enter(self, line: Line, waiting: Sequence[Waiting]) -> None:
+        if not line.waiting:  # who used nothing for long has no claim on all of the time to come
+            line.used = max(line.used, self._now)
+            self._busy.append(line)
+        for one in waiting:
+            one.line, one.seconds = line, self._seconds.get(one.body, FIRST_GUESS_SECONDS)
+            line.seconds += one.seconds
+            line.num_bytes += one.num_bytes
+        line.waiting.extend(waiting)
+
+    def _leave(self, line: Line, one: Waiting) -> None:
+        line.waiting.remove(one)
+        line.num_bytes -= one.num_bytes
+        line.seconds -= one.seconds
+        if not line.waiting:
+            line.seconds = 0.0  # sums of fractions drift
+            self._busy.remove(line)
+        if not self._busy:
+            self._now = self._most
+
+    def _has_room(self, line: Line, waiting: Sequence[Waiting]) -> bool:
+        kin = [each for each in self._busy if each.private == line.private]
+        places, num_bytes = Counter[str](), Counter[str]()
+        for each in kin:
+            num_bytes[each.project] += each.num_bytes
+            if not line.private or each is line:
+                places[each.project] += len(each.waiting)
+        limit, more = self._limit(line), sum(one.num_bytes for one in waiting)
+        if not has_room(places, line.project, 1, limit):
+            line.crowded_at = time.monotonic()
+        if kin and not has_room(num_bytes, line.project, more, MAX_QUEUED_BYTES):
+            return False
+        return has_room(places, line.project, len(waiting), limit)
 
     def _limit(self, line: Line) -> int:
         """How many may wait. Half of it while callers find it full: a queue that is always full makes all wait longer
@@ -157,37 +234,29 @@ class Queue:
         crowded = line.waiting and time.monotonic() - line.crowded_at < CROWDED_SECONDS
         return max(1, self._length // 2) if crowded else self._length
 
-    def line(self, model: Model) -> Line:
-        """The line in which a model's pictures wait."""
-        if not model.backbone.private:
-            return self._shared
-        return self._private.setdefault(model.backbone.backbone, Line(private=True))
-
     def _next(self) -> Line | None:
         return min(self._ready(), key=lambda line: line.used, default=None)
 
     def _ready(self) -> Iterator[Line]:
-        if self._shared.waiting:
-            yield self._shared
         kept = time.monotonic() - self._shared_at < KEPT_SECONDS
-        if self._num_private < max(1, self._num_threads - kept):
-            yield from (line for line in self._private.values() if line.waiting)
+        takes_private = self._num_private < max(1, self._num_threads - kept)
+        return (line for line in self._busy if takes_private or not line.private)
 
-    def _charged(self, line: Line, seconds: float) -> float:
-        others = sum(1 for each in self._private.values() if each.waiting)
-        return seconds if line.private else seconds / (SHARED_WEIGHT * max(1, others))
+    def _company(self, line: Line, body: Body) -> Iterator[Waiting]:
+        """Those of the line that wait for a backbone, the oldest first, and those of other projects. The very one:
+        where it was replaced meanwhile, the old one answers whom it was promised to.
+        """
+        others = sorted((each for each in self._busy if each.private == line.private), key=lambda each: each.used)
+        for each in (line, *(one for one in others if one is not line)):
+            yield from (one for one in each.waiting if one.body is body)
 
-    def _share(self, line: Line) -> float:
-        """What a line gets of the time of all threads while all lines that wait go on to."""
-        others = sum(1 for each in self._private.values() if each.waiting)
-        if not line.private:
-            return SHARED_WEIGHT / (SHARED_WEIGHT + 1) if others else 1
-        return (1 / (SHARED_WEIGHT + 1) if self._shared.waiting else 1) / max(1, others)
+    def _weight(self, line: Line) -> float:
+        """Of a line that waits, beside those that do."""
+        kin = [each for each in {line, *self._busy} if each.private == line.private]
+        lines = Counter(each.project for each in kin)
+        return (1 if line.private else SHARED_WEIGHT) / len(lines) / lines[line.project]
 
-    def _overloaded(self, line: Line) -> ResourceExhausted:
-        wait_ms = round(1e3 * len(line.waiting) * line.seconds / self._num_threads / self._share(line))
-        return ResourceExhausted(
-            f"{len(line.waiting)} pictures wait already. Try again in {wait_ms} ms.",
-            reason="OVERLOADED",
-            facts={"pushback_ms": str(max(wait_ms, 1))},
-        )
+    def _charge(self, one: Waiting, seconds: float) -> None:
+        if one.line is not None:
+            one.line.used += seconds / self._weight(one.line)
+            self._most = max(self._most, one.line.used)

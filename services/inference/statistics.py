@@ -2,11 +2,12 @@
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from handful.errors import ResourceExhausted
 from services.inference.answering import Answer
 
 # Of as many versions as this the counts are kept; then those of the one that was not asked for longest go.
@@ -55,6 +56,8 @@ class Statistics:
 
     def __init__(self) -> None:
         self._counts: OrderedDict[str, Counts] = OrderedDict()
+        # Of all versions together, by reason: requests for which there was no room.
+        self.refused = Counter[str]()
 
     @contextmanager
     def counting(self, version: str) -> Iterator[list[Answer]]:
@@ -68,7 +71,9 @@ class Statistics:
             yield answers
         except (asyncio.CancelledError, GeneratorExit):
             raise
-        except BaseException:
+        except BaseException as problem:
+            if isinstance(problem, ResourceExhausted):
+                self.refused[problem.reason] += 1
             counts.fail.add(time.perf_counter_ns() - started)
             raise
         counts.success.add(time.perf_counter_ns() - started)
@@ -76,7 +81,7 @@ class Statistics:
             counts.add(one)
 
     def versions(self) -> list[str]:
-        """Those that were asked."""
+        """Those that were asked, the last one last."""
         return list(self._counts)
 
     def of(self, version: str) -> Counts:

@@ -11,6 +11,7 @@ import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
@@ -19,6 +20,7 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 
 from handful import errors
+from services.shared.deadlines import within
 from services.shared.identifiers import new_id
 from services.shared.statuses import as_error
 
@@ -30,9 +32,13 @@ PUSHBACK, NEVER = "grpc-retry-pushback-ms", "-1"
 UNARY_CEILING_SECONDS = 30.0
 _MAX_REQUEST_ID = 128
 
+# Of a call that ended: its method, its status by name, and the seconds that it took.
+Observe = Callable[[str, str, float], None]
+
 if TYPE_CHECKING:
     Context = aio.ServicerContext[Any, Any]
     Handler = grpc.RpcMethodHandler[Any, Any]
+    Begin = Callable[[Context], "_call"]
     Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]
 
 
@@ -41,11 +47,14 @@ class _Malformed:
 
 
 class Edge(aio.ServerInterceptor):
-    """The interceptor that every server of ours has."""
+    """The interceptor that every server of ours has. `observe` hears of every call's end."""
 
-    def __init__(self, slow_reader_seconds: float, guards: Mapping[str, Callable[[bytes], None]]) -> None:
+    def __init__(
+        self, slow_reader_seconds: float, guards: Mapping[str, Callable[[bytes], None]], observe: Observe
+    ) -> None:
         self.slow_reader_seconds = slow_reader_seconds
         self._guards = guards
+        self._observe = observe
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -54,6 +63,7 @@ class Edge(aio.ServerInterceptor):
         if handler is None:  # no such method: gRPC answers UNIMPLEMENTED
             return None
         method = handler_call_details.method
+        begin = partial(_call, method=method, observe=self._observe)
         parse = _tolerant(handler.request_deserializer, self._guards.get(method))
         if handler.response_streaming:
             make = (
@@ -62,13 +72,14 @@ class Edge(aio.ServerInterceptor):
                 else grpc.unary_stream_rpc_method_handler
             )
             behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
-            return make(_streaming(behaviour, method, self.slow_reader_seconds), parse, handler.response_serializer)
+            handle = _streaming(behaviour, begin, self.slow_reader_seconds)
+            return make(handle, parse, handler.response_serializer)
         if handler.request_streaming:
             return grpc.stream_unary_rpc_method_handler(
-                _gathering(handler.stream_unary, method), parse, handler.response_serializer
+                _gathering(handler.stream_unary, begin), parse, handler.response_serializer
             )
         return grpc.unary_unary_rpc_method_handler(
-            _unary(handler.unary_unary, method), parse, handler.response_serializer
+            _unary(handler.unary_unary, begin), parse, handler.response_serializer
         )
 
 
@@ -90,11 +101,11 @@ def _tolerant(parse: Callable[[bytes], Any] | None, guard: Callable[[bytes], Non
     return tolerant
 
 
-def _unary(behaviour: Any, method: str) -> Any:
+def _unary(behaviour: Any, begin: Begin) -> Any:
     async def handle(request: Any, context: Context) -> Any:
-        async with _call(context, method) as call:
+        async with begin(context) as call:
             _check(request)
-            async with asyncio.timeout(min(context.time_remaining() or UNARY_CEILING_SECONDS, UNARY_CEILING_SECONDS)):
+            async with within(min(context.time_remaining() or UNARY_CEILING_SECONDS, UNARY_CEILING_SECONDS)):
                 answer = await behaviour(request, context)
             call.tell()
             return answer
@@ -102,9 +113,9 @@ def _unary(behaviour: Any, method: str) -> Any:
     return handle
 
 
-def _gathering(behaviour: Any, method: str) -> Any:
+def _gathering(behaviour: Any, begin: Begin) -> Any:
     async def handle(requests: AsyncIterator[Any], context: Context) -> Any:
-        async with _call(context, method) as call:
+        async with begin(context) as call:
             # Without a ceiling: how long a stream in may take hangs on its size, and is its method's business.
             answer = await behaviour(_checked(requests), context)
             call.tell()
@@ -113,9 +124,9 @@ def _gathering(behaviour: Any, method: str) -> Any:
     return handle
 
 
-def _streaming(behaviour: Any, method: str, slow_reader_seconds: float) -> Any:
+def _streaming(behaviour: Any, begin: Begin, slow_reader_seconds: float) -> Any:
     async def handle(request: Any, context: Context) -> None:
-        async with _call(context, method) as call:
+        async with begin(context) as call:
             incoming = _checked(request) if hasattr(request, "__aiter__") else request
             _check(incoming)
             given = behaviour(incoming, context)
@@ -159,9 +170,10 @@ async def _checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
 class _call:  # noqa: N801 - used as a statement, `async with _call(...)`
     """Binds the request id, logs the call's end, and turns what escapes into a status."""
 
-    def __init__(self, context: Context, method: str) -> None:
+    def __init__(self, context: Context, method: str, observe: Observe) -> None:
         self.context = context
         self.method = method
+        self.observe = observe
         self.started = time.perf_counter()
         self.request_id = ""
         self.begun = False
@@ -211,11 +223,9 @@ class _call:  # noqa: N801 - used as a statement, `async with _call(...)`
         await self.context.abort(error.code, error.message, tuple(trailers))
 
     def _log(self, code: str, error: errors.HandfulError | None = None, problem: BaseException | None = None) -> None:
-        line: dict[str, Any] = {
-            "method": self.method,
-            "code": code,
-            "ms": round(1e3 * (time.perf_counter() - self.started), 1),
-        }
+        seconds = time.perf_counter() - self.started
+        self.observe(self.method, code, seconds)
+        line: dict[str, Any] = {"method": self.method, "code": code, "ms": round(1e3 * seconds, 1)}
         if error is not None:
             line |= {"reason": error.reason, "message": error.message}
         if isinstance(error, errors.Internal) or (error is not None and error.__cause__ is not None):

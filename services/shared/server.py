@@ -14,7 +14,7 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 
 from services.shared import parent
-from services.shared.interceptors import Edge
+from services.shared.interceptors import Edge, Observe
 from services.shared.settings import CannotStart
 
 log = structlog.get_logger()
@@ -48,13 +48,13 @@ class Limits:
 
 
 class Server:
-    """A server that listens. `port` is the one it got; `draining` is set when it is about to stop."""
+    """A server that listens. `draining` is set when it is about to stop; `observe` hears of every call's end."""
 
-    def __init__(self, limits: Limits = Limits()) -> None:
+    def __init__(self, limits: Limits = Limits(), observe: Observe = lambda *_: None) -> None:
         self.limits = limits
         self.draining = asyncio.Event()
         self._server = aio.server(
-            interceptors=[Edge(limits.slow_reader_seconds, limits.guards)], options=_options(limits)
+            interceptors=[Edge(limits.slow_reader_seconds, limits.guards, observe)], options=_options(limits)
         )
         self._health = health.aio.HealthServicer()
         self._names: list[str] = []

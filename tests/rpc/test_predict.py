@@ -293,6 +293,48 @@ async def test_a_call_whose_caller_went_away_is_not_computed(store: FilesystemSt
         assert loader.gate.passes == [1, 1]
 
 
+async def test_of_many_that_go_away_at_random_none_is_computed(store: FilesystemStore, paint: Paint) -> None:
+    """Of two hundred calls that wait half are cancelled, or have their deadline pass, one after another: exactly the
+    others are computed and answered.
+    """
+    point(store, {"flowers": [publish(store)]})
+    loader, dice = GatedLoader(store), np.random.default_rng(0)
+    async with serving(store, loader, queue=256) as stub:
+        first = asyncio.create_task(predict(stub, FLOWERS, paint("red")))
+        assert await asyncio.to_thread(loader.gate.entered.wait, 20)
+        request = PredictRequest(model=FLOWERS, image=paint("red"))
+        late = [stub.Predict(request, timeout=dice.uniform(1.5, 2.5)) for _ in range(50)]
+        staying = [stub.Predict(request, timeout=60) for _ in range(100)]
+        leaving = [stub.Predict(request, timeout=60) for _ in range(50)]
+        for one in leaving:
+            await asyncio.sleep(dice.uniform(0, 0.02))
+            one.cancel()
+        assert {await one.code() for one in late} == {StatusCode.DEADLINE_EXCEEDED}
+        await asyncio.sleep(0.3)
+        loader.gate.opened.set()
+        assert {await one.code() for one in staying} == {StatusCode.OK}
+        await first
+        assert sum(loader.gate.passes) == 101
+
+
+async def test_who_would_be_answered_too_late_is_refused_at_once(store: FilesystemStore, paint: Paint) -> None:
+    """A call with less time left than those before it will take does not wait for its deadline, and is told that it
+    need not come again.
+    """
+    point(store, {"flowers": [publish(store)]})
+    loader = GatedLoader(store)
+    async with serving(store, loader) as stub:
+        request = PredictRequest(model=FLOWERS, image=paint("red"))
+        waiting = [stub.Predict(request, timeout=60) for _ in range(50)]
+        assert await asyncio.to_thread(loader.gate.entered.wait, 20)
+        await asyncio.sleep(0.5)
+        hasty = stub.Predict(request, timeout=0.5)
+        assert await hasty.code() == StatusCode.RESOURCE_EXHAUSTED
+        assert dict(await hasty.trailing_metadata() or ())["grpc-retry-pushback-ms"] == "-1"
+        loader.gate.opened.set()
+        assert {await one.code() for one in waiting} == {StatusCode.OK}
+
+
 async def test_memory_that_does_not_suffice_is_said(store: FilesystemStore, inference_stub: Stub, paint: Paint) -> None:
     """A picture that the network has not memory enough for, and a model that cannot be loaded for want of it, are
     RESOURCE_EXHAUSTED; the same process goes on answering.

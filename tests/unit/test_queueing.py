@@ -1,14 +1,19 @@
-"""Lines of those who wait: fair between the shared one and private ones, bounded each for itself."""
+"""Lines of those who wait: fair between shared and private ones and among projects, and bounded."""
 
 import asyncio
-from collections import defaultdict
+import gc
+import math
+import time
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from weakref import WeakSet
 
 import pytest
 
 from handful.bundle.predictor import Backbone
 from handful.errors import ResourceExhausted
+from services.inference.admission import MAX_WAIT_SECONDS
 from services.inference.loading import Loader, Model
 from services.inference.pointers import VersionRef
 from services.inference.queueing import (
@@ -17,6 +22,7 @@ from services.inference.queueing import (
     KEPT_SECONDS,
     MAX_QUEUED_BYTES,
     Batch,
+    Line,
     Queue,
     Waiting,
 )
@@ -40,8 +46,12 @@ def private(shared: Model) -> Model:
     return Model(shared.head, replace(shared.backbone, backbone=Backbone(mean_colour()), private=True))
 
 
-def waiting(model: Model, num_bytes: int = 1) -> Waiting:
-    return Waiting(bytes(num_bytes), model, asyncio.get_running_loop().create_future())
+def of_project(model: Model, project: str) -> Model:
+    return replace(model, version=f"projects/{project}/models/m/versions/1")
+
+
+def waiting(model: Model, num_bytes: int = 1, left: float = math.inf) -> Waiting:
+    return Waiting(bytes(num_bytes), model, asyncio.get_running_loop().create_future(), end=time.monotonic() + left)
 
 
 def fill(queue: Queue, model: Model, count: int = LENGTH) -> None:
@@ -126,7 +136,7 @@ async def test_who_is_refused_is_told_how_long_the_others_wait(shared: Model, nu
         fill(queue, model)
     with pytest.raises(ResourceExhausted) as caught:
         queue.put([waiting(models[-1])])
-    ahead, spent = len(queue.line(models[-1]).waiting), 0.0
+    ahead, spent, told = len(queue.line(models[-1]).waiting), 0.0, queue.wait(queue.line(models[-1]))
     while ahead:
         batch = taken(queue)
         took = len(batch.waiting) * FIRST_GUESS_SECONDS
@@ -136,7 +146,8 @@ async def test_who_is_refused_is_told_how_long_the_others_wait(shared: Model, nu
             ahead -= len(batch.waiting)
         else:
             fill(queue, batch.waiting[0].model, len(batch.waiting))
-    assert int(caught.value.facts["pushback_ms"]) == pytest.approx(1e3 * spent, rel=0.3)
+    assert told == pytest.approx(spent, rel=0.3)
+    assert int(caught.value.facts["pushback_ms"]) == pytest.approx(1e3 * told, rel=0.21)
 
 
 async def test_while_callers_are_refused_half_as_many_wait(shared: Model) -> None:
@@ -200,3 +211,87 @@ async def test_a_closed_queue_ends_those_who_wait(shared: Model) -> None:
     assert await idle is None
     fill(queue, shared, 1)
     assert queue.take() is None
+
+
+async def test_projects_share_time_and_passes(shared: Model) -> None:
+    """Of three projects that always have pictures waiting on the same network each gets a third of the time, however
+    much more one of them asks; a pass takes those of several.
+    """
+    queue, projects = Queue(1, 3 * LENGTH), [of_project(shared, name) for name in ("much", "some", "few")]
+    for model, count in zip(projects, (2 * LENGTH, LENGTH // 2, 1), strict=True):
+        fill(queue, model, count)
+    got, mixed = Counter[str](), 0
+    for _ in range(300):
+        batch = taken(queue)
+        queue.done(batch, 0.01 * len(batch.waiting))
+        got.update(one.model.project for one in batch.waiting)
+        mixed += len({one.model.project for one in batch.waiting}) > 1
+        for one in batch.waiting:
+            queue.put([waiting(one.model)])
+    assert min(got.values()) >= 0.9 * max(got.values())
+    assert mixed > 100
+
+
+async def test_a_project_that_floods_leaves_others_their_share_of_room(shared: Model) -> None:
+    """It fills the queue; another still gets in, up to half, is served first, and is told nothing of the crowd. The one
+    that floods gets no more in until it has less than its half itself.
+    """
+    queue, flood, other = Queue(1, LENGTH), of_project(shared, "flood"), of_project(shared, "other")
+    fill(queue, flood)
+    refused(queue, flood)
+    fill(queue, other, LENGTH // 2)
+    refused(queue, other)
+    assert {one.model.project for one in taken(queue).waiting} == {"flood"}
+    assert {one.model.project for one in taken(queue).waiting} == {"other"}
+    refused(queue, flood)
+
+
+async def test_private_networks_of_one_project_share_what_projects_get(shared: Model) -> None:
+    """A project with three private networks gets as much time as one with one."""
+    many = [of_project(private(shared), "many") for _ in range(3)]
+    one = of_project(private(shared), "one")
+    used = serve(Queue(1, LENGTH), 600, lambda batch: 0.01 * len(batch.waiting), *many, one)
+    assert used[one.backbone.backbone] == pytest.approx(sum(used[each.backbone.backbone] for each in many), rel=0.1)
+
+
+async def test_bytes_are_shared_by_projects_too(shared: Model) -> None:
+    """Where one project's pictures take all the memory, another's still get half as much."""
+    queue, flood, other = Queue(1, LENGTH), of_project(shared, "flood"), of_project(shared, "other")
+    queue.put([waiting(flood, MAX_QUEUED_BYTES)])
+    queue.put([waiting(other, MAX_QUEUED_BYTES // 2)])
+    with pytest.raises(ResourceExhausted):
+        queue.put([waiting(other, 1)])
+
+
+async def test_who_would_be_answered_too_late_is_refused_at_once(shared: Model) -> None:
+    """A call with less time than those before it will take is refused, and told not to come again; one with more is
+    taken, and so is any where nobody waits. Nobody is let in to wait longer than ten seconds.
+    """
+    queue = Queue(1, 4 * LENGTH)
+    queue.put([waiting(shared, left=0.001)])
+    fill(queue, shared, LENGTH)
+    expected = queue.wait(queue.line(shared))
+    assert expected == pytest.approx((LENGTH + 1) * FIRST_GUESS_SECONDS)
+    with pytest.raises(ResourceExhausted) as caught:
+        queue.put([waiting(shared, left=expected - 0.02)])
+    assert caught.value.facts["pushback_ms"] == "-1"
+    queue.put([waiting(shared, left=expected + 0.02)])
+    for _ in range(3):  # it turns out that a picture takes a minute
+        queue.done(taken(queue), 60 * CAP)
+    fill(queue, shared, 1)
+    with pytest.raises(ResourceExhausted) as caught:
+        fill(queue, shared, LENGTH)
+    assert int(caught.value.facts["pushback_ms"]) > 1000 * 0.8 * MAX_WAIT_SECONDS
+
+
+async def test_lines_of_projects_that_went_away_are_forgotten(shared: Model) -> None:
+    """A thousand projects that each asked once leave a few lines behind."""
+    queue = Queue(1, LENGTH)
+    lines = WeakSet[Line]()
+    for number in range(1000):
+        model = of_project(shared, f"p{number}")
+        fill(queue, model, 1)
+        lines.add(queue.line(model))
+        queue.done(taken(queue), FIRST_GUESS_SECONDS)
+    gc.collect()
+    assert len(lines) < 20

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,15 +15,19 @@ from handful.bundle.neighbours import Near
 from handful.bundle.predictor import Pixels, spectrograms, to_pixels
 from handful.bundle.recordings import BadSound, Recording
 from handful.bundle.sounds import Samples
-from handful.errors import InvalidArgument, ResourceExhausted
+from handful.errors import InvalidArgument
+from services.inference.admission import has_room, overloaded
 from services.inference.answering import Answer, say
 from services.inference.explanations import overlay
 from services.inference.explanations.cells import Bands, covered
 from services.inference.explanations.places import class_activation, evidence, occlusion
 from services.inference.listening import MAX_SAMPLES, MAX_SECONDS
 from services.inference.loading import Model
+from services.shared import deadlines
 
 MAX_WAITING = 4
+# After which those who are refused may try again.
+PAUSE_SECONDS = 1.0
 # Cells of the grid that is covered piece by piece.
 GRID = 7
 TIMES, BANDS = 8, 4
@@ -57,17 +62,14 @@ class Explainer:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "explain")
-        self._waiting = 0
+        self._waiting = Counter[str]()
 
     async def explain(self, data: bytes, model: Model, label: int | None) -> Explanation:
         """Why a class, by default the most probable one. InvalidArgument where the file is none."""
-        if self._waiting >= MAX_WAITING:
-            raise ResourceExhausted(
-                f"{self._waiting} explanations are being made already. Try again in a second.",
-                reason="OVERLOADED",
-                facts={"pushback_ms": "1000"},
-            )
-        self._waiting += 1
+        if not has_room(self._waiting, model.project, 1, MAX_WAITING):
+            told = f"{self._waiting.total()} explanations are being made already."
+            raise overloaded(told, PAUSE_SECONDS, deadlines.left())
+        self._waiting[model.project] += 1
         gone = threading.Event()
         work = partial(_explain, data, model, label, gone.is_set)
         try:
@@ -77,9 +79,13 @@ class Explainer:
             raise InvalidArgument(f"{field}: {bad.message}", reason=bad.reason) from bad
         finally:
             gone.set()
-            self._waiting -= 1
+            self._waiting -= Counter([model.project])  # which keeps no zeros
         assert found is not None  # noqa: S101 - nobody was gone
         return found
+
+    @property
+    def num_waiting(self) -> int:
+        return self._waiting.total()
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

@@ -27,6 +27,9 @@ SECONDS = 2.0
 PATIENCE_SECONDS = 120.0
 
 
+Row = Sequence[Any]
+
+
 class RuntimeMissing(CannotStart):
     """The runtime that the settings name is not installed."""
 
@@ -58,6 +61,7 @@ class Chooser:
         self._names = tuple(names)
         self._cap = cap
         self._choices: dict[str, Choice] = {}
+        self._rows: dict[str, Sequence[Row]] = {}
         self._turn = asyncio.Semaphore(1)
 
     def known(self, graph_sha256: str) -> Choice | None:
@@ -73,9 +77,14 @@ class Chooser:
             if found is None and set(self._names) != {DEFAULT}:  # another library may have taken the process with it
                 found = await self._measured((DEFAULT,), graph, inputs)
         rows, refused = ([], {}) if found is None else (found["rows"], found["refused"])
+        self._rows[graph_sha256] = rows
         choice = pick(rows)
         _tell(graph_sha256, choice, rows, refused)
         return choice
+
+    def measured(self, graph_sha256: str) -> Sequence[Row]:
+        """What was measured: runtime, pictures at once, milliseconds of processor time for each."""
+        return self._rows.get(graph_sha256, ())
 
     def settle(self, graph_sha256: str, choice: Choice) -> None:
         """From now on this serves the graph, whenever it is loaded."""
@@ -125,7 +134,7 @@ class _Child:
             self._process.kill()
 
 
-def _tell(graph_sha256: str, choice: Choice, rows: Iterable[Sequence[Any]], refused: dict[str, str]) -> None:
+def _tell(graph_sha256: str, choice: Choice, rows: Iterable[Row], refused: dict[str, str]) -> None:
     table: dict[str, dict[int, float]] = {}
     for name, size, milliseconds in rows:
         table.setdefault(name, {})[size] = round(milliseconds, 2)
@@ -135,7 +144,7 @@ def _tell(graph_sha256: str, choice: Choice, rows: Iterable[Sequence[Any]], refu
         log.warning("a runtime is refused", graph_sha256=graph_sha256, runtime=name, reason=reason)
 
 
-def pick(rows: Sequence[Sequence[Any]]) -> Choice:
+def pick(rows: Sequence[Row]) -> Choice:
     """The runtime with the least geometric mean of the time of one picture alone and of one in the best batch, the
     default one if that is not slower by more than the tolerance; and the smallest batch that is within the tolerance of
     the best.
