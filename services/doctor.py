@@ -17,7 +17,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from services.shared import logs
+from services.shared import cores, logs
 from services.shared.database import look
 from services.shared.identifiers import new_id
 from services.shared.objects import StoreRefused, StoreSettings, StoreUnavailable, filesystem, open_store
@@ -116,7 +116,7 @@ def device() -> Iterator[Finding]:
     elif gpus:
         yield WARN, f"torch {version} cannot use the GPU that is here ({gpus}): see that its driver fits torch's CUDA"
     else:
-        yield OK, f"torch {version} on {len(os.sched_getaffinity(0))} CPU cores, without a GPU: `fast` takes seconds"
+        yield OK, f"torch {version} on {cores.usable()} CPU cores, without a GPU: `fast` takes seconds"
 
 
 def _without_torch() -> list[str]:

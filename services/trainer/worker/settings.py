@@ -1,9 +1,9 @@
 """What a worker can be told from outside."""
 
-import os
 import platform
 from dataclasses import dataclass, field, replace
 
+from services.shared import cores
 from services.shared.objects.nearby import Cache
 from services.shared.objects.settings import StoreSettings
 from services.shared.settings import BadSettings, home, log_level, parent_pipe, setting
@@ -56,4 +56,4 @@ class WorkerSettings:
     @property
     def threads(self) -> int:
         # The cores this process may use, which in a container are fewer than the machine has.
-        return self.worker_threads or len(os.sched_getaffinity(0))
+        return self.worker_threads or cores.usable()
