@@ -10,6 +10,7 @@ from services.dataset.servicer import DatasetServicer
 from services.dataset.settings import DatasetSettings
 from services.dataset.uploads import Uploads
 from services.shared import start
+from services.shared.metrics import Metrics
 from services.shared.objects import open_store
 from services.shared.server import Limits, Server
 
@@ -19,8 +20,10 @@ async def serve(settings: DatasetSettings) -> None:
     catalog = await Catalog.open(settings.database)
     decoders = Decoders(settings.decoders)
     servicer = DatasetServicer(catalog, store, Uploads(catalog, store, decoders), decoders)
-    server = Server(Limits(reflection=settings.reflection))
+    metrics = Metrics()
+    server = Server(Limits(reflection=settings.reflection), metrics.called)
     try:
+        metrics.serve(settings.dataset_metrics_address)
         register = partial(dataset_pb2_grpc.add_DatasetServiceServicer_to_server, servicer)
         await server.start(settings.dataset_address, {"handful.v1.DatasetService": register})
         await server.run(parent_pipe=settings.parent_pipe)

@@ -3,12 +3,13 @@
 from dataclasses import dataclass, field
 
 from services.shared.objects.settings import StoreSettings
-from services.shared.settings import home, log_level, parent_pipe, setting
+from services.shared.settings import home, log_level, metrics_address, parent_pipe, setting
 
 
 @dataclass(frozen=True)
 class DatasetSettings:
     dataset_address: str = setting("127.0.0.1:7101", purpose="address the dataset service listens on")
+    dataset_metrics_address: str = metrics_address()
     dataset_database: str = setting("", purpose="SQLite file or postgresql:// URL of the dataset service", secret=True)
     store: StoreSettings = field(default_factory=StoreSettings)
     decoders: int = setting(2, purpose="processes that decode uploads", minimum=1, maximum=64)

@@ -8,6 +8,7 @@ from handful.v1 import inference_pb2_grpc
 from services.inference.batching import Batcher
 from services.inference.explanations.explaining import Explainer
 from services.inference.loading import Loader
+from services.inference.metrics import Figures
 from services.inference.oip.v2 import open_inference_pb2_grpc
 from services.inference.oip_servicer import GUARDS, NAME, OipServicer
 from services.inference.pointers import Pointers
@@ -16,6 +17,7 @@ from services.inference.servicer import InferenceServicer
 from services.inference.settings import InferenceSettings
 from services.inference.switching import Models
 from services.shared import allocating, start
+from services.shared.metrics import Metrics
 from services.shared.objects import open_store
 from services.shared.server import MEBIBYTE, Limits, Server
 from services.shared.streams import Streams
@@ -40,12 +42,15 @@ async def serve(settings: InferenceSettings) -> None:
     limits = Limits(
         MESSAGE_BYTES, connection_age_seconds=CONNECTION_SECONDS, reflection=settings.reflection, guards=GUARDS
     )
-    server = Server(limits)
+    metrics = Metrics()
+    metrics.add(Figures(batcher, explainer, loader, chooser))
+    server = Server(limits, metrics.called)
     models = Models(pointers, loader)
     streams = Streams(MAX_STREAMS, server.draining)
     servicer = InferenceServicer(models, batcher, explainer, streams)
     oip = OipServicer(pointers, models, batcher, streams, server.draining)
     try:
+        metrics.serve(settings.inference_metrics_address)
         ours = partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
         theirs = partial(open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server, oip)
         await server.start(settings.inference_address, {"handful.v1.InferenceService": ours, NAME: theirs})

@@ -1,17 +1,18 @@
 """What the inference service can be told from outside."""
 
-import os
 from dataclasses import dataclass, field
 
 from services.inference.runtimes import RUNTIMES
 from services.inference.runtimes.choosing import AUTO
+from services.shared import cores
 from services.shared.objects.settings import StoreSettings
-from services.shared.settings import log_level, parent_pipe, setting
+from services.shared.settings import log_level, metrics_address, parent_pipe, setting
 
 
 @dataclass(frozen=True)
 class InferenceSettings:
     inference_address: str = setting("127.0.0.1:7103", purpose="address the inference service listens on")
+    inference_metrics_address: str = metrics_address()
     store: StoreSettings = field(default_factory=StoreSettings)
     inference_memory_mib: int = setting(
         1024, purpose="memory for loaded models and the networks they share, in MiB", minimum=64
@@ -33,4 +34,4 @@ class InferenceSettings:
 
     @property
     def threads(self) -> int:
-        return self.inference_threads or len(os.sched_getaffinity(0))
+        return self.inference_threads or cores.usable()

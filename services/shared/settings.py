@@ -46,6 +46,11 @@ def log_level() -> Any:
     return setting("info", purpose="how much is logged", choices=("debug", "info", "warning", "error"))
 
 
+def metrics_address() -> Any:
+    """The setting of what Prometheus may read; `services.shared.metrics` is what it switches on."""
+    return setting("", purpose="address on which Prometheus reads metrics, over HTTP; empty: none")
+
+
 def parent_pipe() -> Any:
     """The setting of what is started by another process of ours; `services.shared.parent` is what it switches on."""
     return setting(default=False, purpose="whether to go when standard input ends, as it does when the parent is gone")

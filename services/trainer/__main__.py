@@ -12,6 +12,7 @@ from handful.errors import InvalidArgument
 from handful.v1 import model_pb2_grpc, trainer_pb2_grpc, worker_pb2_grpc
 from services.shared import start
 from services.shared.database import Database, open_database
+from services.shared.metrics import Metrics
 from services.shared.objects import ObjectStore, open_store
 from services.shared.server import MEBIBYTE, Limits, Server
 from services.shared.settings import CannotStart, child_environment
@@ -47,7 +48,10 @@ async def serve(settings: TrainerSettings) -> None:
 
 
 async def _serve(settings: TrainerSettings, store: ObjectStore, database: Database, datasets: Datasets) -> None:
-    products, workers = Server(Limits(reflection=settings.reflection)), Server()
+    metrics = Metrics()
+    metrics.serve(settings.trainer_metrics_address)
+    products = Server(Limits(reflection=settings.reflection), metrics.called)
+    workers = Server(observe=metrics.called)
     board, fleet, pointers = Board(), Fleet(database), Pointers(database, store)
     watches = Watches(database, board, pointers, products.draining)
     continuing = Continuing(database, store, datasets)

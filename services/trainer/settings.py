@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from services.shared.objects.settings import StoreSettings
-from services.shared.settings import home, log_level, parent_pipe, setting
+from services.shared.settings import home, log_level, metrics_address, parent_pipe, setting
 from services.trainer.architectures import DEFAULT_ARCHITECTURE
 
 
@@ -11,6 +11,7 @@ from services.trainer.architectures import DEFAULT_ARCHITECTURE
 class TrainerSettings:
     trainer_address: str = setting("127.0.0.1:7102", purpose="address the trainer listens on")
     worker_address: str = setting("127.0.0.1:7112", purpose="address the trainer listens on for workers")
+    trainer_metrics_address: str = metrics_address()
     dataset: str = setting("127.0.0.1:7101", purpose="address of the dataset service")
     trainer_database: str = setting("", purpose="SQLite file or postgresql:// URL of the trainer", secret=True)
     store: StoreSettings = field(default_factory=StoreSettings)

@@ -5,10 +5,11 @@ import pytest
 from tests.deploy.flows import Peer, allowed
 from tests.deploy.manifests import ASSEMBLED, OVERLAYS, Manifest, named, needs_kubectl, overlay, pods
 
-PORTS = (53, 80, 443, 5432, 6432, 7101, 7102, 7103, 7112, 7113, 9000)
+PORTS = (53, 80, 443, 5432, 6432, 7101, 7102, 7103, 7112, 7113, 7121, 7122, 7123, 9000)
 OUTSIDE = (
     Peer("product", {"app": "shop"}, {"handful.dev/client": "true"}),
     Peer("stranger", {"app": "trainer", "role": "api"}, {"kubernetes.io/metadata.name": "other"}),
+    Peer("prometheus", {"app": "prometheus"}, {"handful.dev/metrics": "true"}),
     Peer("keda", {"app": "keda-operator"}, {"kubernetes.io/metadata.name": "keda"}),
     Peer("dns", {"k8s-app": "kube-dns"}, {"kubernetes.io/metadata.name": "kube-system"}),
     Peer("internet", address="203.0.113.7"),
@@ -34,6 +35,7 @@ def expected(name: str, peers: list[Peer]) -> set[Flow]:
     store = ("s3", 9000) if "s3" in workloads else ("internet", 443)
     sql = ("postgres", 5432) if "postgres" in workloads else ("managed postgres", 6432 if name == "yandex" else 5432)
     flows = {("product", service, port) for service, port in services.items()}
+    flows |= {("prometheus", service, port) for service in services for port in (7121, 7122, 7123)}
     flows |= {("trainer", "dataset", 7101)}
     flows |= {(worker, "trainer", 7112) for worker in workers}
     flows |= {(workload, *store) for workload in (*services, *workers, *workloads & {"s3-provision"})}
