@@ -15,7 +15,7 @@ from handful.errors import AlreadyExists
 from handful.exchange import Exported, OnBytes, fetch, ignored, send
 from handful.folders import LabelledFile, find, modality_of
 from handful.peers import reach
-from handful.predictions import File
+from handful.predictions import Answer, File
 from handful.recipe import recipe
 from handful.run import Run
 from handful.thumbnails import thumbnails
@@ -64,9 +64,7 @@ class Client:
     def create_dataset(
         self, dataset: str, modality: "bundle_pb2.Modality.ValueType" = bundle_pb2.MODALITY_IMAGE
     ) -> dataset_pb2.Dataset:
-        """An empty dataset of pictures or sounds; the one that is there where the id is taken, and FailedPrecondition
-        where that holds the other.
-        """
+        """An empty dataset; where the id is taken that one, or FailedPrecondition where it is of the other modality."""
         request = dataset_pb2.CreateDatasetRequest(
             parent=self.parent, dataset_id=dataset, modality=modality, request_id=new_request_id()
         )
@@ -116,9 +114,8 @@ class Client:
     ) -> Pushed:
         """Creates the dataset where it is new, sends a folder of class folders, and seals a version.
 
-        Files that are there already are not stored twice. `on_verdict` hears of every file as it is answered. `groups`
-        is a regular expression with one pair of parentheses: what they match in a file's name, such as the speaker, is
-        its group, which is never divided between training and validation.
+        Files that are there already are not stored twice. `on_verdict` hears of every file as it is answered. What the
+        one pair of parentheses in the regular expression `groups` matches in a file's name is its group, never divided.
         """
         files, rejected = find(Path(folder), groups), []
         self.create_dataset(dataset, modality_of(files))
@@ -282,6 +279,10 @@ class Client:
     def predict(self, model: str, file: File, top_k: int = 0) -> inference_pb2.PredictResponse:
         """What a picture shows or a sound is, best first. `model` is `flowers`, `flowers@staging`, or a full name."""
         return predictions.predict(self._inference, self._model_name(model), file, top_k)
+
+    def predict_many(self, model: str, files: Iterable[File], top_k: int = 0) -> Iterator[Answer]:
+        """The same of each of many files, in order, some at a time; where one cannot be answered, its error instead."""
+        return predictions.predict_many(self._inference, self._model_name(model), files, top_k)
 
     def explain(self, model: str, file: File, label: str = "") -> inference_pb2.ExplainResponse:
         """Which places of a picture or sound speak for a class, by default the most probable one, and which training

@@ -177,6 +177,12 @@ def from_rpc_error(error: grpc.RpcError) -> HandfulError:
     )
 
 
+def from_number(number: int, message: str, reason: str = "", facts: Mapping[str, str] | None = None) -> HandfulError:
+    """The error of a status code by its number, as it stands in answers to many questions."""
+    kind = next((error for code, error in ERRORS.items() if code.value[0] == number), HandfulError)
+    return kind(message, reason=reason or None, facts=facts)
+
+
 def _short(text: str, length: int) -> str:
     # A caller's own words stand in messages, and may be long.
     return text if len(text) <= length else text[: length - 1] + "…"

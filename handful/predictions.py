@@ -1,17 +1,33 @@
 """Files that a model is asked about: what they show or are of, and why it says so."""
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from handful.calls import call
 from handful.channel import MEBIBYTE
-from handful.errors import InvalidArgument
+from handful.errors import HandfulError, InvalidArgument, from_number
 from handful.folders import is_sound
-from handful.v1.inference_pb2 import ExplainRequest, ExplainResponse, PredictRequest, PredictResponse
+from handful.v1.inference_pb2 import (
+    ExplainRequest,
+    ExplainResponse,
+    PredictBatchRequest,
+    PredictBatchResponse,
+    PredictError,
+    PredictRequest,
+    PredictResponse,
+)
 from handful.v1.inference_pb2_grpc import InferenceServiceStub
 
 File = Path | str | bytes
+# What became of one of many: the answer, or why there is none.
+Answer = PredictResponse | HandfulError | OSError
 # As the service takes them.
 MAX_BYTES = 32 * MEBIBYTE
+# In one call of many, fewer than the service takes: all must be answered before the call's time is up.
+BATCH_FILES = {"image": 16, "sound": 4}
+BATCH_BYTES = 16 * MEBIBYTE
 
 
 def predict(stub: InferenceServiceStub, model: str, file: File, top_k: int) -> PredictResponse:
@@ -19,9 +35,67 @@ def predict(stub: InferenceServiceStub, model: str, file: File, top_k: int) -> P
     return answer
 
 
+def predict_many(stub: InferenceServiceStub, model: str, files: Iterable[File], top_k: int) -> Iterator[Answer]:
+    """In order. What is wrong with one file is its answer; what is wrong with all of them is raised."""
+    batch = _Batch()
+    for file in files:
+        try:
+            content = _content(file)
+        except (OSError, InvalidArgument) as problem:
+            yield from batch.answers(stub, model, top_k)
+            batch = _Batch()
+            yield problem
+            continue
+        if not batch.has_room(content):
+            yield from batch.answers(stub, model, top_k)
+            batch = _Batch()
+        batch.add(content)
+    yield from batch.answers(stub, model, top_k)
+
+
 def explain(stub: InferenceServiceStub, model: str, file: File, label: str) -> ExplainResponse:
     answer: ExplainResponse = call(stub.Explain, ExplainRequest(model=model, label=label, **_content(file)))
     return answer
+
+
+@dataclass
+class _Batch:
+    """Pictures, or sounds, of one call."""
+
+    kind: str = ""
+    files: list[bytes] = field(default_factory=list)
+
+    def has_room(self, content: dict[str, bytes]) -> bool:
+        ((kind, data),) = content.items()
+        num_bytes = sum(map(len, self.files)) + len(data)
+        return not self.files or (
+            kind == self.kind and len(self.files) < BATCH_FILES[kind] and num_bytes <= BATCH_BYTES
+        )
+
+    def add(self, content: dict[str, bytes]) -> None:
+        ((self.kind, data),) = content.items()
+        self.files.append(data)
+
+    def answers(self, stub: InferenceServiceStub, model: str, top_k: int) -> Iterator[Answer]:
+        if not self.files:
+            return
+        files: dict[str, Any] = {f"{self.kind}s": self.files}
+        try:
+            answered: PredictBatchResponse = call(
+                stub.PredictBatch, PredictBatchRequest(model=model, top_k=top_k, **files)
+            )
+        except InvalidArgument as other:
+            if [named for named, _ in other.violations] != list(files):
+                raise
+            yield from [other] * len(self.files)  # of the kind that the model does not understand
+            return
+        for one in answered.results:
+            yield _error(one.error) if one.HasField("error") else one.prediction
+
+
+def _error(error: PredictError) -> HandfulError:
+    facts = {"pushback_ms": str(error.retry_after_milliseconds)} if error.retry_after_milliseconds else None
+    return from_number(error.code, error.message, error.reason, facts)
 
 
 def _content(file: File) -> dict[str, bytes]:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from handful import Client
 from handful.cli import commands
 from handful.cli.tables import plain_table, print_table
-from handful.errors import InvalidArgument, ResourceExhausted
+from handful.errors import HandfulError
 from handful.folders import media
 from handful.v1.inference_pb2 import Prediction, PredictResponse
 
@@ -20,8 +20,8 @@ EXIT_SOME_CANNOT = 2
 
 # What is no sound is sent as a picture.
 _OTHER_KIND = {
-    "sound": "It is a sound, and the model understands pictures.",
-    "image": "It is no sound in WAV, FLAC, OGG or MP3, and the model understands sounds.",
+    "sounds": "It is a sound, and the model understands pictures.",
+    "images": "It is no sound in WAV, FLAC, OGG or MP3, and the model understands sounds.",
 }
 
 Answered = tuple[Path, PredictResponse | str]
@@ -77,19 +77,17 @@ def _answers(client: Client, model: str, files: list[Path], top: int, *, as_tabl
     columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn())
     quiet = not (as_table and commands.console.is_terminal)
     with Progress(*columns, console=commands.console, disable=quiet, transient=True) as bar:
-        for file in bar.track(files):
-            try:
-                yield file, client.predict(model, file, top)
-            except InvalidArgument as bad:
-                other = next((_OTHER_KIND[field] for field, _ in bad.violations if field in _OTHER_KIND), None)
-                if bad.violations and not other:  # of the model's name, say, and so of every file
-                    raise
-                # Fields say nothing to whoever named a file.
-                yield file, other or bad.message.removeprefix("image: ").removeprefix("sound: ")
-            except ResourceExhausted as refused:
-                yield file, refused.message
-            except OSError as problem:
-                yield file, str(problem.strerror)
+        answers = bar.track(client.predict_many(model, files, top), total=len(files))
+        for file, answer in zip(files, answers, strict=True):
+            yield file, answer if isinstance(answer, PredictResponse) else _why(answer)
+
+
+def _why(problem: HandfulError | OSError) -> str:
+    if isinstance(problem, OSError):
+        return str(problem.strerror)
+    other = next((_OTHER_KIND[field] for field, _ in problem.violations if field in _OTHER_KIND), None)
+    # Fields say nothing to whoever named a file.
+    return other or problem.message.removeprefix("image: ").removeprefix("sound: ")
 
 
 def _show(file: Path, answer: PredictResponse) -> None:

@@ -2,22 +2,29 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeAlias
 
 import pytest
 from grpc import StatusCode, aio
 
+from handful import Client
+from handful.channel import Addresses
+from handful.errors import InvalidArgument, NotFound
+from handful.predictions import BATCH_FILES, Answer, File
 from handful.v1 import inference_pb2_grpc
 from handful.v1.inference_pb2 import (
     PredictBatchRequest,
     PredictRequest,
+    PredictResponse,
     StreamPredictRequest,
 )
 from services.inference.many import AT_ONCE
 from services.inference.servicer import MAX_BATCH
 from services.shared.objects.filesystem import FilesystemStore
+from tests import sound_bundles
 from tests.bundles import COLOURS, GatedLoader, point, publish
-from tests.servers import serving
+from tests.servers import open_inference, serving
 
 FLOWERS = "projects/default/models/flowers"
 BROKEN = b"no picture"
@@ -117,3 +124,33 @@ async def test_a_stream_that_is_given_up_leaves_nothing_waiting(
             *(stub.Predict(PredictRequest(model=FLOWERS, image=paint("blue")), timeout=20) for _ in range(AT_ONCE))
         )
         assert {one.predictions[0].label for one in burst} == {"blue"}
+
+
+async def test_the_sdk_asks_for_many_at_a_time(
+    store: FilesystemStore, paint: Callable[[str], bytes], tmp_path: Path
+) -> None:
+    """More files than go into one call, in order; what is broken, not there, or of the other kind is an error in its
+    place; a model that is not there is one for all.
+    """
+    point(store, {"flowers": [publish(store)]})
+    colours = [colour for colour in COLOURS for _ in range(BATCH_FILES["image"])]
+    painted = tmp_path / "red.jpg"
+    painted.write_bytes(paint("red"))
+    odd: list[File] = [BROKEN, tmp_path / "gone.jpg", sound_bundles.tone("low"), painted]
+    files: list[File] = [*(paint(colour) for colour in colours[1:]), *odd, paint("blue")]
+
+    def ask(address: str) -> list[Answer]:
+        with Client(Addresses(inference=address)) as client:
+            with pytest.raises(NotFound):
+                list(client.predict_many("trees", files))
+            return list(client.predict_many("flowers", files, top_k=1))
+
+    async with open_inference(store) as address:
+        *painted_ones, broken, gone, sound, on_disk, last = await asyncio.to_thread(ask, address)
+    answers = [one for one in (*painted_ones, on_disk, last) if isinstance(one, PredictResponse)]
+    assert [one.predictions[0].label for one in answers] == [*colours[1:], "red", "blue"]
+    assert isinstance(broken, InvalidArgument)
+    assert broken.reason == "UNSUPPORTED_FORMAT"
+    assert isinstance(gone, FileNotFoundError)
+    assert isinstance(sound, InvalidArgument)
+    assert sound.violations[0][0] == "sounds"
