@@ -8,6 +8,7 @@ import jsonschema  # type: ignore[import-untyped]
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 
+from deploy.dockerfile import images
 from services.shared.server import Limits
 from tests.deploy.custom_resources import SCHEMAS
 from tests.deploy.manifests import ASSEMBLED, CLOUDS, OVERLAYS, Manifest, named, needs_kubectl, of_kind, overlay, pods
@@ -180,3 +181,14 @@ def test_a_service_of_products_drains_before_it_goes() -> None:
         # The trainer drains two servers, one after the other.
         drain = container["lifecycle"]["preStop"]["sleep"]["seconds"] + 2 * Limits().drain_seconds
         assert spec["terminationGracePeriodSeconds"] > drain
+
+
+@pytest.mark.parametrize("name", ["dataset", "trainer", "inference"])
+def test_prometheus_is_told_where_metrics_are(name: str) -> None:
+    """The port in a pod's annotation is one of its container's, and the one that its image listens on."""
+    template = named(overlay("gke"), "Deployment", name)["spec"]["template"]
+    told = template["metadata"]["annotations"]
+    ports = {port["name"]: str(port["containerPort"]) for port in template["spec"]["containers"][0]["ports"]}
+    address = images()[name].environment[f"HANDFUL_{name.upper()}_METRICS_ADDRESS"]
+    assert told == {"prometheus.io/scrape": "true", "prometheus.io/port": ports["metrics"]}
+    assert address == f"0.0.0.0:{ports['metrics']}"
