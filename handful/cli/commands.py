@@ -207,7 +207,7 @@ def assignments(fields: Iterable[str]) -> dict[str, str]:
 def _allowed(field: RecipeField) -> str:
     if field.choices:
         return ", ".join(field.choices)
-    return f"{field.minimum:g} to {field.maximum:g} {field.unit}".rstrip()
+    return f"{field.minimum:.10g} to {field.maximum:.10g} {field.unit}".rstrip()
 
 
 def _print_table(table: Table, empty: str) -> None:

@@ -171,7 +171,7 @@ def _add_continuing(add: Add) -> None:
 def _add_comparing(add: Add) -> None:
     told = add("report", "write what came of a run as one HTML page that needs nothing else", report.run)
     told.add_argument("run", nargs="?", help="a run's id, or a model's for its latest run (default: the latest run)")
-    told.add_argument("--out", type=Path, metavar="FILE", help="where it goes (default: the run's id, .html)")
+    told.add_argument("--out", type=Path, metavar="FILE", help="where it goes (default: MODEL-VERSION.html)")
     compared = add("compare", "set runs side by side: recipes, accuracies with intervals, times", compare.run)
     compared.add_argument(
         "runs", nargs="+", metavar="RUN", help=f"a run's id, or a model's for its latest {compare.LATEST_RUNS} runs"

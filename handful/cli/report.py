@@ -23,10 +23,19 @@ SIDE = 192
 def run(given: argparse.Namespace) -> int:
     with Client.from_env() as client:
         found = find_run(client, given.run, trained=True)
-        file = given.out or Path(f"{found.name.rpartition('/')[2]}.html")
-        file.write_text(report_page.html(gathered(client, found)), encoding="utf-8")
+        report = gathered(client, found)
+        file = given.out or _file(report)
+        file.write_text(report_page.html(report), encoding="utf-8")
     console.print(escape(f"The report is {file}"))
     return 0
+
+
+def _file(report: report_page.Report) -> Path:
+    """`flowers-1.html`; of a measurement on other data the run's id."""
+    if report.run.evaluated_model_version:
+        return Path(f"{report.run.name.rpartition('/')[2]}.html")
+    model, _, number = report.model_version.rpartition("/models/")[2].partition("/versions/")
+    return Path(f"{model}-{number}.html")
 
 
 def gathered(client: Client, found: Run) -> report_page.Report:

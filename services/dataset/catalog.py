@@ -29,6 +29,8 @@ from services.shared.identifiers import now_us
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 Response = TypeVar("Response", bound=Message)
+# Of what is there instead of what is not.
+_SHOWN = 10
 
 
 class CatalogReader:
@@ -40,7 +42,8 @@ class CatalogReader:
     async def dataset(self, key: DatasetKey) -> DatasetRecord:
         found = await self._rows(sa.select(datasets).filter_by(**_of(key)))
         if not found:
-            raise NotFound(f"There is no dataset {key.name}.")
+            there = ", ".join(one.key.dataset for one in await self.datasets(key.project, _SHOWN, None)) or "none yet"
+            raise NotFound(f"There is no dataset {key.dataset} in projects/{key.project}. Datasets there: {there}.")
         return (await self._with_labels(found))[0]
 
     async def datasets(self, project: str, limit: int, before: Sequence[Any] | None) -> list[DatasetRecord]:

@@ -234,7 +234,7 @@ def test_runs_are_compared(cli: Cli, pictures: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("train", "nothing"), "There is no dataset projects/default/datasets/nothing."),
+        (("train", "nothing"), "There is no dataset nothing in projects/default. Datasets there: "),
         (("train", "tulips", "epochs=3"), "recipe.epochs: there is no such field; did you mean num_epochs?"),
         (("train", "tulips", "num_epochs=-1"), "recipe.num_epochs: must be between 1 and 10000, not -1"),
         (("train", "tulips", "num_epochs"), "Write recipe fields as FIELD=VALUE"),

@@ -74,5 +74,5 @@ async def test_another_service_is_told_from_one_that_refuses(dataset_service: Da
             await asyncio.to_thread(client.recipes)
         with pytest.raises(NotFound) as absent:
             await asyncio.to_thread(client.dataset, "nothing")
-    assert absent.value.message == "There is no dataset projects/default/datasets/nothing."
+    assert absent.value.message == "There is no dataset nothing in projects/default. Datasets there: none yet."
     assert "service" not in absent.value.facts
