@@ -26,6 +26,12 @@ from handful.v1.model_pb2 import ExportFormat
 
 # The environment that exports are tried in.
 BARE = ".venv-export"
+_PYTHON = (
+    "  python3 -m venv .venv && . .venv/bin/activate && pip install -r requirements.txt",
+    "  python predict.py FILE",
+)
+# Of formats that are not run by predict.py.
+_NEXT = {"browser": ("  python3 -m http.server", "and open http://localhost:8000")}
 
 
 def export(given: argparse.Namespace) -> int:
@@ -40,8 +46,8 @@ def export(given: argparse.Namespace) -> int:
     folder = made.path.stem
     commands.console.print("Next, here or on any machine with Python 3.11 or newer:")
     commands.console.print(escape(f"  unzip {made.path} -d {folder} && cd {folder}"), soft_wrap=True)
-    commands.console.print("  python3 -m venv .venv && . .venv/bin/activate && pip install -r requirements.txt")
-    commands.console.print("  python predict.py FILE")
+    for line in _NEXT.get(made.export.format, _PYTHON):
+        commands.console.print(line)
     return 0
 
 

@@ -158,6 +158,17 @@ async def test_a_format_that_is_none_is_refused(trainer_service: TrainerService,
     assert (await export(trainer_service, version, "onnx")) == (await export(trainer_service, version))
 
 
+@pytest.mark.parametrize("wanted", [name for name, one in formats.FORMATS.items() if not one.importable])
+async def test_what_has_no_bundle_does_not_come_back(
+    trainer_service: TrainerService, version: str, wanted: str
+) -> None:
+    """Other formats than the default one are sent under their own name, kept, and refused as an import."""
+    said, data = await export(trainer_service, version, wanted)
+    assert (said.format, said.filename) == (wanted, f"colours-1-{wanted}.zip")
+    assert (await export(trainer_service, version, wanted)) == (said, data)
+    assert await answer(send(trainer_service, data)) == "INVALID_ARGUMENT NOT_A_MODEL"
+
+
 async def test_what_is_not_there_is_not_exported(trainer_service: TrainerService, version: str) -> None:
     """NOT_FOUND for a version that is not there, INVALID_ARGUMENT for what is no name of one."""
     answers = {}

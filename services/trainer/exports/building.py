@@ -125,7 +125,10 @@ def exporter() -> str:
     carried = [Path(str(each.__file__)) for each in (images, recordings, sounds)]
     rows = [
         catalogue,
-        *(catalogue.with_name(name) for name in ("architectures.json", "sound_architectures.py", "weights.lock.json")),
+        *(
+            catalogue.with_name(name)
+            for name in ("architectures.json", "quantizing.py", "sound_architectures.py", "weights.lock.json")
+        ),
     ]
     for path in sorted([*sources, *carried, *rows]):
         digest.update(f"{path.name} ".encode() + path.read_bytes())

@@ -74,7 +74,7 @@ def read(archive: Archive) -> Bundle:
 def _described(archive: Archive) -> bytes:
     name = f"{FOLDER}/manifest.json"
     if name not in archive.names() or archive.size(name) > MAX_MANIFEST:
-        raise InvalidArgument("The zip has no model in it that Handful exported.", reason="NOT_A_MODEL")
+        raise InvalidArgument("The zip has no bundle in it, as exports in the format onnx have.", reason="NOT_A_MODEL")
     return archive.read(name)
 
 
