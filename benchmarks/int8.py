@@ -35,6 +35,7 @@ from services.inference.runtimes.choosing import AUTO, allowed, pick
 from services.inference.runtimes.measuring import measure
 from services.shared.objects.filesystem import FilesystemStore
 from services.shared.settings import read
+from services.trainer import quantizing
 from services.trainer.architectures import ARCHITECTURES, ArchitectureRow
 from services.trainer.worker import backbones
 from services.trainer.worker.children import Children
@@ -76,20 +77,26 @@ def apart(mine: Floats, theirs: Floats, labels: Labels) -> str:
     return f"dp at most {max(furthest):.3f}, median {np.median(furthest):.3f}; other best class {np.mean(flips):.2%}"
 
 
+def accuracies(features: Floats, labels: Labels) -> str:
+    cells = []
+    for n in PER_CLASS:
+        found = [accuracy(features, labels, n, draw) for draw in range(DRAWS)]
+        cells.append(f"{np.mean(found):.3f} ± {np.std(found) / np.sqrt(DRAWS):.3f} at {n}")
+    return ", ".join(cells)
+
+
 def network(row: ArchitectureRow, files: list[Path], labels: Labels) -> None:
     pixels = [to_pixels(file.read_bytes(), row.preprocessing)[None] for file in files]
     features: dict[str, Floats] = {}
-    for precision, (graph, seconds) in bodies(row, FilesystemStore(tempfile.mkdtemp(prefix="handful-bench-"))).items():
+    graphs = bodies(row, FilesystemStore(tempfile.mkdtemp(prefix="handful-bench-")))
+    for precision, (graph, seconds) in graphs.items():
         by_runtime = {}
         for name in allowed(AUTO):
             body = RUNTIMES[name].load(graph, 1)
             by_runtime[name] = np.concatenate([body.features(one) for one in pixels])
         features[precision] = by_runtime[DEFAULT]
-        cells = []
-        for n in PER_CLASS:
-            found = [accuracy(features[precision], labels, n, draw) for draw in range(DRAWS)]
-            cells.append(f"{np.mean(found):.3f} ± {np.std(found) / np.sqrt(DRAWS):.3f} at {n}")
-        print(f"{row.id} {precision}: {', '.join(cells)}; {len(graph) / 1e6:.1f} MB; ready after {seconds:.1f} s")
+        right = accuracies(features[precision], labels)
+        print(f"{row.id} {precision}: {right}; {len(graph) / 1e6:.1f} MB; ready after {seconds:.1f} s")
         rest = measure(allowed(AUTO), graph, [{"pixels": one} for one in pixels[:4]], CAP, MEASURED_SECONDS)
         for name, others in by_runtime.items():
             times = "  ".join(f"{took:.2f} ms ({count})" for of, count, took in rest["rows"] if of == name)
@@ -99,6 +106,10 @@ def network(row: ArchitectureRow, files: list[Path], labels: Labels) -> None:
         choice = pick(rest["rows"])
         print(f"  chosen: {choice.runtime}, {choice.cap} at once", flush=True)
     print(f"  heads of FLOAT32 on INT8: {apart(features['FLOAT32'], features['INT8'], labels)}")
+    shown = pixels[:: len(pixels) // quantizing.NUM_PICTURES]
+    of_these = RUNTIMES[DEFAULT].load(quantizing.quantize(graphs["FLOAT32"][0], shown), 1)
+    seen = np.concatenate([of_these.features(one) for one in pixels])
+    print(f"  INT8 with ranges of {len(shown)} of these very photographs: {accuracies(seen, labels)}", flush=True)
 
 
 def trained(home: Path, folder: Path) -> None:
@@ -156,7 +167,7 @@ def served(home: Path, pictures: list[bytes], seconds: float, rounds: int) -> No
         asking = {precision: Callers(server, precision.lower(), pictures) for precision in PRECISIONS}
         for one in asking.values():
             one.ask(1, 0)
-        until(lambda: server.events.count("runtimes measured") == len(PRECISIONS), "graphs are measured", 120)
+        until(lambda: server.events.count("runtimes measured") == len(PRECISIONS), "graphs are measured", 300)
         time.sleep(3)  # what was chosen takes over
         for _ in range(rounds):
             for callers in CALLERS:

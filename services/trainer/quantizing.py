@@ -5,7 +5,7 @@ It knows neither stores nor recipes.
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +30,9 @@ _CENTRED, _ZERO = "centred", 128.0
 _AS_PIXELS = {"scale": np.array(1, np.float32), "zero_point": np.array(_ZERO, np.uint8)}
 
 
-def quantize(graph: bytes) -> bytes:
-    """The graph with the same inputs and outputs, which stay uint8 and float32. ValueError where it does not begin as
-    graphs of ours do.
+def quantize(graph: bytes, shown: Iterable[Pixels] | None = None) -> bytes:
+    """The graph with the same inputs and outputs, which stay uint8 and float32; ranges are those over some inputs, by
+    default the pictures that are drawn here. ValueError where it does not begin as graphs of ours do.
     """
     import onnx
 
@@ -44,7 +44,7 @@ def quantize(graph: bytes) -> bytes:
     size = pixels.type.tensor_type.shape.dim[1].dim_value
     made = statically(
         model,
-        ({pixels.name: one} for one in pictures(size)),
+        ({pixels.name: one} for one in (pictures(size) if shown is None else shown)),
         _OPERATORS,
         nodes_to_exclude=[_CENTRED],
         extra_options={"TensorQuantOverrides": {_CENTRED: [_AS_PIXELS]}},
