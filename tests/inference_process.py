@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.processes import until
+from tests.processes import START_SECONDS, until
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,7 +61,7 @@ def inference(
         process = subprocess.Popen(command, env={**os.environ, **own}, cwd=ROOT, stdout=output, stderr=output)
     try:
         running = InferenceProcess(process.pid, log)
-        until(lambda: "listening" in running.events, "it listens")
+        until(lambda: "listening" in running.events, "it listens", START_SECONDS)
         yield running
     finally:
         process.terminate()
