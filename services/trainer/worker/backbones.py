@@ -55,11 +55,8 @@ def find(
         stored = first_stored(store, backbone)
         if stored is not None:
             return stored
-        known, graph = _found(store, weights, recipe, preprocessing, project, children)
-        state = store.get(f"backbones/{known.backbone_id}/{known.weights_file_sha256}.safetensors")
-        made = children.run(quantizing.quantize, graph)
-        log.info("graph quantized", backbone_id=backbone.backbone_id, num_bytes=len(made))
-        return _kept(store, "backbones", backbone, made, state)
+        known, _ = _found(store, weights, recipe, preprocessing, project, children)
+        return children.run(_quantize, store, known, backbone)
 
 
 def _found(
@@ -226,6 +223,16 @@ def _copied(store: ObjectStore, row: ArchitectureRow, backbone: Backbone) -> tup
     weights = store.get(f"backbones/{known.backbone_id}/{known.weights_file_sha256}.safetensors")
     put(store, f"backbones/{backbone.backbone_id}", graph, weights)
     return first_stored(store, backbone)
+
+
+def _quantize(store: ObjectStore, known: Backbone, backbone: Backbone) -> tuple[Backbone, bytes]:
+    """The backbone in integers, made of a stored one. It is for a child, which reads the graph itself: one that ends
+    before it has read large arguments leaves whoever started it waiting.
+    """
+    folder = f"backbones/{known.backbone_id}"
+    graph = store.get(f"{folder}/{known.graph_sha256}.onnx", known.graph_sha256)
+    state = store.get(f"{folder}/{known.weights_file_sha256}.safetensors", known.weights_file_sha256)
+    return _kept(store, "backbones", backbone, quantizing.quantize(graph), state)
 
 
 def put(store: ObjectStore, folder: str, graph: bytes, weights: bytes) -> None:
