@@ -67,8 +67,8 @@ mv package/dist/{script} package/dist/{wasm} vendor/
 ```
 
 `pixels.mjs` does in whole numbers what Pillow does where the model was trained. Of a PNG it makes the same pixels; if
-that is higher than wide some may differ by a few levels of 255. A JPEG that is more than twice as large as the network's input is
-decoded smaller there; here its pixels are averaged, which is nearly the same.
+that is higher than wide some may differ by a few levels of 255. A JPEG that is more than twice as large as the
+network's input is decoded smaller there; here its pixels are averaged, which is nearly the same.
 """
 
 # Every file that stands in some format, in the order to be read. Of sounds "pictures" is another word.
