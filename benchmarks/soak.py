@@ -7,7 +7,8 @@ Protocol, hostile files, models that are not there, requests that are none, call
 connections of their own. Meanwhile an alias moves every two seconds, every third time to a version that cannot be
 served. Thirty times it rests: the same few questions are asked and nothing else, and what the server holds then is what
 counts (`soaking/judging.py`). It ends by 1 where an answer is none of those expected, or the judgement is against the
-server. `--plant` starts one that keeps a kilobyte of every request (`soaking/keeping.py`), which must be caught.
+server. At last the same call is made some thousand times, which tells in seconds, and surer, what is kept of each.
+`--plant` starts a server that keeps a kilobyte of every request (`soaking/keeping.py`): that is what catches it.
 """
 
 import argparse
@@ -41,6 +42,7 @@ from tests.rpc.test_open_inference import raw_bytes
 from tests.rpc.test_switching import BAD
 
 RESTS = 30
+BURST_CALLS, CALLERS, MAX_KEPT_BYTES = 4000, 8, 300
 SWITCH_SECONDS = 2.0
 CALL_SECONDS = 20.0
 # What a server, or its caller's clock, says where more is asked than the machine can do.
@@ -196,6 +198,22 @@ async def ask(server: InferenceProcess, given: argparse.Namespace) -> tuple[Hear
     return heard, samples
 
 
+async def burst(server: InferenceProcess) -> float:
+    """Bytes that the server keeps of each of many equal calls: of the last of three bursts, when nothing is new."""
+    calls, tiny = Calls(server.address), picture(40, 30)
+
+    async def caller() -> None:
+        for _ in range(BURST_CALLS // CALLERS):
+            await calls.predict("flowers", image=tiny)
+
+    held = [0]
+    for _ in range(3):
+        await asyncio.gather(*(caller() for _ in range(CALLERS)))
+        held.append((await seen(server, 0.0))[1])
+    await calls.channel.close()
+    return (held[-1] - held[-2]) / BURST_CALLS
+
+
 async def seen(server: InferenceProcess, began: float) -> Sample:
     """The least of two seconds."""
     folder, found = Path(f"/proc/{server.pid}"), []
@@ -217,6 +235,7 @@ async def soak(server: InferenceProcess, store: FilesystemStore, models: dict[st
     switching = asyncio.create_task(switch(store, models))
     heard, samples = await ask(server, given)
     switching.cancel()
+    kept = await burst(server)
     await asyncio.gather(switching, return_exceptions=True)
     kinds = {kind for kind, _ in heard.ended}
     for kind in sorted(kinds):
@@ -224,7 +243,10 @@ async def soak(server: InferenceProcess, store: FilesystemStore, models: dict[st
     print(f"not expected: {dict(heard.wrong) or 'none'}")
     if given.samples:
         given.samples.write_text("".join(f"{','.join(map(str, one))}\n" for one in samples))
-    return judge(samples) and not heard.wrong
+    print(
+        f"of each of {BURST_CALLS} equal calls afterwards it keeps {kept:.0f} bytes, at most {MAX_KEPT_BYTES} allowed"
+    )
+    return judge(samples) and kept <= MAX_KEPT_BYTES and not heard.wrong
 
 
 def main() -> None:
