@@ -146,13 +146,14 @@ def publish(
     return digest
 
 
-def golden_inputs(head: LinearHead, lies: float = 0) -> bytes:
-    """Two pictures and the head's answers to them, off by what is told."""
+def golden_inputs(head: LinearHead, lies: Sequence[float] = (0,)) -> bytes:
+    """Two pictures and the head's answers to them, off by what is told of all or of each."""
     buffer = io.BytesIO()
     rows = [np.full((SIZE, SIZE, 3), colour, np.uint8) for colour in (COLOURS["red"], COLOURS["green"])]
     Image.fromarray(rows[0]).save(buffer, "PNG")
     picture, pixels = buffer.getvalue(), np.stack(rows)
-    expected = head.probabilities(pixels.mean(axis=(1, 2)).astype(np.float32)) + np.float32(lies)
+    expected = head.probabilities(pixels.mean(axis=(1, 2)).astype(np.float32))
+    expected += np.array(lies, np.float32)[:, None]
     return save({"picture": np.frombuffer(picture, np.uint8), "pixels": pixels, "probabilities": expected})
 
 

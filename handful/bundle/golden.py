@@ -3,7 +3,7 @@ sees whether it answers as where it was made.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,10 @@ class Golden:
             raise
         except Exception as problem:
             raise ValueError("no golden inputs") from problem
+
+    def first(self) -> "Golden":
+        """The first of them alone."""
+        return replace(self, inputs=self.inputs[:1], probabilities=self.probabilities[:1])
 
     def difference(self, answer: Callable[[Inputs], Floats]) -> float:
         """The largest difference of a probability; `answer` gives float32[1, classes]. NaN where there is one."""

@@ -37,7 +37,7 @@ def head(weight: npt.NDArray[np.float32], bias: float = 0) -> LinearHead:
 
 def lying() -> Mapping[str, bytes]:
     """Its answers to the golden inputs were others."""
-    return {golden.FILE: golden_inputs(head(RED), lies=2e-3)}
+    return {golden.FILE: golden_inputs(head(RED), [2e-3])}
 
 
 def misread() -> Mapping[str, bytes]:
@@ -162,7 +162,19 @@ async def test_what_was_tried_is_not_tried_again(store: FilesystemStore, picture
 
 def test_golden_inputs_are_read_as_they_were_written() -> None:
     """A head agrees with its own golden inputs exactly, and one that is a little off by as much."""
-    stored = golden.Golden.from_bytes(golden_inputs(head(RED), lies=1e-4), Backbone(preprocessing=PREPROCESSING))
+    stored = golden.Golden.from_bytes(golden_inputs(head(RED), [1e-4]), Backbone(preprocessing=PREPROCESSING))
     backbone = Body(mean_colour())
     assert stored.levels == 0
     assert stored.difference(lambda one: head(RED).probabilities(backbone.of(one))) == pytest.approx(1e-4, rel=0.01)
+
+
+async def test_the_first_golden_input_is_enough_on_a_graph_that_was_tried(
+    store: FilesystemStore, stub: Stub, picture: Callable[..., bytes]
+) -> None:
+    """All of them are computed on a graph that is new to the server; then one, which refuses a wrong head as before."""
+    red, late = picture(1, COLOURS["red"]), {golden.FILE: golden_inputs(head(RED), [0, 2e-3])}
+    point(store, {"flowers": [publish(store, files=late), publish(store), publish(store, ["a", "b", "c"], files=late)]})
+    with pytest.raises(aio.AioRpcError, match="answers otherwise"):
+        await predict(stub, red, f"{FLOWERS}/versions/1")
+    for number in (2, 3):
+        assert (await predict(stub, red, f"{FLOWERS}/versions/{number}")).predictions
