@@ -77,6 +77,20 @@ def test_what_has_a_cause_that_cannot_be_sent_is_raised_here(children: Children)
     assert "no room" in str(raised.value.__cause__)
 
 
+class Deadly:
+    """Whoever unpacks it ends."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os._exit, (1,)
+
+
+@pytest.mark.parametrize("rest", [b"", bytes(2**22)], ids=["little", "much"])
+def test_a_child_that_dies_before_it_begins_is_lost(children: Children, rest: bytes) -> None:
+    """However much it was to be handed."""
+    with pytest.raises(ChildLost, match="ended with exit code 1"):
+        children.run(divide, Deadly(), rest)
+
+
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGKILL, MemoryError), (signal.SIGSEGV, ChildLost)])
 def test_a_child_that_dies_is_an_error(children: Children, number: int, kind: type[Exception]) -> None:
     """What the system kills had no memory left; anything else is a child lost."""

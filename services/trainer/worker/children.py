@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TypeVar
 
 Result = TypeVar("Result")
 Process = SpawnProcess | subprocess.Popen[bytes]
@@ -56,13 +56,15 @@ class Children:
         """What the task returns or raises. MemoryError where the system killed it; ChildLost where it
         ended otherwise, or with the work.
         """
-        ours, theirs = _SPAWN.Pipe(duplex=False)
+        ours, theirs = _SPAWN.Pipe()
         with ours:
             with theirs:
-                process = self._start(theirs, task, arguments)
+                process = self._start(theirs)
             try:
+                # Not with its start, which would wait for ever on one that dies before it has read much.
+                ours.send((task, arguments))
                 answer = ours.recv()
-            except EOFError:
+            except (EOFError, ConnectionError):
                 answer = None
                 wait([process.sentinel], GONE_SECONDS)
             finally:
@@ -133,8 +135,8 @@ class Children:
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _start(self, answer: Connection, task: Callable[..., Any], arguments: tuple[object, ...]) -> SpawnProcess:
-        process = _SPAWN.Process(target=_run, args=(answer, task, arguments), daemon=True)
+    def _start(self, parent: Connection) -> SpawnProcess:
+        process = _SPAWN.Process(target=_run, args=(parent,), daemon=True)
         with _LOCK:
             if self._ended:
                 raise ChildLost("the work is over")
@@ -211,13 +213,14 @@ def _exits(pid: int) -> bool:
     return False
 
 
-def _run(answer: Connection, task: Callable[..., Any], arguments: tuple[object, ...]) -> None:
+def _run(parent: Connection) -> None:
     os.setsid()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        answer.send((True, task(*arguments)))
+        task, arguments = parent.recv()
+        parent.send((True, task(*arguments)))
     except Exception as problem:  # noqa: BLE001 - it is raised where the answer is awaited
-        answer.send((False, (problem, traceback.format_exc())))
+        parent.send((False, (problem, traceback.format_exc())))
 
 
 def _end_with_parent() -> None:
