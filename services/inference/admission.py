@@ -16,7 +16,7 @@ def has_room(taken: Mapping[str, int], project: str, more: int, limit: int) -> b
     equal share whether or not others have taken them. So where `n` projects ask, at most 1 + 1/2 + ... + 1/n times
     the limit are taken.
     """
-    share = max(1, limit // len({*taken, project}))
+    share = limit // len({*taken, project})
     return sum(taken.values()) + more <= limit or taken.get(project, 0) + more <= share
 
 
@@ -25,7 +25,7 @@ def overloaded(told: str, wait: float, left: float) -> ResourceExhausted:
     to try again after about that wait, or, where that is too late, not to.
     """
     milliseconds = max(1, round(1e3 * wait * random.uniform(1 - _SPREAD, 1 + _SPREAD)))  # noqa: S311 - no secret
-    if wait > left:
+    if max(1e3 * wait, milliseconds) >= 1e3 * left:
         return ResourceExhausted(f"{told} It is too late for this call.", reason="OVERLOADED", facts=_pushback(-1))
     message = f"{told} Try again in {milliseconds} ms."
     return ResourceExhausted(message, reason="OVERLOADED", facts=_pushback(milliseconds))

@@ -98,15 +98,16 @@ class Batcher:
 
     def _work(self) -> None:
         while batch := self._queue.take():
-            started = time.perf_counter()
+            started, computed = time.perf_counter(), 0
             try:
-                self._answer(batch.waiting)
+                computed = self._answer(batch.waiting)
             except Exception as problem:  # noqa: BLE001 - whoever waits must hear of it, and the thread must live
                 for one in batch.waiting:
                     self._fail(one, problem)
-            self._queue.done(batch, time.perf_counter() - started)
+            self._queue.done(batch, time.perf_counter() - started, computed)
 
-    def _answer(self, batch: Sequence[Waiting]) -> None:
+    def _answer(self, batch: Sequence[Waiting]) -> int:
+        """How many were computed; a sound, which goes alone, counts in any case."""
         taken = time.perf_counter_ns()
         rows: list[tuple[Waiting, Pixels]] = []
         for one in batch:
@@ -115,12 +116,13 @@ class Batcher:
             if pixels is not None:
                 rows.append((one, pixels))
         if not rows:
-            return
+            return sum(one.model.head.of_sounds for one in batch)
         try:
             self._compute(rows)
         except MemoryError:
             log.warning("memory did not suffice", num_pictures=len(rows))
             self._compute_each(rows)
+        return len(rows)
 
     def _compute(self, rows: Sequence[tuple[Waiting, Pixels]]) -> None:
         begun = time.perf_counter_ns()

@@ -4,6 +4,8 @@ told is not trusted: whoever decodes finds out.
 
 from dataclasses import dataclass
 
+from handful.bundle.images import MAX_PIXELS
+
 MEGAPIXEL = 1_000_000
 # What is more goes the way of large pictures, so that small ones need not wait for it.
 LARGE_PIXELS = 2 * MEGAPIXEL
@@ -38,7 +40,7 @@ def glance(data: bytes) -> Look:
     if data.startswith(b"\xff\xd8"):
         return _jpeg(data)
     pixels = _webp(data) if data[8:12] == b"WEBP" else _png(data) if data.startswith(b"\x89PNG") else 0
-    return Look(pixels, _WHOLE * pixels / MEGAPIXEL)
+    return Look(pixels, _cost(_WHOLE, pixels))
 
 
 def _jpeg(data: bytes) -> Look:
@@ -51,12 +53,17 @@ def _jpeg(data: bytes) -> Look:
         kind = marker[0]
         if kind in _FRAMES:
             pixels = _number(data[at + 5 : at + 7]) * _number(data[at + 7 : at + 9])
-            return Look(pixels, (_PROGRESSIVE if kind in _PROGRESSIVE_FRAMES else 1) * pixels / MEGAPIXEL)
+            return Look(pixels, _cost(_PROGRESSIVE if kind in _PROGRESSIVE_FRAMES else 1, pixels))
         if kind == _FILL:
             at += 1
         else:
             at += 2 + (0 if kind in _BARE else _number(data[at + 2 : at + 4]))
-    return Look(len(data), _PROGRESSIVE * len(data) / MEGAPIXEL)
+    return Look(len(data), _cost(_PROGRESSIVE, len(data)))
+
+
+def _cost(factor: float, pixels: int) -> float:
+    """Nothing of what is refused for its header alone, whatever that says."""
+    return factor * pixels / MEGAPIXEL if pixels <= MAX_PIXELS else 0.0
 
 
 def _number(data: bytes) -> int:

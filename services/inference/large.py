@@ -61,7 +61,7 @@ class LargePictures:
             yield
         finally:
             self._waiting -= Counter([project])  # which keeps no zeros
-            self._cost -= cost
+            self._cost = self._cost - cost if self._waiting else 0.0  # sums of fractions drift
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

@@ -7,7 +7,7 @@ from typing import TypeVar
 import structlog
 
 from handful.errors import HandfulError, Internal
-from services.shared.deadlines import within
+from services.shared.deadlines import left, within
 from services.shared.statuses import as_error
 
 log = structlog.get_logger()
@@ -16,6 +16,8 @@ log = structlog.get_logger()
 AT_ONCE = 8
 # As a call of its own would end.
 CEILING_SECONDS = 30.0
+# Kept of the call's time, so that what was answered until then is still sent.
+RESERVE_SECONDS = 0.5
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
@@ -28,7 +30,7 @@ async def in_order(questions: Sequence[Question], ask: Ask[Question, Answer]) ->
 
     async def one(question: Question) -> Answer | HandfulError:
         async with places:
-            return await answered(question, ask)
+            return await _patiently(question, ask)
 
     return await asyncio.gather(*map(one, questions))
 
@@ -58,6 +60,18 @@ async def as_they_come(
         raise broken
 
 
+async def _patiently(question: Question, ask: Ask[Question, Answer]) -> Answer | HandfulError:
+    """As a channel asks: again after the pause that the refusal names, while there is time. Whoever waits for the whole
+    call has nothing else to do, and others of the very call may be what was in the way.
+    """
+    while True:
+        answer = await answered(question, ask)
+        pause = int(answer.facts.get("pushback_ms", -1)) / 1e3 if isinstance(answer, HandfulError) else -1
+        if pause < 0 or pause >= left() - RESERVE_SECONDS:
+            return answer
+        await asyncio.sleep(pause)
+
+
 def _next(questions: AsyncIterator[Question]) -> "asyncio.Task[Question | None]":
     return asyncio.ensure_future(anext(questions, None))
 
@@ -73,7 +87,7 @@ def _read(reading: "asyncio.Task[Question | None]") -> tuple[Question | None, Ha
 async def answered(question: Question, ask: Ask[Question, Answer]) -> Answer | HandfulError:
     """The answer, or why there is none."""
     try:
-        async with within(CEILING_SECONDS):
+        async with within(min(CEILING_SECONDS, max(0.0, left() - RESERVE_SECONDS))):
             return await ask(question)
     except Exception as problem:  # the other questions of the call have nothing to do with it
         error = as_error(problem)

@@ -89,7 +89,8 @@ def _runtimes(loader: Loader, chooser: Chooser) -> Iterator[Metric]:
     serves = GaugeMetricFamily("handful_inference_runtime", told, labels=labels)
     told = "Processor time for each picture, as it was measured, at so many at once."
     measured = GaugeMetricFamily("handful_inference_runtime_milliseconds", told, labels=labels)
-    for one in loader.backbones()[-MAX_GRAPHS:]:
+    graphs = {one.graph_sha256: one for one in loader.backbones()}  # two projects may have the same, each for itself
+    for one in list(graphs.values())[-MAX_GRAPHS:]:
         serves.add_metric([one.graph_sha256, one.runtime, str(one.cap)], 1)
         for runtime, size, milliseconds in chooser.measured(one.graph_sha256):
             measured.add_metric([one.graph_sha256, runtime, str(size)], milliseconds)

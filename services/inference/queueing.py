@@ -114,8 +114,13 @@ class Queue:
         with self._changed:
             line = self.line(waiting[0].model)
             wait, left = self.wait(line), waiting[0].end - time.monotonic()
-            if not self._has_room(line, waiting) or wait > min(left, MAX_WAIT_SECONDS):
-                raise overloaded(f"{len(line.waiting)} pictures of the project wait already.", wait, left)
+            if not self._has_room(line, waiting):
+                kin = self._kin(line)
+                served = sum(each.seconds for each in kin) / self._num_threads / max(1, len(kin))
+                count = sum(len(each.waiting) for each in kin)
+                raise overloaded(f"{count} files wait already.", max(wait, served), left)
+            if wait > min(left, MAX_WAIT_SECONDS):
+                raise overloaded(f"{len(line.waiting)} files of the project wait already.", wait, left)
             self._enter(line, waiting)
             self._changed.notify(len(waiting))
 
@@ -149,15 +154,16 @@ class Queue:
                 self._shared_at = time.monotonic()
             return batch
 
-    def done(self, batch: Batch, seconds: float) -> None:
-        """A batch took so long."""
+    def done(self, batch: Batch, seconds: float, computed: int) -> None:
+        """A batch took so long, and so many of it were computed: the others were no pictures, or too late."""
         with self._changed:
-            self._passes[len(batch.waiting)] += 1
-            body, each = batch.waiting[0].body, seconds / len(batch.waiting)
             for one in batch.waiting:
-                self._charge(one, each - one.seconds)
-            usual = self._seconds.get(body, FIRST_GUESS_SECONDS)
-            self._seconds[body] = usual + _SMOOTHING * (each - usual)
+                self._charge(one, seconds / len(batch.waiting) - one.seconds)
+            if computed:
+                self._passes[computed] += 1
+                body = batch.waiting[0].body
+                usual = self._seconds.get(body, FIRST_GUESS_SECONDS)
+                self._seconds[body] = usual + _SMOOTHING * (seconds / computed - usual)
             self._num_private -= batch.line.private
             self._changed.notify()
 
@@ -191,7 +197,12 @@ class Queue:
         """Seconds until who comes next is served, while all who wait go on asking."""
         weights = SHARED_WEIGHT * any(not each.private for each in {line, *self._busy})
         weights += any(each.private for each in {line, *self._busy})
-        return line.seconds / self._num_threads * weights / self._weight(line)
+        turns = weights / self._weight(line)
+        if line.waiting:
+            return line.seconds * turns / self._num_threads
+        # A line that was empty is served after one of each of the others.
+        usual = sum(each.seconds for each in self._busy) / max(1, sum(len(each.waiting) for each in self._busy))
+        return usual * (turns - 1) / self._num_threads
 
     def _enter(self, line: Line, waiting: Sequence[Waiting]) -> None:
         if not line.waiting:  # who used nothing for long has no claim on all of the time to come
@@ -213,8 +224,12 @@ class Queue:
         if not self._busy:
             self._now = self._most
 
+    def _kin(self, line: Line) -> list[Line]:
+        """The lines in which someone waits for the same places."""
+        return [each for each in self._busy if each.private == line.private]
+
     def _has_room(self, line: Line, waiting: Sequence[Waiting]) -> bool:
-        kin = [each for each in self._busy if each.private == line.private]
+        kin = self._kin(line)
         places, num_bytes = Counter[str](), Counter[str]()
         for each in kin:
             num_bytes[each.project] += each.num_bytes
@@ -225,7 +240,8 @@ class Queue:
             line.crowded_at = time.monotonic()
         if kin and not has_room(num_bytes, line.project, more, MAX_QUEUED_BYTES):
             return False
-        return has_room(places, line.project, len(waiting), limit)
+        # Where a project has nothing yet, its batch is let in as one picture is: shares may be smaller than batches.
+        return has_room(places, line.project, len(waiting) if line.waiting else 1, limit)
 
     def _limit(self, line: Line) -> int:
         """How many may wait. Half of it while callers find it full: a queue that is always full makes all wait longer
@@ -246,7 +262,7 @@ class Queue:
         """Those of the line that wait for a backbone, the oldest first, and those of other projects. The very one:
         where it was replaced meanwhile, the old one answers whom it was promised to.
         """
-        others = sorted((each for each in self._busy if each.private == line.private), key=lambda each: each.used)
+        others = sorted(self._kin(line), key=lambda each: each.used)
         for each in (line, *(one for one in others if one is not line)):
             yield from (one for one in each.waiting if one.body is body)
 

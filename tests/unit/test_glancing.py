@@ -70,3 +70,10 @@ def test_a_header_without_end_is_not_read_on(segment: bytes) -> None:
     look = glance(data)
     assert time.thread_time() - began < MAX_SEGMENTS * 1e-4
     assert look.is_large
+
+
+def test_a_size_that_is_refused_for_its_header_costs_nothing() -> None:
+    """Nobody is refused for what a few bytes claim: they are decoded apart, which ends at once."""
+    claims = b"\x89PNG\r\n\x1a\n" + bytes([0, 0, 0, 13]) + b"IHDR" + b"\xff" * 8 + bytes(9)
+    look = glance(claims)
+    assert (look.pixels, look.cost, look.is_large) == ((2**32 - 1) ** 2, 0, True)

@@ -75,7 +75,7 @@ def serve(queue: Queue, rounds: int, seconds: Callable[[Batch], float], *models:
         body = batch.waiting[0].model.backbone.backbone
         took = seconds(batch)
         used[body] += took
-        queue.done(batch, took)
+        queue.done(batch, took, len(batch.waiting))
         for one in batch.waiting:
             queue.put([waiting(one.model)])
     return used
@@ -107,7 +107,7 @@ async def test_who_was_away_has_no_claim_on_what_was_used_meanwhile(shared: Mode
     for _ in range(LENGTH // CAP + 2):
         batch = taken(queue)
         turns.append(batch.line.private)
-        queue.done(batch, 0.01 * len(batch.waiting))
+        queue.done(batch, 0.01 * len(batch.waiting), len(batch.waiting))
     assert set(turns) == {True, False}
     assert 1 <= sum(turns) <= 3
 
@@ -140,7 +140,7 @@ async def test_who_is_refused_is_told_how_long_the_others_wait(shared: Model, nu
     while ahead:
         batch = taken(queue)
         took = len(batch.waiting) * FIRST_GUESS_SECONDS
-        queue.done(batch, took)
+        queue.done(batch, took, len(batch.waiting))
         spent += took
         if batch.waiting[0].model is models[-1]:
             ahead -= len(batch.waiting)
@@ -157,14 +157,14 @@ async def test_while_callers_are_refused_half_as_many_wait(shared: Model) -> Non
     refused(queue, shared)
     while len(queue.line(shared).waiting) >= LENGTH // 2:
         refused(queue, shared)
-        queue.done(taken(queue), 0.01)
+        queue.done(taken(queue), 0.01, 1)
     fill(queue, shared, LENGTH // 2 - len(queue.line(shared).waiting))
     refused(queue, shared)
     while queue.line(shared).waiting:
-        queue.done(taken(queue), 0.01)
+        queue.done(taken(queue), 0.01, 1)
     queue.put([waiting(shared) for _ in range(LENGTH)])
     refused(queue, shared)
-    queue.done(taken(queue), 0.01)
+    queue.done(taken(queue), 0.01, 1)
     await asyncio.sleep(1.1 * CROWDED_SECONDS)
     fill(queue, shared, LENGTH - len(queue.line(shared).waiting))
 
@@ -178,7 +178,7 @@ async def test_a_thread_is_kept_for_shared_work_while_there_is_some(shared: Mode
     """Of two threads one alone takes private work just after there was shared work; a second later both may."""
     queue, own = Queue(2, LENGTH), private(shared)
     fill(queue, shared, 1)
-    queue.done(taken(queue), 0.01)
+    queue.done(taken(queue), 0.01, 1)
     fill(queue, own, 3 * CAP)
     first = taken(queue)
     assert first.line.private
@@ -197,7 +197,7 @@ async def test_one_thread_serves_private_work_too(shared: Model) -> None:
     """Where there is one thread, none is kept."""
     queue, own = Queue(1, LENGTH), private(shared)
     fill(queue, shared, 1)
-    queue.done(taken(queue), 0.01)
+    queue.done(taken(queue), 0.01, 1)
     fill(queue, own, 1)
     assert taken(queue).line.private
 
@@ -223,7 +223,7 @@ async def test_projects_share_time_and_passes(shared: Model) -> None:
     got, mixed = Counter[str](), 0
     for _ in range(300):
         batch = taken(queue)
-        queue.done(batch, 0.01 * len(batch.waiting))
+        queue.done(batch, 0.01 * len(batch.waiting), len(batch.waiting))
         got.update(one.model.project for one in batch.waiting)
         mixed += len({one.model.project for one in batch.waiting}) > 1
         for one in batch.waiting:
@@ -277,7 +277,7 @@ async def test_who_would_be_answered_too_late_is_refused_at_once(shared: Model) 
     assert caught.value.facts["pushback_ms"] == "-1"
     queue.put([waiting(shared, left=expected + 0.02)])
     for _ in range(3):  # it turns out that a picture takes a minute
-        queue.done(taken(queue), 60 * CAP)
+        queue.done(taken(queue), 60 * CAP, CAP)
     fill(queue, shared, 1)
     with pytest.raises(ResourceExhausted) as caught:
         fill(queue, shared, LENGTH)
@@ -292,6 +292,44 @@ async def test_lines_of_projects_that_went_away_are_forgotten(shared: Model) -> 
         model = of_project(shared, f"p{number}")
         fill(queue, model, 1)
         lines.add(queue.line(model))
-        queue.done(taken(queue), FIRST_GUESS_SECONDS)
+        queue.done(taken(queue), FIRST_GUESS_SECONDS, 1)
     gc.collect()
     assert len(lines) < 20
+
+
+async def test_who_has_nothing_yet_is_told_how_long_the_others_wait(shared: Model) -> None:
+    """Among many projects that each ask for a little a newcomer waits for a turn of each; one that is refused for want
+    of room is told a pause, not a millisecond; and there is room for no more projects than places.
+    """
+    queue = Queue(1, LENGTH)
+    for number in range(LENGTH):
+        fill(queue, of_project(shared, f"p{number}"), 1)
+    new = of_project(shared, "new")
+    assert queue.wait(queue.line(new)) == pytest.approx(LENGTH * FIRST_GUESS_SECONDS)
+    with pytest.raises(ResourceExhausted, match=f"{LENGTH} files wait already") as caught:
+        queue.put([waiting(new)])
+    assert int(caught.value.facts["pushback_ms"]) >= 1e3 * FIRST_GUESS_SECONDS
+    with pytest.raises(ResourceExhausted):
+        queue.put([waiting(new, left=LENGTH * FIRST_GUESS_SECONDS / 2)])
+
+
+async def test_a_batch_larger_than_a_share_is_let_in_where_its_project_has_nothing(shared: Model) -> None:
+    """As one picture would be: two others who keep the queue full do not shut batches out."""
+    queue = Queue(1, LENGTH)
+    for name in ("a", "b"):
+        fill(queue, of_project(shared, name), LENGTH // 2)
+    batch, another = ([waiting(of_project(shared, "c")) for _ in range(LENGTH // 2)] for _ in range(2))
+    queue.put(batch)
+    with pytest.raises(ResourceExhausted):
+        queue.put(another)
+
+
+async def test_what_was_no_picture_says_nothing_of_how_long_pictures_take(shared: Model) -> None:
+    """Passes in which nothing was computed are none, and leave the estimate alone."""
+    queue = Queue(1, LENGTH)
+    for _ in range(50):
+        fill(queue, shared, 1)
+        queue.done(taken(queue), 1e-6, 0)
+    fill(queue, shared, 1)
+    assert queue.passes() == {}
+    assert queue.wait(queue.line(shared)) == pytest.approx(FIRST_GUESS_SECONDS)
