@@ -50,6 +50,8 @@ def resolve(asked: Recipe, default_architecture: str) -> Recipe:
         problems += _precision_problems(recipe)
     else:  # earlier releases know no such field, and need none
         recipe.ClearField("backbone_precision")
+    if not recipe.challenger_epochs:  # the same
+        recipe.ClearField("challenger_epochs")
     if row is not None and row.network.library == ULTRALYTICS:
         problems += _yolo_problems(asked, recipe)
     if preset.name == FINE_TUNE and not problems:

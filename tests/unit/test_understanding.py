@@ -32,6 +32,8 @@ OF_EVERY_CLAIM = {
 }
 # What is not written down, since releases before there was anything else did just that.
 _UNWRITTEN = {"backbone_precision": "FLOAT32"}
+# Fields of which none is not written down either.
+_COUNTED = ("views", "challenger_epochs")
 _CHOICES = [
     (preset, field, choice)
     for preset in PRESETS.values()
@@ -50,7 +52,7 @@ def knows(*unknown: str) -> Capabilities:
 def test_what_a_worker_does_not_know_it_is_not_given(preset: Preset, field: Field, choice: str) -> None:
     """For every field of every preset, and every choice: a worker that knows all else is not given a run with it."""
     asked = {"preset": preset.name, field.name: choice or field.default}
-    if field.name == "views":  # none of them ask nothing of a worker
+    if field.name in _COUNTED:  # none of them ask nothing of a worker
         asked[field.name] = field.maximum
     if field.needs is not None:
         asked[field.needs.field] = field.needs.values[0]
@@ -61,6 +63,16 @@ def test_what_a_worker_does_not_know_it_is_not_given(preset: Preset, field: Fiel
     assert suits(resolved, knows(), continued=False)
     assert not suits(resolved, knows(feature), continued=False)
     assert feature in waits_for(resolved, [knows(feature)], continued=False)
+
+
+@pytest.mark.parametrize(("preset", "field"), [("fast", "views"), ("quality", "challenger_epochs")])
+@pytest.mark.parametrize("said", [False, True])
+def test_none_of_what_is_new_asks_nothing_of_a_worker(preset: str, field: str, *, said: bool) -> None:
+    """Workers of releases without views or challengers train what has none of them."""
+    asked = {"preset": preset, **({field: 0} if said else {})}
+    resolved = resolve(recipe(asked), DEFAULT_ARCHITECTURE)
+    assert f"{preset}.{field}" not in needed(resolved, continued=False)
+    assert suits(resolved, knows(f"{preset}.{field}"), continued=False)
 
 
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, *SOUND_ARCHITECTURES])
