@@ -30,6 +30,7 @@ from services.trainer.architectures import ARCHITECTURES
 from services.trainer.exports import archive, building, card, contents
 from services.trainer.exports.bundle import Bundle, Unreadable
 from services.trainer.exports.formats import DEFAULT, FORMATS
+from services.trainer.exports.integers import views
 from services.trainer.exports.merging import merge
 from services.trainer.worker.pretrained import offered
 from tests import whole_bundles
@@ -346,6 +347,17 @@ def test_a_network_may_not_suit_a_format(wanted: str) -> None:
         building.make(bundle, FORMATS[wanted])
     assert caught.value.reason == "FORMAT_UNSUITABLE"
     assert str(caught.value).endswith(f"the format {FORMATS[wanted].title} does not know.")
+
+
+@pytest.mark.parametrize("side", [224, 299])
+def test_views_are_as_large_as_the_picture(side: int) -> None:
+    """Its middle too, where a side is not four quarters, as inception_v3's: two of each row and column from there."""
+    pixels = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
+    seen = [view["pixels"] for view in views({"pixels": pixels})]
+    assert len({view.tobytes() for view in seen}) == 7
+    assert {(view.shape, view.dtype) for view in seen} == {((1, side, side, 3), np.dtype(np.uint8))}
+    part = slice(side // 4, side // 4 + (side + 1) // 2)
+    np.testing.assert_array_equal(seen[-1][:, ::2, ::2], pixels[:, part, part])
 
 
 def test_a_server_without_its_library_says_so() -> None:

@@ -26,18 +26,21 @@ def to_integers(bundle: Bundle, graph: bytes) -> bytes:
     first = next((place for place, node in enumerate(model.graph.node) if node.op_type == "Conv"), 0)
     before = [node.name for node in model.graph.node[:first]]
     inputs = golden.Golden.from_bytes(bundle.files[golden.FILE], bundle.model.backbone).inputs
-    shown = iter(inputs) if bundle.of_sounds else (view for one in inputs for view in _views(one))
+    shown = iter(inputs) if bundle.of_sounds else (view for one in inputs for view in views(one))
     made = quantizing.statically(model, shown, _OPERATORS, nodes_to_exclude=before)
     data: bytes = made.SerializeToString(deterministic=True)
     return data
 
 
-def _views(picture: Inputs) -> Iterator[Inputs]:
-    """The picture, mirrored, darker, brighter, with more contrast, upside down, and its middle twice as large."""
+def views(picture: Inputs) -> Iterator[Inputs]:
+    """The picture, uint8[1, side, side, 3], mirrored, darker, brighter, with more contrast, upside down, and its middle
+    twice as large; all as large as it is.
+    """
     (pixels,) = picture.values()
     levels = pixels.astype(np.float32)
-    quarter = pixels.shape[1] // 4
-    middle = levels[:, quarter:-quarter, quarter:-quarter].repeat(2, 1).repeat(2, 2)
+    side = pixels.shape[1]
+    at = side // 4 + np.arange(side) // 2
+    middle = levels[:, at][:, :, at]
     seen = (levels, levels[:, :, ::-1], levels * 0.6, levels * 1.4, levels * 1.5 - 64, levels[:, ::-1], middle)
     for view in seen:
         yield dict.fromkeys(picture, np.ascontiguousarray(view.clip(0, 255).astype(np.uint8)))
