@@ -70,6 +70,12 @@ def test_node_answers_as_stored(folder: Path) -> None:
     right(json.loads(node("predict.mjs", "--self-test", cwd=folder)))
 
 
+def test_node_18_answers_as_stored(folder: Path, tmp_path: Path) -> None:
+    """It has no `crypto` that every module sees."""
+    (tmp_path / "as_18.cjs").write_text("delete globalThis.crypto;")
+    right(json.loads(node("--require", tmp_path / "as_18.cjs", "predict.mjs", "--self-test", cwd=folder)))
+
+
 def test_what_is_not_the_runtime_is_not_run(folder: Path, tmp_path: Path) -> None:
     """A changed file of ONNX Runtime is refused by its hash."""
     shutil.copytree(folder, tmp_path / "changed")

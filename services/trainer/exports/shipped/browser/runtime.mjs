@@ -1,6 +1,9 @@
 // ONNX Runtime for browsers and Node: from `vendor/` where its files lie there, else from jsDelivr. Either must have the
 // hashes that runtime.json says, or it is not run.
 
+// Node 18 has it in a module alone.
+const { subtle } = globalThis.crypto ?? (await import("node:crypto")).webcrypto;
+
 export async function runtime(read) {
   const { base, script, wasm } = JSON.parse(new TextDecoder().decode(await read("runtime.json")));
   const found = await Promise.all([script, wasm].map((one) => checked(read, base, one)));
@@ -18,7 +21,7 @@ async function checked(read, base, { name, sha256 }) {
     if (!answer.ok) throw new Error(`${base}${name} answers ${answer.status}`);
     return new Uint8Array(await answer.arrayBuffer());
   });
-  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  const digest = new Uint8Array(await subtle.digest("SHA-256", bytes));
   if (Array.from(digest, (one) => one.toString(16).padStart(2, "0")).join("") !== sha256) {
     throw new Error(`${name} is not the file that was asked for`);
   }
