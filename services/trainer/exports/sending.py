@@ -4,9 +4,9 @@ file is gone in the end.
 
 import asyncio
 import os
+import tempfile
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from handful.errors import FailedPrecondition, ResourceExhausted
@@ -43,7 +43,9 @@ class Exports:
             raise ResourceExhausted(f"{MAX_STREAMS} exports are under way. Try again later.", reason="TOO_MANY_STREAMS")
         self._streams += 1
         try:
-            with TemporaryDirectory(prefix=f"handful-export-{os.getpid()}-") as folder:
+            # A process that is being ended may still write there.
+            prefix = f"handful-export-{os.getpid()}-"
+            with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
                 path = Path(folder) / "export.zip"
                 yield _message(version, await self._make(version, wanted, path))
                 with path.open("rb") as file:
@@ -78,4 +80,9 @@ def _message(version: ModelVersionRecord, made: "Export") -> ExportModelVersionR
 def _fetch(store: ObjectStore, project: str, manifest_sha256: str, wanted: str, path: Path) -> "Export":
     from services.trainer.exports.building import fetch  # numpy, onnx and ONNX Runtime, in the process that runs it
 
-    return fetch(store, project, manifest_sha256, wanted, path)
+    # What it writes on the way goes with the folder, however this process ends.
+    before, tempfile.tempdir = tempfile.tempdir, str(path.parent)
+    try:
+        return fetch(store, project, manifest_sha256, wanted, path)
+    finally:
+        tempfile.tempdir = before
