@@ -71,7 +71,7 @@ def make(bundle: Bundle, wanted: Format) -> tuple[dict[str, bytes], Nearness]:
         measured = _near(tried, wanted, files)
         _check(wanted, measured)
         return {**files, **card.write(bundle, wanted, measured, list(files))}, measured
-    except (HandfulError, MemoryError):
+    except (HandfulError, MemoryError, OSError):
         raise
     except Exception as problem:
         raise Unreadable("this bundle") from problem  # what its bytes make numpy, onnx and the others raise
@@ -110,7 +110,7 @@ def _of_onnx(graph: bytes) -> Callable[[Inputs], Floats]:
     session = runtime.session(graph)
 
     def answer(inputs: Inputs) -> Floats:
-        probabilities: Floats = session.run(["probabilities"], inputs)[0]
+        probabilities: Floats = runtime.run(session, ["probabilities"], inputs)[0]
         return probabilities
 
     return answer

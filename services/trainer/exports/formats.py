@@ -50,10 +50,12 @@ class Format:
 
     @contextmanager
     def suits(self) -> Iterator[None]:
-        """FailedPrecondition FORMAT_UNSUITABLE for whatever its libraries raise of a network."""
+        """FailedPrecondition FORMAT_UNSUITABLE for whatever its libraries raise of a network. Want of memory and of
+        room on disk goes through.
+        """
         try:
             yield
-        except (HandfulError, MemoryError):
+        except (HandfulError, MemoryError, OSError):
             raise
         except Exception as problem:
             message = f"This model's network has parts that the format {self.title} does not know."
