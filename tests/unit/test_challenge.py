@@ -12,6 +12,7 @@ from handful.errors import InvalidArgument
 from handful.v1.bundle_pb2 import Challenge, CrossValidation, ModelManifest, MoreExamples, Recipe
 from services.shared.objects import StoreUnavailable
 from services.trainer.architectures import DEFAULT_ARCHITECTURE
+from services.trainer.intervals import effective
 from services.trainer.recipes import resolve
 from services.trainer.worker import challenge, linear_probe
 from services.trainer.worker.cross_validation import Folds, OutOfFold
@@ -54,8 +55,22 @@ def test_figures_are_those_of_choosing_without_what_is_asked() -> None:
     dealt = folds(5)
     clear = challenge.honest(champion(20, 5), champion(20, 5), challenger(40), LABELS, ALONE, dealt)
     assert clear.right(LABELS).mean() == 1
+    assert clear.repeats == 1
     same = challenge.honest(champion(36, 5), champion(36, 5), challenger(37), LABELS, ALONE, dealt)
     np.testing.assert_array_equal(same.logits, champion(36, 5).logits)
+
+
+@pytest.mark.parametrize("times", [1, 6, 8], ids=lambda times: f"{40 * times}")
+def test_what_was_answered_once_is_worth_one_repeat(times: int) -> None:
+    """A challenger's networks are fine-tuned once for each fold, however many times heads are fitted; nor would fewer
+    examples have had more of it.
+    """
+    labels, alone = np.tile(LABELS, times), np.arange(40 * times)
+    dealt = Folds.drawn(labels, [f"{place:03}" for place in alone], 2, 0)
+    bad = np.tile(champion(20).logits[0], (times, 1))
+    measured = OutOfFold(5, np.repeat(bad[None], len(dealt.of_row), axis=0))
+    clear = challenge.honest(measured, measured, np.tile(challenger(40), (times, 1)), labels, alone, dealt)
+    assert clear.worth(len(labels)) == effective(len(labels), 5, 1) < measured.worth(len(labels))
 
 
 def test_a_lucky_challenger_does_not_look_lucky() -> None:

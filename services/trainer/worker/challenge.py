@@ -116,13 +116,14 @@ def honest(
     champion: OutOfFold, measured: OutOfFold, challenger: Floats, labels: Labels, groups: Labels, folds: Folds
 ) -> OutOfFold:
     """What is answered where each fold is answered by whoever the answers to the others choose: the challenger, or the
-    champion as it was `measured`.
+    champion as it was `measured`. The challenger has answered once, so where it is chosen there is one repeat.
     """
-    logits = measured.logits.copy()
+    logits, chosen = measured.logits.copy(), False
     for repeat, held_out in folds.held_out():
         if won(champion, challenger, labels, groups, ~held_out):
             logits[repeat, held_out] = challenger[held_out]
-    return OutOfFold(measured.folds, logits)
+            chosen = True
+    return OutOfFold(measured.folds, logits[:1], most_repeats=1) if chosen else measured
 
 
 def told(work: Work, champion: OutOfFold, challenger: Floats, labels: Labels, groups: Labels) -> Challenge:

@@ -3,7 +3,7 @@ fitted on. It knows rows, labels and groups; neither runs nor bundles.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -30,10 +30,13 @@ REPEATED_EXAMPLES = 600
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """What a head answered to every row while it was fitted on others: logits float32[repeats, n, classes]."""
+    """What a head answered to every row while it was fitted on others: logits float32[repeats, n, classes]. So many
+    repeats are answered at most, however few the examples.
+    """
 
     folds: int
     logits: Floats
+    most_repeats: int = REPEATS
 
     @property
     def repeats(self) -> int:
@@ -45,7 +48,7 @@ class OutOfFold:
         it does not take away what the 300 say.
         """
         num_examples = self.logits.shape[1]
-        most = {REPEATED_EXAMPLES // repeats: repeats for repeats in range(self.repeats + 1, REPEATS + 1)}
+        most = {REPEATED_EXAMPLES // repeats: repeats for repeats in range(self.repeats + 1, self.most_repeats + 1)}
         sizes = {size: repeats for size, repeats in most.items() if size < num_examples} | {num_examples: self.repeats}
         share = num_independent / num_examples
         return max(effective(share * size, self.folds, repeats) for size, repeats in sizes.items())
@@ -63,7 +66,7 @@ class OutOfFold:
 
     def divided(self, temperature: float) -> "OutOfFold":
         """The same answers with their logits divided."""
-        return OutOfFold(self.folds, self.logits / np.float32(temperature))
+        return replace(self, logits=self.logits / np.float32(temperature))
 
     @property
     def probabilities(self) -> Floats:
