@@ -32,8 +32,7 @@ Kind = TypeVar("Kind", bound=Work)
 class _Unkept(Work):
     """Gradient training in a run whose preset keeps no checkpoints: whoever takes it up begins anew."""
 
-    def checkpoint(self, epoch: int, data: bytes, sha256: str) -> None:
-        """Nothing is kept."""
+    keeps_checkpoints = False
 
 
 @dataclass
@@ -88,8 +87,9 @@ def _answers(
         rehearsal = _like(_Rehearsal, work, recipe)
         rehearsal.fold, rehearsal.folds = fold, folds.folds
         parts = [tuple(examples.train[place] for place in np.flatnonzero(one)) for one in (~held_out, held_out)]
-        fitted = fine_tuning.fit(rehearsal, replace(examples, train=parts[0], val=parts[1]))
-        logits[held_out] = np.log(np.maximum(fitted.val_probabilities, np.finfo(np.float32).tiny))
+        # The network is not held while the next is trained.
+        probabilities = fine_tuning.fit(rehearsal, replace(examples, train=parts[0], val=parts[1])).val_probabilities
+        logits[held_out] = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
     return logits
 
 

@@ -99,7 +99,8 @@ def fit(work: Work, examples: Examples) -> Fitted:
             },
         )
         stopping.look(last, metrics.get("val/loss"), network)
-        save(work, training, examples.labels, last)
+        if work.keeps_checkpoints:
+            save(work, training, examples.labels, last)
     if stopping.patience:
         _say_which_epoch(work, stopping, last)
         stopping.restore(network)

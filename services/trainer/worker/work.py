@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from threading import Thread
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
@@ -49,6 +49,8 @@ class NoExamples(Exception):
 @dataclass
 class Work:
     """One attempt at one run."""
+
+    keeps_checkpoints: ClassVar[bool] = True
 
     claim: Claim
     store: ObjectStore
