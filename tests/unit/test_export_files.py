@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import resource
 import shutil
 import stat
 import subprocess
@@ -347,6 +348,17 @@ def test_a_network_may_not_suit_a_format(wanted: str) -> None:
         building.make(bundle, FORMATS[wanted])
     assert caught.value.reason == "FORMAT_UNSUITABLE"
     assert str(caught.value).endswith(f"the format {FORMATS[wanted].title} does not know.")
+
+
+def test_want_of_room_is_no_fault_of_the_network(parts: Parts) -> None:
+    """What is written on the way to integers meets a limit, as on a full disk, and is told as what it is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            building.make(parts.bundle, FORMATS["onnx-int8"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("side", [224, 299])
