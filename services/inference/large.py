@@ -39,7 +39,7 @@ class LargePictures:
         those who do would take longer than there is time.
         """
         wait, left = self._cost * self._seconds, deadlines.left()
-        if not has_room(self._waiting, model.project, 1, MAX_WAITING) or wait > left:
+        if not has_room(self._waiting, model.project, 1, MAX_WAITING) or 0 < left < wait:
             raise overloaded(f"{self._waiting.total()} large pictures wait already; send smaller ones.", wait, left)
         with self._counted(model.project, look.cost):
             # One whose caller goes away before its turn is never decoded.

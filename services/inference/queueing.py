@@ -119,7 +119,8 @@ class Queue:
                 served = sum(each.seconds for each in kin) / self._num_threads / max(1, len(kin))
                 count = sum(len(each.waiting) for each in kin)
                 raise overloaded(f"{count} files wait already.", max(wait, served), left)
-            if wait > min(left, MAX_WAIT_SECONDS):
+            # Whose time is over already is ended by that, as anywhere else.
+            if 0 < left < wait or wait > MAX_WAIT_SECONDS:
                 raise overloaded(f"{len(line.waiting)} files of the project wait already.", wait, left)
             self._enter(line, waiting)
             self._changed.notify(len(waiting))

@@ -96,5 +96,5 @@ def test_a_grid_that_makes_no_sense_trains_nothing(stack: Stack, cli: Cli, meado
     assert "recipe.learning_rate (preset=fast learning_rate=0.1, and 1 more): preset fast has no" in refused.stderr
     assert "recipe.learning_rate (preset=baseline learning_rate=7): must be between 1e-08 and 1" in refused.stderr
     assert names(stack) == before
-    assert "no dataset projects/default/datasets/nothing" in cli("sweep", "nothing", "seed=1").stderr
+    assert "no dataset nothing in projects/default" in cli("sweep", "nothing", "seed=1").stderr
     assert "--model: each dataset has a model of its own" in cli("sweep", meadow, "b", "--model", "m").stderr

@@ -122,7 +122,8 @@ async def test_data_that_is_not_there_is_refused(
     for name in [*missing, foreign]:
         error = await refusal(create(trainer_service, name))
         assert isinstance(error, NotFound), name
-        assert name in error.message
+        _, project, _, dataset, *_ = name.split("/")
+        assert {project, dataset} <= set(re.split(r"[^a-z]+", error.message)), error.message
     empty = dataset_pb2.CreateDatasetRequest(parent=PROJECT, dataset_id="empty")
     await dataset_service.stub.CreateDataset(empty)
     error = await refusal(create(trainer_service, f"{PROJECT}/datasets/empty"))
