@@ -329,12 +329,11 @@ def changed(**fields: Any) -> Callable[[bytes], Request]:
 
     def make(file: bytes) -> Request:
         request = asking(file)
-        shape = fields.pop("shape", None)
-        if shape is not None:
+        if "shape" in fields:
             request.inputs[0].ClearField("shape")
-            request.inputs[0].shape.extend(shape)
-        for key, value in fields.items():
-            setattr(request.inputs[0], key, value)
+            request.inputs[0].shape.extend(fields["shape"])
+        for key in fields.keys() - {"shape"}:
+            setattr(request.inputs[0], key, fields[key])
         return request
 
     return make

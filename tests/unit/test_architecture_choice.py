@@ -165,12 +165,14 @@ class Small:
 @contextmanager
 def killing(number: int, then: Callable[[], object] = lambda: None) -> Iterator[None]:
     """The first process that is started to build a graph dies of a signal."""
+    before = set(children())
 
     def kill() -> None:
         found: list[int] = []
 
         def look() -> bool:
-            found[:] = [pid for pid in children() if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+            new = set(children()) - before
+            found[:] = [pid for pid in new if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
             return bool(found)
 
         until(look, "a process builds a graph")
