@@ -40,6 +40,17 @@ _GRAPH = """
         features = ReduceMean<keepdims = 0>(feature_map, sides)
     }
 """
+# An operator that ONNX Runtime alone knows.
+ONLY_ONNXRUNTIME = """
+    <ir_version: 10, opset_import: ["" : 18, "com.microsoft" : 1]>
+    own (uint8[n,32,32,3] pixels) => (float[n,3] features) {
+        numbers = Cast<to = 1>(pixels)
+        sides = Constant<value = int64[2] {1, 2}>()
+        colour = ReduceMean<keepdims = 0>(numbers, sides)
+        places = Constant<value = float[3,3] {0.0, 0.0, 0.0, 9.0, 9.0, 9.0, 200.0, 0.0, 99.0}>()
+        features = com.microsoft.CDist<metric = "euclidean">(colour, places)
+    }
+"""
 
 
 class Gate(Backbone):

@@ -151,6 +151,7 @@ class Loader:
             raise cannot_run() from problem
         enough = known.first() if head.graph.sha256 in self._tried else known
         await asyncio.to_thread(_check, ref, head, enough, backbone.backbone)
+        log.info("golden inputs agree", model_version=ref.name, computed=len(enough.inputs), of=len(known.inputs))
         self._agreed.add(ref.manifest_sha256)
         self._tried.add(head.graph.sha256)
         self._backbones.measure(head.graph, known.inputs, partial(_check, ref, head, known))

@@ -22,7 +22,7 @@ from services.inference.runtimes import DEFAULT, RUNTIMES, Body
 from services.inference.runtimes.choosing import AUTO, Choice, Chooser, allowed, pick
 from services.inference.runtimes.measuring import MAX_RELATIVE_DIFFERENCE, measure
 from tests import real_bundles
-from tests.bundles import mean_colour, without_map
+from tests.bundles import ONLY_ONNXRUNTIME, mean_colour, without_map
 from tests.processes import children, until
 
 ROOT = Path(__file__).parents[2]
@@ -36,17 +36,6 @@ DICE = """
         colour = ReduceMean<keepdims = 0>(numbers, sides)
         noise = RandomUniformLike<low = 0.0, high = 100.0>(colour)
         features = Add(colour, noise)
-    }
-"""
-# An operator that ONNX Runtime alone knows.
-OWN = """
-    <ir_version: 10, opset_import: ["" : 18, "com.microsoft" : 1]>
-    own (uint8[n,32,32,3] pixels) => (float[n,3] features) {
-        numbers = Cast<to = 1>(pixels)
-        sides = Constant<value = int64[2] {1, 2}>()
-        colour = ReduceMean<keepdims = 0>(numbers, sides)
-        places = Constant<value = float[3,3] {0.0, 0.0, 0.0, 9.0, 9.0, 9.0, 200.0, 0.0, 99.0}>()
-        features = com.microsoft.CDist<metric = "euclidean">(colour, places)
     }
 """
 RUN = """
@@ -148,8 +137,8 @@ async def test_what_is_installed_is_measured(graph: bytes, pixels: Pixels) -> No
 
 @pytest.mark.parametrize(
     ("text", "names", "refused"),
-    [(DICE, (DEFAULT, "openvino"), {DEFAULT, "openvino"}), (OWN, (DEFAULT, "openvino"), {"openvino"}),
-     (OWN, ("openvino",), {"openvino"})],
+    [(DICE, (DEFAULT, "openvino"), {DEFAULT, "openvino"}), (ONLY_ONNXRUNTIME, (DEFAULT, "openvino"), {"openvino"}),
+     (ONLY_ONNXRUNTIME, ("openvino",), {"openvino"})],
     ids=["dice", "own", "named"],
 )  # fmt: skip
 async def test_what_disagrees_is_refused(text: str, names: Sequence[str], refused: set[str]) -> None:
@@ -160,7 +149,7 @@ async def test_what_disagrees_is_refused(text: str, names: Sequence[str], refuse
         choice = await Chooser(names, 4).choose("sha", drawn(text), small())
     assert {line["runtime"] for line in lines if line["event"] == "a runtime is refused"} == refused
     assert choice.runtime == DEFAULT
-    assert choice.cap == 1 or text == OWN
+    assert choice.cap == 1 or text == ONLY_ONNXRUNTIME
 
 
 async def test_what_dies_changes_nothing() -> None:

@@ -15,21 +15,10 @@ from services.inference.runtimes.choosing import Choice, Chooser
 from services.shared.objects import ObjectMissing
 from services.shared.objects.filesystem import FilesystemStore
 from services.shared.server import MEBIBYTE
-from tests.bundles import SIZE, mean_colour
+from tests.bundles import ONLY_ONNXRUNTIME, SIZE, mean_colour
 from tests.processes import until
 
 INPUTS = [{"pixels": np.full((1, SIZE, SIZE, 3), 40 * (place + 1), np.uint8)} for place in range(4)]
-# An operator that ONNX Runtime alone knows.
-ONLY_ONNXRUNTIME = """
-    <ir_version: 10, opset_import: ["" : 18, "com.microsoft" : 1]>
-    own (uint8[n,32,32,3] pixels) => (float[n,3] features) {
-        numbers = Cast<to = 1>(pixels)
-        sides = Constant<value = int64[2] {1, 2}>()
-        colour = ReduceMean<keepdims = 0>(numbers, sides)
-        places = Constant<value = float[3,3] {0.0, 0.0, 0.0, 9.0, 9.0, 9.0, 200.0, 0.0, 99.0}>()
-        features = com.microsoft.CDist<metric = "euclidean">(colour, places)
-    }
-"""
 needs_openvino = pytest.mark.skipif(RUNTIMES["openvino"].version is None, reason="openvino is not installed")
 
 

@@ -1,7 +1,8 @@
 """A store with copies of its objects in a folder of this machine, of which the oldest go when they become too many.
 
-For objects whose key says what they are: they are never replaced by others. Several processes may share the folder.
-It knows nothing of what the objects mean; who reads one checks it, as of any store.
+For objects whose key says what they are: they are never replaced by others, at most by longer ones that begin the same,
+of which a copy may be the shorter. Several processes may share the folder. It knows nothing of what the objects mean;
+who reads one checks it, as of any store.
 """
 
 import hashlib

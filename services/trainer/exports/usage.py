@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from handful.v1.bundle_pb2 import ModelManifest
 from services.trainer.exports.browser import SHIPPED
 
-_USE = """\
+_PYTHON = """\
 ## Use it
 
 Python 3.11 or newer.
@@ -14,33 +14,25 @@ Python 3.11 or newer.
 ```sh
 python3 -m venv .venv && . .venv/bin/activate
 pip install -r requirements.txt
-python predict.py some.jpg
+python predict.py {file}
 python predict.py --self-test
 ```
 
-The self-test asks the model about the pictures that came with it, and compares its answers with those it gave where it
-was made. From other languages: `{graph}` takes `pixels` uint8[n, {size}, {size}, 3], RGB, and gives `probabilities`,
+The self-test asks the model about the {files} that came with it, and compares its answers with those it gave where it
+was made.
+
+"""
+_PICTURES = """\
+From other languages: `{graph}` takes `pixels` uint8[n, {size}, {size}, 3], RGB, and gives `probabilities`,
 `logits` and `features`. Scaling and normalisation are in the graph; `preprocessing.json` says how a picture becomes
 pixels, and `images.py` does it.
 """
-_USE_SOUND = """\
-## Use it
-
-Python 3.11 or newer.
-
-```sh
-python3 -m venv .venv && . .venv/bin/activate
-pip install -r requirements.txt
-python predict.py some.wav
-python predict.py --self-test
-```
-
-The self-test asks the model about the sounds that came with it, and compares its answers with those it gave where it
-was made. `preprocessing.json` says how a piece of a sound becomes the inputs of `{graph}`, one for each spectrogram,
+_SOUNDS = """\
+`preprocessing.json` says how a piece of a sound becomes the inputs of `{graph}`, one for each spectrogram,
 and `sounds.py` does it; the graph gives `probabilities`, `logits` and `features` of that piece. A sound that is longer
 than {seconds:g} s is cut into pieces, and its answer is the mean of theirs.
 """
-_USE_BROWSER = """\
+_BROWSER = """\
 ## Use it
 
 Any web server will do, for a start Python's own; then open http://localhost:8000.
@@ -112,11 +104,13 @@ def use(model: ModelManifest, names: Iterable[str]) -> str:
     """How to run it, of an export with files of those names."""
     if "index.html" in names:
         web = json.loads((SHIPPED / "runtime.json").read_text())
-        return _USE_BROWSER.format(version=web["version"], script=web["script"]["name"], wasm=web["wasm"]["name"])
+        return _BROWSER.format(version=web["version"], script=web["script"]["name"], wasm=web["wasm"]["name"])
     graph = "model.onnx" if "model.onnx" in names else "model.xml"
     if model.backbone.HasField("sound_preprocessing"):
-        return _USE_SOUND.format(graph=graph, seconds=model.backbone.sound_preprocessing.piece_seconds)
-    return _USE.format(graph=graph, size=model.backbone.preprocessing.size)
+        sounds = _SOUNDS.format(graph=graph, seconds=model.backbone.sound_preprocessing.piece_seconds)
+        return _PYTHON.format(file="some.wav", files="sounds") + sounds
+    pictures = _PICTURES.format(graph=graph, size=model.backbone.preprocessing.size)
+    return _PYTHON.format(file="some.jpg", files="pictures") + pictures
 
 
 def files(names: Iterable[str]) -> list[tuple[str, str]]:

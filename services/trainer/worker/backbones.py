@@ -226,9 +226,7 @@ def _copied(store: ObjectStore, row: ArchitectureRow, backbone: Backbone) -> tup
 
 
 def _quantize(store: ObjectStore, known: Backbone, backbone: Backbone) -> tuple[Backbone, bytes]:
-    """The backbone in integers, made of a stored one. It is for a child, which reads the graph itself: one that ends
-    before it has read large arguments leaves whoever started it waiting.
-    """
+    """The backbone in integers, made of a stored one; it is for a child."""
     folder = f"backbones/{known.backbone_id}"
     graph = store.get(f"{folder}/{known.graph_sha256}.onnx", known.graph_sha256)
     state = store.get(f"{folder}/{known.weights_file_sha256}.safetensors", known.weights_file_sha256)

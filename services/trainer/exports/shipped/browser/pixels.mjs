@@ -1,5 +1,5 @@
-// From a decoded picture to what the network takes: what images.py and Pillow do where the model was trained, in the same
-// whole numbers. It knows neither files nor the network.
+// From a decoded picture to what the network takes: what images.py and Pillow do where the model was trained, in whole
+// numbers as there, but rows always first. It knows neither files nor the network.
 
 const PRECISION_BITS = 22; // of weights, as in Pillow
 const FILTERS = {
