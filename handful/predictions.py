@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from handful.calls import call
 from handful.channel import MEBIBYTE
@@ -20,13 +20,21 @@ from handful.v1.inference_pb2 import (
 )
 from handful.v1.inference_pb2_grpc import InferenceServiceStub
 
-File = Path | str | bytes
+
+class Stored(Protocol):
+    """What the services have already: an Example of a dataset, a WrongAnswer of an evaluation, a NearestExample."""
+
+    @property
+    def content_sha256(self) -> str: ...
+
+
+File = Path | str | bytes | Stored
 # What became of one of many: the answer, or why there is none.
 Answer = PredictResponse | HandfulError | OSError
 # As the service takes them.
 MAX_BYTES = 32 * MEBIBYTE
 # In one call of many, fewer than the service takes: all must be answered before the call's time is up.
-BATCH_FILES = {"image": 16, "sound": 4}
+BATCH_FILES = {"image": 16, "sound": 4, "content_sha256": 4}
 BATCH_BYTES = 16 * MEBIBYTE
 
 
@@ -60,19 +68,19 @@ def explain(stub: InferenceServiceStub, model: str, file: File, label: str) -> E
 
 @dataclass
 class _Batch:
-    """Pictures, or sounds, of one call."""
+    """Pictures, sounds, or what is stored, of one call."""
 
     kind: str = ""
-    files: list[bytes] = field(default_factory=list)
+    files: list[bytes | str] = field(default_factory=list)
 
-    def has_room(self, content: dict[str, bytes]) -> bool:
+    def has_room(self, content: dict[str, Any]) -> bool:
         ((kind, data),) = content.items()
         num_bytes = sum(map(len, self.files)) + len(data)
         return not self.files or (
             kind == self.kind and len(self.files) < BATCH_FILES[kind] and num_bytes <= BATCH_BYTES
         )
 
-    def add(self, content: dict[str, bytes]) -> None:
+    def add(self, content: dict[str, Any]) -> None:
         ((self.kind, data),) = content.items()
         self.files.append(data)
 
@@ -98,8 +106,10 @@ def _error(error: PredictError) -> HandfulError:
     return from_number(error.code, error.message, error.reason, facts)
 
 
-def _content(file: File) -> dict[str, bytes]:
-    """The field of a request that takes the file, and its bytes."""
+def _content(file: File) -> dict[str, Any]:
+    """The field of a request that takes the file, and its bytes; of what is stored, its hash."""
+    if not isinstance(file, Path | str | bytes):
+        return {"content_sha256": file.content_sha256}
     data = file if isinstance(file, bytes) else Path(file).read_bytes()
     field = "sound" if is_sound(data) else "image"
     if len(data) > MAX_BYTES:

@@ -20,6 +20,7 @@ from services.dataset.ingest import Decoders
 from services.dataset.servicer import DatasetServicer
 from services.dataset.uploads import Uploads
 from services.inference.batching import Batcher
+from services.inference.examples import Examples
 from services.inference.explanations.explaining import Explainer
 from services.inference.loading import Loader
 from services.inference.pointers import Pointers as InferencePointers
@@ -149,7 +150,8 @@ async def inference_stub(store: FilesystemStore) -> AsyncIterator[inference_pb2_
     explainer = Explainer()
     models = Models(InferencePointers(store), Loader(store, 256 * MEBIBYTE))
     server = Server(Limits(message_bytes=33 * MEBIBYTE, drain_seconds=0))
-    servicer = InferenceServicer(models, batcher, explainer, Streams(100, server.draining))
+    streams = Streams(100, server.draining)
+    servicer = InferenceServicer(models, Examples(store), batcher, explainer, streams)
     register = partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
     port = await server.start("127.0.0.1:0", {"handful.v1.InferenceService": register})
     options = [("grpc.max_send_message_length", -1)]

@@ -18,6 +18,7 @@ from handful.errors import from_rpc_error
 from handful.v1 import dataset_pb2_grpc, inference_pb2_grpc, model_pb2_grpc, trainer_pb2_grpc, worker_pb2_grpc
 from services.dataset.catalog import Catalog
 from services.inference.batching import Batcher
+from services.inference.examples import Examples
 from services.inference.explanations.explaining import Explainer
 from services.inference.loading import Loader
 from services.inference.oip.v2 import open_inference_pb2_grpc
@@ -139,7 +140,8 @@ async def serving(
     """An inference service with one thread, which follows its pointers."""
     batcher, explainer, pointers = Batcher(1, queue), Explainer(), InferencePointers(store)
     server = Server(Limits(drain_seconds=0))
-    servicer = InferenceServicer(Models(pointers, loader), batcher, explainer, Streams(100, server.draining))
+    models, streams = Models(pointers, loader), Streams(100, server.draining)
+    servicer = InferenceServicer(models, Examples(store), batcher, explainer, streams)
     register = partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
     port = await server.start("127.0.0.1:0", {"handful.v1.InferenceService": register})
     following = asyncio.create_task(pointers.follow())
@@ -159,7 +161,7 @@ async def open_inference(store: ObjectStore, queue: int = 64, loader: Loader | N
     models = Models(pointers, loader or Loader(store, 64 * MEBIBYTE))
     server = Server(Limits(message_bytes=33 * MEBIBYTE, drain_seconds=0, guards=GUARDS))
     streams = Streams(100, server.draining)
-    ours = InferenceServicer(models, batcher, explainer, streams)
+    ours = InferenceServicer(models, Examples(store), batcher, explainer, streams)
     oip = OipServicer(pointers, models, batcher, streams, server.draining)
     port = await server.start(
         "127.0.0.1:0",

@@ -29,6 +29,7 @@ class PredictRequest(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
     SOUND_FIELD_NUMBER: _builtins.int
+    CONTENT_SHA256_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model: `projects/{project}/models/{model}` (its alias `production`),
     `projects/{project}/models/{model}@{alias}` or `projects/{project}/models/{model}/versions/{number}`.
@@ -41,6 +42,10 @@ class PredictRequest(_message.Message):
     """The sound: a WAV, FLAC, OGG or MP3 file of at most 32 MiB, 120 seconds, and 12 million samples in all channels
     together; more is INVALID_ARGUMENT with reason SOUND_TOO_LONG. For a model of sounds only.
     """
+    content_sha256: _builtins.str
+    """In place of a file, an example of any dataset of the model's project: SHA-256 of its stored bytes, lower-case hex, as in
+    Example, WrongAnswer and NearestExample. NOT_FOUND where the project has none.
+    """
     def __init__(
         self,
         *,
@@ -48,10 +53,11 @@ class PredictRequest(_message.Message):
         image: _builtins.bytes = ...,
         top_k: _builtins.int = ...,
         sound: _builtins.bytes = ...,
+        content_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "model", b"model", "sound", b"sound", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_sha256", b"content_sha256", "image", b"image", "model", b"model", "sound", b"sound", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -128,6 +134,7 @@ class PredictBatchRequest(_message.Message):
     IMAGES_FIELD_NUMBER: _builtins.int
     SOUNDS_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
+    CONTENT_SHA256S_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """As PredictRequest.model. All of them are answered by the same version."""
     top_k: _builtins.int
@@ -140,6 +147,10 @@ class PredictBatchRequest(_message.Message):
     def sounds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Sounds, for a model of sounds: 1 to 64, at most 32 MiB together. Each is as PredictRequest.sound."""
 
+    @_builtins.property
+    def content_sha256s(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Examples, in place of files: 1 to 64. Each is as PredictRequest.content_sha256."""
+
     def __init__(
         self,
         *,
@@ -147,10 +158,11 @@ class PredictBatchRequest(_message.Message):
         images: _abc.Iterable[_builtins.bytes] | None = ...,
         sounds: _abc.Iterable[_builtins.bytes] | None = ...,
         top_k: _builtins.int = ...,
+        content_sha256s: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "model", b"model", "sounds", b"sounds", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_sha256s", b"content_sha256s", "images", b"images", "model", b"model", "sounds", b"sounds", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -388,6 +400,7 @@ class ExplainRequest(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     SOUND_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
+    CONTENT_SHA256_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """As PredictRequest.model."""
     image: _builtins.bytes
@@ -396,6 +409,8 @@ class ExplainRequest(_message.Message):
     """The sound, as PredictRequest.sound."""
     label: _builtins.str
     """The class that is asked about. Default: the one that Predict would name first."""
+    content_sha256: _builtins.str
+    """An example, as PredictRequest.content_sha256."""
     def __init__(
         self,
         *,
@@ -403,10 +418,11 @@ class ExplainRequest(_message.Message):
         image: _builtins.bytes = ...,
         sound: _builtins.bytes = ...,
         label: _builtins.str = ...,
+        content_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "label", b"label", "model", b"model", "sound", b"sound"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_sha256", b"content_sha256", "image", b"image", "label", b"label", "model", b"model", "sound", b"sound"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

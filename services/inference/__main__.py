@@ -6,6 +6,7 @@ from functools import partial
 from handful.bundle.images import MAX_BYTES
 from handful.v1 import inference_pb2_grpc
 from services.inference.batching import Batcher
+from services.inference.examples import Examples
 from services.inference.explanations.explaining import Explainer
 from services.inference.loading import Loader
 from services.inference.metrics import Figures
@@ -47,7 +48,7 @@ async def serve(settings: InferenceSettings) -> None:
     server = Server(limits, metrics.called)
     models = Models(pointers, loader)
     streams = Streams(MAX_STREAMS, server.draining)
-    servicer = InferenceServicer(models, batcher, explainer, streams)
+    servicer = InferenceServicer(models, Examples(store), batcher, explainer, streams)
     oip = OipServicer(pointers, models, batcher, streams, server.draining)
     try:
         metrics.serve(settings.inference_metrics_address)

@@ -10,6 +10,7 @@ from handful.v1 import inference_pb2, inference_pb2_grpc
 from services.inference import many
 from services.inference.batching import Batcher
 from services.inference.encoding import predict_error, predict_response, predictions
+from services.inference.examples import Examples
 from services.inference.explanations.encoding import evidence_map, nearest_example
 from services.inference.explanations.explaining import Explainer
 from services.inference.loading import Model
@@ -22,10 +23,13 @@ Context = aio.ServicerContext[object, object]
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
-    """Answers with what `models` gives out; `streams` bounds those that are open."""
+    """Answers with what `models` gives out of files, sent or in `examples`; `streams` bounds those that are open."""
 
-    def __init__(self, models: Models, batcher: Batcher, explainer: Explainer, streams: Streams) -> None:
+    def __init__(
+        self, models: Models, examples: Examples, batcher: Batcher, explainer: Explainer, streams: Streams
+    ) -> None:
         self._models = models
+        self._examples = examples
         self._batcher = batcher
         self._explainer = explainer
         self._streams = streams
@@ -39,7 +43,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         _check_top_k(request.top_k)
         ref, model = await self._models.get(request.model)
 
-        async def ask(data: bytes) -> inference_pb2.PredictResponse:
+        async def ask(file: bytes | str) -> inference_pb2.PredictResponse:
+            data = await self._examples.read(model.project, file) if isinstance(file, str) else file
             return predict_response(ref.name, model, await self._batcher.answer(data, model), request.top_k)
 
         answers = await many.in_order(_files(request, model), ask)
@@ -59,7 +64,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     async def Explain(self, request: inference_pb2.ExplainRequest, context: Context) -> inference_pb2.ExplainResponse:
         ref, model = await self._models.get(request.model)
         labels = model.head.labels
-        data, label = _data(request, model), _label(request.label, labels)
+        data, label = await self._data(request, model), _label(request.label, labels)
         with self._batcher.statistics.counting(model.version):
             found = await self._explainer.explain(data, model, label)
         return inference_pb2.ExplainResponse(
@@ -74,8 +79,17 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     async def _predict(self, request: inference_pb2.PredictRequest) -> inference_pb2.PredictResponse:
         _check_top_k(request.top_k)
         ref, model = await self._models.get(request.model)
-        answer = await self._batcher.answer(_data(request, model), model)
+        answer = await self._batcher.answer(await self._data(request, model), model)
         return predict_response(ref.name, model, answer, request.top_k)
+
+    async def _data(self, request: inference_pb2.PredictRequest | inference_pb2.ExplainRequest, model: Model) -> bytes:
+        """The file that is asked about, sent or stored."""
+        sent = _sent(request, model)
+        if not request.content_sha256:
+            return sent
+        if sent:
+            raise InvalidArgument.fields([("content_sha256", "must be empty where a file is sent")])
+        return await self._examples.read(model.project, request.content_sha256)
 
 
 def _check_top_k(top_k: int) -> None:
@@ -92,8 +106,8 @@ def _label(label: str, labels: tuple[str, ...]) -> int | None:
     return labels.index(label)
 
 
-def _data(request: inference_pb2.PredictRequest | inference_pb2.ExplainRequest, model: Model) -> bytes:
-    """The file that is asked about; InvalidArgument where it is not of the model's modality."""
+def _sent(request: inference_pb2.PredictRequest | inference_pb2.ExplainRequest, model: Model) -> bytes:
+    """The file that was sent; InvalidArgument where it is not of the model's modality."""
     if model.head.of_sounds:
         if request.image:
             raise InvalidArgument.fields([("image", "must be empty: the model understands sounds; send `sound`")])
@@ -103,12 +117,16 @@ def _data(request: inference_pb2.PredictRequest | inference_pb2.ExplainRequest, 
     return request.image
 
 
-def _files(request: inference_pb2.PredictBatchRequest, model: Model) -> Sequence[bytes]:
-    """As `_data`, of a batch."""
+def _files(request: inference_pb2.PredictBatchRequest, model: Model) -> Sequence[bytes | str]:
+    """What a batch asks about: files, or which examples."""
     wanted, other = ("sounds", "images") if model.head.of_sounds else ("images", "sounds")
     if getattr(request, other):
         raise InvalidArgument.fields([(other, f"must be empty: send `{wanted}`, which the model understands")])
-    files: Sequence[bytes] = getattr(request, wanted)
+    files: Sequence[bytes | str] = getattr(request, wanted)
+    if request.content_sha256s:
+        if files:
+            raise InvalidArgument.fields([("content_sha256s", f"must be empty where there are `{wanted}`")])
+        files, wanted = request.content_sha256s, "content_sha256s"
     if not 0 < len(files) <= MAX_BATCH:
         raise InvalidArgument.fields([(wanted, f"must be 1 to {MAX_BATCH}, not {len(files)}")])
     return files
