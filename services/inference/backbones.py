@@ -4,7 +4,7 @@ picture at a time, and is measured beside.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -69,6 +69,7 @@ class Backbones:
         # By the hash of the graph that is being measured: what must agree with the runtime that takes over.
         self._checks: dict[str, list[Check]] = {}
         self._measuring = set[asyncio.Task[None]]()
+        self._turn = asyncio.Semaphore(1)
 
     async def get(self, graph: Graph) -> LoadedBackbone:
         """FailedPrecondition where no runtime here takes it."""
@@ -95,10 +96,15 @@ class Backbones:
 
     async def _load(self, graph: Graph, *, private: bool) -> LoadedBackbone:
         data = await asyncio.to_thread(self._read, graph, private=private)
-        choice = (self._chooser and self._chooser.known(graph.sha256)) or Choice()
-        body, choice = await asyncio.to_thread(self._ready, graph, data, choice)
+        settled = self._settled(graph)
+        body, choice = await asyncio.to_thread(self._ready, graph, data, settled)
+        if self._settled(graph) != settled:  # meanwhile
+            body, choice = await asyncio.to_thread(self._ready, graph, data, self._settled(graph))
         log.info("backbone loaded", graph_sha256=graph.sha256, num_bytes=len(data), runtime=choice.runtime)
         return LoadedBackbone(body, GRAPH_IN_MEMORY * len(data), choice.cap, private, graph.sha256, choice.runtime)
+
+    def _settled(self, graph: Graph) -> Choice:
+        return (self._chooser and self._chooser.known(graph.sha256)) or Choice()
 
     def _ready(self, graph: Graph, data: bytes, choice: Choice) -> tuple[Body, Choice]:
         """The graph in the runtime that is chosen, or in the default one where that fails, and which it is."""
@@ -119,40 +125,56 @@ class Backbones:
 
     async def _measure(self, chooser: Chooser, graph: Graph, inputs: Sequence[Inputs]) -> None:
         try:
-            data = await asyncio.to_thread(get_first, self._store, graph.keys, graph.sha256)
-            choice = await chooser.choose(graph.sha256, data, inputs)
-            body = None
-            if choice.runtime != DEFAULT:
-                body = await self._prepare(choice, data, inputs, self._checks[graph.sha256])
+            async with self._turn:  # who waits for it holds no graph meanwhile
+                data = await asyncio.to_thread(get_first, self._store, graph.keys, graph.sha256)
+                choice = await chooser.choose(graph.sha256, data, inputs)
+                prepare = partial(self._prepare, choice, data, inputs, self._checks[graph.sha256])
+                bodies = await self._bodies(graph, prepare)
         except (StoreUnavailable, MemoryError):  # it passes: whoever loads the graph next has it measured again
             log.exception("the graph cannot be measured now", graph_sha256=graph.sha256)
         except Exception:  # whatever it is, what serves the graph now goes on
             log.exception("the default runtime stays", graph_sha256=graph.sha256)
             chooser.settle(graph.sha256, Choice())
         else:
-            self._change_over(chooser, graph, choice, body)
+            self._change_over(chooser, graph, choice, bodies)
         finally:
             del self._checks[graph.sha256]
 
-    def _change_over(self, chooser: Chooser, graph: Graph, choice: Choice, body: Body | None) -> None:
+    async def _bodies(self, graph: Graph, prepare: Callable[[], Awaitable[Body | None]]) -> dict[str, Body | None]:
+        """A body for each copy of the graph that is in memory, whoever's it is; and where there is none, one that has
+        passed the checks.
+        """
+        bodies = {graph.own if graph.own in self._pool else graph.shared: await prepare()}
+        while left := [key for key in self._copies(graph) if key not in bodies]:  # more may have come meanwhile
+            bodies[left[0]] = await prepare()
+        return bodies
+
+    def _copies(self, graph: Graph) -> list[str]:
+        held = self._pool.items()
+        return [key for key, one in held if isinstance(one, LoadedBackbone) and one.graph_sha256 == graph.sha256]
+
+    def _change_over(self, chooser: Chooser, graph: Graph, choice: Choice, bodies: dict[str, Body | None]) -> None:
         """The runtime serves the graph where it is in memory, and is what loads it where it is not any more."""
         chooser.settle(graph.sha256, choice)
-        for key in (graph.own, graph.shared):
-            self._pool.change(
-                key,
-                lambda there: replace(there, backbone=body or there.backbone, cap=choice.cap, runtime=choice.runtime),
-            )
+        for key, body in bodies.items():
+            self._pool.change(key, partial(_changed, choice, body))
 
-    async def _prepare(self, choice: Choice, data: bytes, inputs: Sequence[Inputs], checks: list[Check]) -> Body:
+    async def _prepare(self, choice: Choice, data: bytes, inputs: Sequence[Inputs], checks: list[Check]) -> Body | None:
         """The graph in another runtime, which has seen every size of batch that will come, since the first pass of a
-        size is slow, and has passed the checks, also those that come meanwhile.
+        size is slow, and has passed the checks, also those that come meanwhile; None where the default one stays.
         """
+        if choice.runtime == DEFAULT:
+            return None
         body = await asyncio.to_thread(RUNTIMES[choice.runtime].load, data, self._num_callers)
         for size in range(2, choice.cap + 1):
             await asyncio.to_thread(body.features, inputs[0]["pixels"].repeat(size, axis=0))
         for check in checks:  # it may grow
             await asyncio.to_thread(check, body)
         return body
+
+
+def _changed(choice: Choice, body: Body | None, there: LoadedBackbone) -> LoadedBackbone:
+    return replace(there, backbone=body or there.backbone, cap=choice.cap, runtime=choice.runtime)
 
 
 def cannot_run() -> FailedPrecondition:

@@ -63,6 +63,10 @@ class Pool:
         """All that is held, the least recently used first."""
         return list(self._loaded.values())
 
+    def items(self) -> list[tuple[str, Any]]:
+        """The same, with their keys."""
+        return list(self._loaded.items())
+
     def __contains__(self, key: str) -> bool:
         return key in self._loaded
 

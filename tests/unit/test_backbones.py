@@ -110,3 +110,37 @@ async def test_one_check_that_fails_keeps_the_default_runtime(store: FilesystemS
     backbones.measure(graph, INPUTS, refuse)
     assert await settled(chooser, graph) == Choice()
     assert (await backbones.get(graph)).backbone is before.backbone
+
+
+@needs_openvino
+async def test_every_copy_is_changed_over(store: FilesystemStore) -> None:
+    """What two projects have each for itself, and others share, is served by the runtime that was measured for one of
+    them; each by a body of its own, since they take turns.
+    """
+    data = mean_colour()
+    mine, theirs, shared = (named(data, project) for project in ("mine", "theirs", "others"))
+    chooser = Chooser(("openvino",), 2)
+    backbones = Backbones(store, Pool(MEBIBYTE, MEBIBYTE, patience=0), chooser, 1)
+    for graph, key in ((mine, mine.own), (theirs, theirs.own), (shared, shared.shared)):
+        store.put(key, data)
+        await backbones.get(graph)
+    backbones.measure(mine, INPUTS, lambda _: None)
+    choice = await settled(chooser, mine)
+    loaded = [await backbones.get(one) for one in (mine, theirs, shared)]
+    assert [(one.runtime, one.cap, one.private) for one in loaded] == [
+        ("openvino", choice.cap, private) for private in (True, True, False)
+    ]
+    assert len({id(one.backbone) for one in loaded}) == len(loaded)
+
+
+@needs_openvino
+async def test_a_graph_that_waits_to_be_measured_is_not_held(store: FilesystemStore) -> None:
+    """It is read when its turn comes: what was not in the store when it was asked for may be there by then."""
+    first, second = stored(store, mean_colour()), named(mean_colour("second"))
+    chooser = Chooser(("openvino",), 2)
+    backbones = Backbones(store, Pool(MEBIBYTE, MEBIBYTE), chooser, 1)
+    backbones.measure(first, INPUTS, lambda _: None)
+    backbones.measure(second, INPUTS, lambda _: None)
+    await asyncio.sleep(0.3)  # far less than measuring the first takes
+    store.put(second.shared, mean_colour("second"))
+    assert (await settled(chooser, second)).runtime == "openvino"

@@ -55,14 +55,13 @@ def allowed(named: str) -> tuple[str, ...]:
 
 
 class Chooser:
-    """Has graphs measured, one at a time, for the runtimes that are allowed and batches of at most `cap` pictures."""
+    """Has graphs measured for the runtimes that are allowed and batches of at most `cap` pictures."""
 
     def __init__(self, names: Sequence[str], cap: int) -> None:
         self._names = tuple(names)
         self._cap = cap
         self._choices: dict[str, Choice] = {}
         self._rows: dict[str, Sequence[Row]] = {}
-        self._turn = asyncio.Semaphore(1)
 
     def known(self, graph_sha256: str) -> Choice | None:
         """What serves a graph; None before that is settled."""
@@ -72,10 +71,9 @@ class Chooser:
         """What serves the graph best. `inputs` are some real ones, of one picture or sound each. Where none of the
         runtimes may, or they cannot be measured, it is the default, and the log says so.
         """
-        async with self._turn:
-            found = await self._measured(self._names, graph, inputs)
-            if found is None and set(self._names) != {DEFAULT}:  # another library may have taken the process with it
-                found = await self._measured((DEFAULT,), graph, inputs)
+        found = await self._measured(self._names, graph, inputs)
+        if found is None and set(self._names) != {DEFAULT}:  # another library may have taken the process with it
+            found = await self._measured((DEFAULT,), graph, inputs)
         rows, refused = ([], {}) if found is None else (found["rows"], found["refused"])
         self._rows[graph_sha256] = rows
         choice = pick(rows)
