@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Self
 import pytest
 import urllib3
 
+from handful.cli.stack import free_ports
 from services.shared.objects import StoreSettings
 from services.shared.objects.provision import ProvisionSettings, provision
 
@@ -34,19 +34,12 @@ def find_minio() -> str:
     return found
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 @dataclass
 class MinioServer:
     """A server over a folder, or over so many megabytes in memory. Use it as a context."""
 
     folder: Path
-    port: int = field(default_factory=free_port)
+    port: int = field(default_factory=lambda: free_ports(1)[0])
     certificates: Path | None = None
     megabytes: int | None = None
     _process: subprocess.Popen[bytes] | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import torch
 
+from handful.cli.stack import free_ports
 from services.trainer.architectures import ArchitectureRow
 from services.trainer.worker.pretrained import offered
 
@@ -144,9 +144,7 @@ def pinned(row: ArchitectureRow, data: bytes, url: str) -> ArchitectureRow:
 
 def nobody() -> str:
     """An address at which nobody listens."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{bound.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_ports(1)[0]}"
 
 
 def _send(request: BaseHTTPRequestHandler, code: int, data: bytes, headers: dict[str, str]) -> None:

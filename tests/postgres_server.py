@@ -7,7 +7,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,6 +17,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from handful.cli.stack import free_ports
 from services.shared.migrating import migrate
 
 SERVICES = Path(__file__).parents[1] / "services"
@@ -50,9 +50,7 @@ class PostgresServer:
         self._folder = Path(tempfile.mkdtemp(prefix="handful-postgres-"))
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        (self.port,) = free_ports(1)
 
     def __enter__(self) -> Self:
         try:

@@ -6,6 +6,7 @@ A service holds a pipe to us: should we be killed, it sees the pipe's end, drain
 import contextlib
 import importlib.util
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -27,6 +28,8 @@ STOP_SECONDS = 30.0
 # A service that ends by itself sooner than this after its start would only do so again.
 SETTLED_SECONDS = 10.0
 _POLL_SECONDS = 0.5
+# Systems give no port of these to who asks for any, so none is given away before the service that it is for listens.
+_PORTS = range(20_000, 30_000)
 
 
 class MissingParts(Exception):
@@ -201,8 +204,11 @@ def _check_free(variable: str, address: str) -> None:
 
 def free_ports(count: int) -> list[int]:
     """Ports of the loopback that nothing listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    free: list[int] = []
+    for port in secrets.SystemRandom().sample(_PORTS, len(_PORTS)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            free.append(port)
+        if len(free) == count:
+            return free
+    raise Unavailable("Every port from 20000 to 29999 is taken on this machine.", reason="PORT_TAKEN")

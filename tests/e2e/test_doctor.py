@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from handful.cli.stack import Stack
+from handful.cli.stack import Stack, free_ports
 from tests.e2e.test_cli import handful
 from tests.minio_server import READER, MinioServer
 from tests.postgres_server import PostgresServer
@@ -41,9 +41,7 @@ def examine(home: Path, **environment: str) -> tuple[int, dict[str, list[tuple[s
 def nowhere() -> dict[str, str]:
     """Addresses at which nobody listens."""
     names = ("HANDFUL_DATASET", "HANDFUL_TRAINER", "HANDFUL_INFERENCE", "HANDFUL_WORKER_ADDRESS")
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return dict.fromkeys(names, f"127.0.0.1:{bound.getsockname()[1]}")
+    return dict.fromkeys(names, f"127.0.0.1:{free_ports(1)[0]}")
 
 
 def broken(found: dict[str, list[tuple[str, str]]]) -> list[str]:

@@ -3,14 +3,13 @@
 import asyncio
 import itertools
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import pytest
 
 from handful import Run
 from handful.channel import connect
+from handful.cli.stack import free_ports
 from handful.errors import HandfulError
 from handful.peers import reach
 from handful.v1 import model_pb2, worker_pb2
@@ -55,9 +55,7 @@ class Replica:
     def __init__(self, environment: dict[str, str], clock: int = 0) -> None:
         """`clock` is how many seconds its clock is ahead."""
         self._program = STARTED.format(nanoseconds=clock * 10**9)
-        with ExitStack() as stack:
-            sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
-            self.port, self.worker_port = (one.getsockname()[1] for one in sockets)
+        self.port, self.worker_port = free_ports(2)
         self._environment = {
             **environment,
             "HANDFUL_TRAINER_ADDRESS": f"127.0.0.1:{self.port}",

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from handful.cli.stack import free_ports
 from handful.errors import Unavailable
 from handful.v1.trainer_pb2 import TrainingRun
 from services.shared import database
@@ -264,9 +264,7 @@ async def test_a_pooler_may_stand_between(postgres: PostgresServer) -> None:
 @contextmanager
 def pooler(program: str, server: PostgresServer) -> Iterator[int]:
     """PgBouncer before a server, with three connections for each database: its port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
+    (port,) = free_ports(1)
     with tempfile.TemporaryDirectory() as folder:
         users, settings = Path(folder) / "users", Path(folder) / "ini"
         users.write_text(f'"{USER}" "{PASSWORD}"\n')
