@@ -5,6 +5,8 @@ BIN := .venv/bin
 # Two steps of one environment: what runs without torch, and everything. `make demo` needs the first alone.
 LIGHT := .venv/.light
 STAMP := .venv/.installed
+# The tests, as many at a time as tests/conftest.py says, a file together. What ARGS names is run one after another.
+TESTS := -n auto --dist loadfile --no-loadscope-reorder
 # What an exported model needs to run, and nothing else: exports are tried in it.
 EXPORT := .venv-export
 DATA ?=
@@ -35,8 +37,9 @@ $(EXPORT)/.installed: requirements-export.lock | $(STAMP)
 demo: $(LIGHT) ## pictures become a working classifier, here and now; DATA=./my_photos for your own
 	@$(BIN)/handful demo $(if $(DATA),--data "$(DATA)")
 
-test: $(STAMP) $(EXPORT)/.installed ## run the tests, with real services and real pictures
-	@$(BIN)/python -m pytest $(ARGS)
+# Tests start programs by the hundred: what one has compiled the others read, and none takes a core from the others.
+test: $(STAMP) $(EXPORT)/.installed ## run the tests, with real services and real pictures; ARGS=path::test for one
+	@PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(or $(ARGS),$(TESTS))
 
 check: $(STAMP) ## everything that is checked without running: style, types, imports, contract, generated code
 	@$(BIN)/ruff check .

@@ -26,6 +26,7 @@ from services.inference.loading import Loader
 from services.inference.pointers import Pointers as InferencePointers
 from services.inference.servicer import InferenceServicer
 from services.inference.switching import Models
+from services.shared import cores
 from services.shared.logs import configure
 from services.shared.objects.filesystem import FilesystemStore
 from services.shared.server import MEBIBYTE, Limits, Server
@@ -35,8 +36,15 @@ from tests.postgres_server import PostgresServer
 from tests.processes import until
 from tests.servers import Databases, DatasetService, TrainerService, running_trainer
 
+# Of processes that run tests at a time; each starts its own services, and holds some 2 GB with them.
+MOST_PROCESSES = 8
 SHARED = Path(__file__).parents[2] / "shared"
 MIGRATIONS = Path(__file__).parents[1] / "services" / "trainer" / "migrations"
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, since some tests wait for a lease or a second to pass."""
+    return min(cores.usable() + 1, MOST_PROCESSES)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -165,8 +173,7 @@ async def inference_stub(store: FilesystemStore) -> AsyncIterator[inference_pb2_
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """All services and a worker as processes, shared by the tests that only add to them."""
-    stack = Stack.on_free_ports(tmp_path_factory.mktemp("home"))
-    with stack:
+    with _stack(tmp_path_factory.mktemp("home")) as stack:
         yield stack
 
 
@@ -181,6 +188,13 @@ def backbones(stack: Stack) -> Path:
 @pytest.fixture
 def own_stack(tmp_path: Path, backbones: Path) -> Stack:
     """A stack of the test's own, to be started and killed by it. Its store has the default backbone."""
-    own = Stack.on_free_ports(tmp_path / "home")
+    own = _stack(tmp_path / "home")
     shutil.copytree(backbones, own.home / "store" / "backbones")
     return own
+
+
+def _stack(home: Path) -> Stack:
+    """It takes the runtime that is always there: measuring which is faster takes seconds of every core per network."""
+    stack = Stack.on_free_ports(home)
+    stack.environment["HANDFUL_INFERENCE_RUNTIME"] = "onnxruntime"
+    return stack
