@@ -26,7 +26,7 @@ $(LIGHT): requirements-light.lock pyproject.toml
 
 $(STAMP): requirements.lock $(LIGHT)
 	@echo "Installing the rest into .venv: about 3 GB to download and 6 GB on disk on Linux, most of it torch with CUDA. Once."
-	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
 	@touch $@
 
 $(EXPORT)/.installed: requirements-export.lock | $(STAMP)
