@@ -117,7 +117,7 @@ def row(wanted: str, client: Client, files: list[Path], home: Path, model: Any) 
     try:
         made = client.export("measured@production", home, format_name=wanted)
     except HandfulError as refused:
-        print(f"| `{wanted}` | | | | | | {refused} |")
+        print(f"| `{wanted}` | | | | | | | {refused} |")
         return model
     folder = home / wanted
     with zipfile.ZipFile(made.path) as archive:
@@ -126,13 +126,14 @@ def row(wanted: str, client: Client, files: list[Path], home: Path, model: Any) 
     np.save(folder / "pixels.npy", shown)
     (folder / "pixels.bin").write_bytes(shown.tobytes())
     network = sum(path.stat().st_size for path in (*folder.glob("model.onnx"), *folder.glob("model.[xb]*")))
+    examples = f"{made.export.examples_max_abs_diff:.0e}" if made.export.num_examples else ""
     for name, (answers, took) in runs(wanted, folder).items():
         model = np.array(answers) if model is None else model
         flips = (np.array(answers).argmax(axis=1) != model.argmax(axis=1)).sum()
         furthest = np.abs(np.array(answers) - model).max()
         print(
             f"| `{wanted}` | {made.export.size_bytes / MEGABYTE:.1f} | {network / MEGABYTE:.1f} | "
-            f"{made.export.max_abs_diff:.0e} | {furthest:.0e} | {flips} of {len(files)} | "
+            f"{made.export.max_abs_diff:.0e} | {examples} | {furthest:.0e} | {flips} of {len(files)} | "
             f"{min(took):.1f} ({name}) |",
             flush=True,
         )
@@ -145,8 +146,8 @@ def main(data: Path) -> None:
     with Stack.on_free_ports(home / "home") as stack, Client(stack.addresses) as client:
         client.push("measured", data)
         client.train("measured").result()
-        print("| format | zip, MB | network, MB | most, golden | most, all | other classes | ms a picture |")
-        print("|---|---|---|---|---|---|---|")
+        print("| format | zip, MB | network, MB | most, golden | most, examples | most, all | other classes | ms |")
+        print("|---|---|---|---|---|---|---|---|")
         model = None
         for wanted in sorted(FORMATS, key=lambda name: name != DEFAULT):
             model = row(wanted, client, files, home, model)

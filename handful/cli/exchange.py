@@ -97,6 +97,11 @@ def show(made: Exported, console: Console) -> None:
         f"Its graph was tried on {export.num_golden} examples: {export.top1_agreement:.0%} of its answers are the "
         f"model's; probabilities differ by {export.max_abs_diff:.0e} at most."
     )
+    if export.num_examples:
+        console.print(
+            f"On {export.num_examples} examples that the model was validated on it is "
+            f"{export.examples_top1_agreement:.0%}, and {export.examples_max_abs_diff:.0e} at most."
+        )
 
 
 def self_test(made: Exported, folder: Path) -> dict[str, object]:

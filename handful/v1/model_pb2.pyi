@@ -612,6 +612,8 @@ class ExportFormat(_message.Message):
     SAME_CLASSES_FIELD_NUMBER: _builtins.int
     IMPORTABLE_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
+    EXAMPLES_MAX_ABS_DIFF_FIELD_NUMBER: _builtins.int
+    EXAMPLES_MIN_AGREEMENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, as ExportModelVersionRequest takes it, such as `onnx`."""
     title: _builtins.str
@@ -628,6 +630,12 @@ class ExportFormat(_message.Message):
     """Why the version, or any, cannot be exported in it on this server, in words for people; empty where it can, as far as
     is known before it is built.
     """
+    examples_max_abs_diff: _builtins.float
+    """As `max_abs_diff`, of validation examples, at most 64, which formats in fewer bits are tried on as well where the store
+    has them. 0: it is tried on golden inputs alone.
+    """
+    examples_min_agreement: _builtins.float
+    """Least share of these whose best class is the model's own, in (0, 1]. 0 where `examples_max_abs_diff` is."""
     @_builtins.property
     def needs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What whoever runs it needs, such as `Python 3.11 or newer`."""
@@ -648,10 +656,12 @@ class ExportFormat(_message.Message):
         same_classes: _builtins.bool = ...,
         importable: _builtins.bool = ...,
         refusal: _builtins.str = ...,
+        examples_max_abs_diff: _builtins.float = ...,
+        examples_min_agreement: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "importable", b"importable", "max_abs_diff", b"max_abs_diff", "modalities", b"modalities", "name", b"name", "needs", b"needs", "refusal", b"refusal", "same_classes", b"same_classes", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "examples_max_abs_diff", b"examples_max_abs_diff", "examples_min_agreement", b"examples_min_agreement", "importable", b"importable", "max_abs_diff", b"max_abs_diff", "modalities", b"modalities", "name", b"name", "needs", b"needs", "refusal", b"refusal", "same_classes", b"same_classes", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -703,6 +713,9 @@ class ExportModelVersionResponse(_message.Message):
         TOP1_AGREEMENT_FIELD_NUMBER: _builtins.int
         MAX_ABS_DIFF_FIELD_NUMBER: _builtins.int
         FORMAT_FIELD_NUMBER: _builtins.int
+        NUM_EXAMPLES_FIELD_NUMBER: _builtins.int
+        EXAMPLES_TOP1_AGREEMENT_FIELD_NUMBER: _builtins.int
+        EXAMPLES_MAX_ABS_DIFF_FIELD_NUMBER: _builtins.int
         name: _builtins.str
         """The version: `projects/{project}/models/{model}/versions/{number}`."""
         filename: _builtins.str
@@ -719,6 +732,12 @@ class ExportModelVersionResponse(_message.Message):
         """Largest difference from a stored probability; at most the format's `max_abs_diff`, or nothing is exported."""
         format: _builtins.str
         """Name of the format."""
+        num_examples: _builtins.int
+        """Validation examples that it was tried on as well, at most 64; 0 where the format is not, or the store has none."""
+        examples_top1_agreement: _builtins.float
+        """Share of these whose best class is the model's; at least the format's `examples_min_agreement`."""
+        examples_max_abs_diff: _builtins.float
+        """Largest difference from a probability of the model on these; at most the format's `examples_max_abs_diff`."""
         def __init__(
             self,
             *,
@@ -730,10 +749,13 @@ class ExportModelVersionResponse(_message.Message):
             top1_agreement: _builtins.float = ...,
             max_abs_diff: _builtins.float = ...,
             format: _builtins.str = ...,
+            num_examples: _builtins.int = ...,
+            examples_top1_agreement: _builtins.float = ...,
+            examples_max_abs_diff: _builtins.float = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["filename", b"filename", "format", b"format", "max_abs_diff", b"max_abs_diff", "name", b"name", "num_golden", b"num_golden", "sha256", b"sha256", "size_bytes", b"size_bytes", "top1_agreement", b"top1_agreement"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["examples_max_abs_diff", b"examples_max_abs_diff", "examples_top1_agreement", b"examples_top1_agreement", "filename", b"filename", "format", b"format", "max_abs_diff", b"max_abs_diff", "name", b"name", "num_examples", b"num_examples", "num_golden", b"num_golden", "sha256", b"sha256", "size_bytes", b"size_bytes", "top1_agreement", b"top1_agreement"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

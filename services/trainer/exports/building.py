@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -16,17 +17,21 @@ from handful.bundle.sounds import Inputs
 from handful.errors import FailedPrecondition, HandfulError
 from services.shared.objects import ObjectCorrupt, ObjectMissing, ObjectStore
 from services.trainer import architectures
-from services.trainer.exports import archive, card, contents, intermediate
+from services.trainer.exports import archive, card, contents, intermediate, unseen
 from services.trainer.exports.bundle import Bundle, Unreadable
 from services.trainer.exports.formats import FORMATS, Format
 from services.trainer.exports.nearness import Nearness
 
 SOURCES = {".html", ".json", ".mjs", ".py", ".txt"}
+# So long validation examples are compared; of a network that takes a second for each they are fewer.
+COMPARING_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
 class Export:
-    """A zip: its format, its bytes' hash and number, and how near it comes to the stored answers."""
+    """A zip: its format, its bytes' hash and number, and how near it comes to the stored answers, and to the model's
+    own on validation examples, where it was tried on any.
+    """
 
     format: str
     sha256: str
@@ -34,6 +39,9 @@ class Export:
     num_golden: int
     top1_agreement: float
     max_abs_diff: float
+    num_examples: int = 0
+    examples_top1_agreement: float = 0
+    examples_max_abs_diff: float = 0
 
 
 def fetch(store: ObjectStore, project: str, manifest_sha256: str, wanted: str, path: Path) -> Export:
@@ -45,45 +53,53 @@ def fetch(store: ObjectStore, project: str, manifest_sha256: str, wanted: str, p
         known = Export(**json.loads(store.get(f"{key}.json")))
         path.write_bytes(store.get(f"{key}.zip", known.sha256))
     except (ObjectMissing, ObjectCorrupt, TypeError, ValueError):  # what can be made again is made again
-        known = _build(Bundle.read(store, project, manifest_sha256), FORMATS[wanted], path)
+        bundle, how = Bundle.read(store, project, manifest_sha256), FORMATS[wanted]
+        known = _build(bundle, how, path, unseen.read(store, project, bundle.model) if how.in_fewer_bits else ())
         store.put(f"{key}.zip", path.read_bytes())
         # Last: where it is, the zip is.
         store.put(f"{key}.json", json.dumps(asdict(known)).encode())
     return known
 
 
-def _build(bundle: Bundle, wanted: Format, path: Path) -> Export:
+def _build(bundle: Bundle, wanted: Format, path: Path, examples: Sequence[Inputs]) -> Export:
     # Before a graph is opened that is too large for it: what memory that takes is refused in other words.
     _bound(len(bundle.graph) + len(bundle.weights))
-    files, measured = make(bundle, wanted)
+    files, near = make(bundle, wanted, examples)
     _bound(sum(map(len, files.values())))
     archive.write(path, files)
     with path.open("rb") as written:
         digest = hashlib.file_digest(written, "sha256").hexdigest()
-    return Export(wanted.name, digest, path.stat().st_size, **vars(measured))
+    figures = [figure for one in near for figure in vars(one).values()]
+    return Export(wanted.name, digest, path.stat().st_size, *figures)
 
 
-def make(bundle: Bundle, wanted: Format) -> tuple[dict[str, bytes], Nearness]:
-    """The files of an export, by their names in the zip, and how near it is. FailedPrecondition EXPORT_DISAGREES."""
+def make(bundle: Bundle, wanted: Format, examples: Sequence[Inputs] = ()) -> tuple[dict[str, bytes], list[Nearness]]:
+    """The files of an export, by their names in the zip, and how near it is on golden inputs and, of what is in fewer
+    bits, on examples where there are any. FailedPrecondition EXPORT_DISAGREES.
+    """
     try:
         tried = Golden.from_bytes(bundle.files[golden.FILE], bundle.model.backbone)
         files = contents.make(bundle, wanted)
-        measured = _near(tried, wanted, files)
-        _check(wanted, measured)
-        return {**files, **card.write(bundle, wanted, measured, list(files))}, measured
+        with wanted.suits():
+            answer = _answering(files)
+            near = [Nearness.of(np.concatenate(list(map(answer, tried.inputs))), tried.probabilities)]
+        _check(wanted, near[0], wanted.max_abs_diff, 1 if wanted.same_classes else 0)
+        if wanted.in_fewer_bits and examples:
+            near.append(_compared(answer, _of_onnx(contents.whole(bundle)), examples))
+            _check(wanted, near[1], wanted.in_fewer_bits.max_abs_diff, wanted.in_fewer_bits.agreement)
+        return {**files, **card.write(bundle, wanted, near, list(files))}, near
     except (HandfulError, MemoryError, OSError):
         raise
     except Exception as problem:
         raise Unreadable("this bundle") from problem  # what its bytes make numpy, onnx and the others raise
 
 
-def _check(wanted: Format, measured: Nearness) -> None:
-    same = measured.top1_agreement == 1 or not wanted.same_classes
-    if same and measured.max_abs_diff <= wanted.max_abs_diff:
+def _check(wanted: Format, near: Nearness, max_abs_diff: float, agreement: float) -> None:
+    if near.top1_agreement >= agreement and near.max_abs_diff <= max_abs_diff:
         return
     raise FailedPrecondition(
-        f"The export as {wanted.name} disagrees with the model: probabilities differ by {measured.max_abs_diff:.1e}, "
-        f"where at most {wanted.max_abs_diff:.0e} may be, and {measured.flips} of {measured.num_golden} best classes "
+        f"The export as {wanted.name} disagrees with the model: probabilities differ by {near.max_abs_diff:.1e}, "
+        f"where at most {max_abs_diff:.0e} may be, and {near.flips} of {near.num} best classes "
         "are others. Nothing was exported.",
         reason="EXPORT_DISAGREES",
     )
@@ -98,15 +114,26 @@ def _bound(num_bytes: int) -> None:
         )
 
 
-def _near(tried: Golden, wanted: Format, files: Mapping[str, bytes]) -> Nearness:
-    """How near the export's answers to the golden pictures or sounds are to the stored ones, one at a time."""
-    with wanted.suits():
-        answer = _of_onnx(files["model.onnx"]) if "model.onnx" in files else intermediate.network(files)
-        answers = np.concatenate(list(map(answer, tried.inputs)))
-    return Nearness.of(answers, tried.probabilities)
+Answering = Callable[[Inputs], Floats]
 
 
-def _of_onnx(graph: bytes) -> Callable[[Inputs], Floats]:
+def _answering(files: Mapping[str, bytes]) -> Answering:
+    """What the export answers to one input."""
+    return _of_onnx(files["model.onnx"]) if "model.onnx" in files else intermediate.network(files)
+
+
+def _compared(export: Answering, model: Answering, examples: Sequence[Inputs]) -> Nearness:
+    answers, models = list[Floats](), list[Floats]()
+    until = time.monotonic() + COMPARING_SECONDS
+    for one in examples:
+        answers.append(export(one))
+        models.append(model(one))
+        if time.monotonic() > until:
+            break
+    return Nearness.of(np.concatenate(answers), np.concatenate(models))
+
+
+def _of_onnx(graph: bytes) -> Answering:
     session = runtime.session(graph)
 
     def answer(inputs: Inputs) -> Floats:

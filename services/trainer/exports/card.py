@@ -4,7 +4,7 @@ ours, so that equal bundles are described equally.
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from handful.recipe import as_dict
@@ -48,26 +48,38 @@ _NEAR = """\
 ## How near it is to the model
 
 This is the format {title}. On the {num} pictures of `golden.npz` its probabilities differ from the model's by at most
-{said:g}, and {others}; above {bound:g} it would not have been exported. So few pictures say little of
-others: try it on your own. All other figures here are of the model itself.
+{said:g}, and {others}; above {bound:g} it would not have been exported. {more} All
+other figures here are of the model itself.
 """
+_FEW = "So few pictures say little of\nothers: try it on your own."
+_ON_EXAMPLES = """On {num} pictures
+that the model was validated on they differ by at most {said:g}, and {others}; above {bound:g}, or with
+fewer than {agreement:.0%} of them the same, it would not have been exported."""
 
 
-def write(bundle: Bundle, wanted: Format, measured: Nearness, names: list[str]) -> dict[str, bytes]:
-    """README.md and export.json, of an export with files of those names."""
-    told = {
+def write(bundle: Bundle, wanted: Format, near: Sequence[Nearness], names: list[str]) -> dict[str, bytes]:
+    """README.md and export.json, of an export with files of those names. How near it is comes of golden inputs first,
+    and then, where it was tried on any, of examples.
+    """
+    told: dict[str, object] = {
         "format": wanted.name,
         "max_abs_diff": wanted.max_abs_diff,
         "same_classes": wanted.same_classes,
-        "measured": {"num_golden": measured.num_golden, "max_abs_diff": measured.said, "flips": measured.flips},
+        "measured": {"num_golden": near[0].num, **_figures_of(near[0])},
     }
+    if len(near) > 1:
+        told["measured_on_examples"] = {"num_examples": near[1].num, **_figures_of(near[1])}
     return {
-        "README.md": _readme(bundle, wanted, measured, [*names, "export.json"]).encode(),
+        "README.md": _readme(bundle, wanted, near, [*names, "export.json"]).encode(),
         "export.json": (json.dumps(told, indent=2) + "\n").encode(),
     }
 
 
-def _readme(bundle: Bundle, wanted: Format, measured: Nearness, names: list[str]) -> str:
+def _figures_of(near: Nearness) -> dict[str, float]:
+    return {"max_abs_diff": near.said, "flips": near.flips}
+
+
+def _readme(bundle: Bundle, wanted: Format, near: Sequence[Nearness], names: list[str]) -> str:
     model, evaluation = bundle.model, bundle.evaluation
     named = ", ".join(map(_escape, model.labels[:SHOWN_LABELS]))
     more = f" and {len(model.labels) - SHOWN_LABELS} more" if len(model.labels) > SHOWN_LABELS else ""
@@ -79,7 +91,7 @@ def _readme(bundle: Bundle, wanted: Format, measured: Nearness, names: list[str]
         usage.use(model, names),
         _classes(model, evaluation),
         _figures(model, evaluation),
-        _worded(_near(wanted, measured), model),
+        _worded(_near(wanted, near), model),
         _making(bundle),
         limits,
         _worded("## What is in here\n\n" + _table(("file", "what it is"), usage.files(names)), model),
@@ -88,11 +100,18 @@ def _readme(bundle: Bundle, wanted: Format, measured: Nearness, names: list[str]
     return "\n".join(parts)
 
 
-def _near(wanted: Format, measured: Nearness) -> str:
-    others = f"{measured.flips} of {measured.num_golden} best classes are others" if measured.flips else _SAME
-    return _NEAR.format(
-        title=wanted.title, said=measured.said, others=others, num=measured.num_golden, bound=wanted.max_abs_diff
-    )
+def _near(wanted: Format, near: Sequence[Nearness]) -> str:
+    first, more = near[0], _FEW
+    if len(near) > 1 and wanted.in_fewer_bits:
+        bound = wanted.in_fewer_bits
+        told = {"num": near[1].num, "said": near[1].said, "others": _others(near[1])}
+        more = _ON_EXAMPLES.format(**told, bound=bound.max_abs_diff, agreement=bound.agreement)
+    told = {"num": first.num, "said": first.said, "others": _others(first)}
+    return _NEAR.format(title=wanted.title, **told, bound=wanted.max_abs_diff, more=more)
+
+
+def _others(near: Nearness) -> str:
+    return f"{near.flips} of {near.num} best classes are others" if near.flips else _SAME
 
 
 def _worded(template: str, model: ModelManifest) -> str:

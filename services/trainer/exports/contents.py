@@ -31,11 +31,14 @@ def make(bundle: Bundle, wanted: Format) -> dict[str, bytes]:
     """The files but for what is said of them, by their names in the zip. FailedPrecondition FORMAT_UNSUITABLE where the
     network cannot be written so.
     """
-    head = LinearHead.from_bytes(bundle.model.head, bundle.files["head.safetensors"])
-    described = _described(bundle)
-    merged = merge(bundle.graph, head)
+    described, merged = _described(bundle), whole(bundle)
     with wanted.suits():
         return {**described, **_NETWORKS[wanted.name](bundle, merged)}
+
+
+def whole(bundle: Bundle) -> bytes:
+    """The model as one graph, which answers as it does."""
+    return merge(bundle.graph, LinearHead.from_bytes(bundle.model.head, bundle.files["head.safetensors"]))
 
 
 def _described(bundle: Bundle) -> dict[str, bytes]:

@@ -16,9 +16,17 @@ _HELD = {MODALITY_IMAGE: "pictures", MODALITY_SOUND: "sounds"}
 
 
 @dataclass(frozen=True)
+class Bound:
+    """How far answers to validation examples may be from the model's, and the least share of the same best classes."""
+
+    max_abs_diff: float
+    agreement: float
+
+
+@dataclass(frozen=True)
 class Format:
-    """A row of ListExportFormats. `built_with` is a package that the trainer needs for it beyond its own; those
-    `of_floats` are made of networks in 32-bit floats alone.
+    """A row of ListExportFormats. `built_with` is a package that the trainer needs for it beyond its own; those with a
+    bound `in_fewer_bits` are made of networks in 32-bit floats alone, and tried on more than golden inputs.
     """
 
     name: str
@@ -30,13 +38,13 @@ class Format:
     same_classes: bool = True
     importable: bool = False
     built_with: str = ""
-    of_floats: bool = False
+    in_fewer_bits: Bound | None = None
 
     def refusal(self, version: ModelVersionRecord | None = None) -> str:
         """Why a version, or any, cannot be had in it here; empty where it can."""
         if self.built_with and find_spec(self.built_with) is None:
             return f"This server has no {self.built_with}, which builds it; its extra of that name brings it."
-        if self.of_floats and version and version.recipe.backbone_precision == BACKBONE_PRECISION_INT8:
+        if self.in_fewer_bits and version and version.recipe.backbone_precision == BACKBONE_PRECISION_INT8:
             return "The model's network is in 8-bit integers already."
         held = modality(version.recipe.architecture) if version else self.modalities[0]
         return "" if held in self.modalities else f"It cannot carry models of {_HELD[held]}."
@@ -72,6 +80,8 @@ class Format:
             same_classes=self.same_classes,
             importable=self.importable,
             refusal=self.refusal(version),
+            examples_max_abs_diff=self.in_fewer_bits.max_abs_diff if self.in_fewer_bits else 0,
+            examples_min_agreement=self.in_fewer_bits.agreement if self.in_fewer_bits else 0,
         )
 
 
@@ -93,17 +103,17 @@ _ROWS = (
         "tests itself. It is for devices that compute in them; on most processors it is no faster.",
         needs=_PYTHON,
         max_abs_diff=0.01,
-        of_floats=True,
+        in_fewer_bits=Bound(0.03, 0.98),
     ),
     Format(
         name="onnx-int8",
         title="ONNX in 8 bits",
         description="The network as an ONNX graph of a quarter of the size, in 8-bit integers, with a script that "
-        "predicts and tests itself. Ranges are those of the golden inputs alone, so on others it is further from the "
-        "model. It is faster where the network is made of convolutions with ReLU, as efficientnet_lite0 is.",
+        "predicts and tests itself. It is faster where the network is made of convolutions with ReLU, as "
+        "efficientnet_lite0 is.",
         needs=_PYTHON,
         max_abs_diff=0.1,
-        of_floats=True,
+        in_fewer_bits=Bound(0.3, 0.95),
     ),
     Format(
         name="openvino",

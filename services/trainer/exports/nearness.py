@@ -1,4 +1,4 @@
-"""How near an export's answers to the golden inputs come to those that were stored with the model."""
+"""How near an export's answers come to the model's."""
 
 from dataclasses import dataclass
 
@@ -12,24 +12,24 @@ LEAST = 1e-6
 
 @dataclass(frozen=True)
 class Nearness:
-    """How many golden inputs there are, the share whose best class is the stored one, and the largest difference of a
+    """On how many inputs, the share of them whose best class is the model's, and the largest difference of a
     probability.
     """
 
-    num_golden: int
+    num: int
     top1_agreement: float
     max_abs_diff: float
 
     @classmethod
-    def of(cls, answers: Floats, stored: Floats) -> "Nearness":
+    def of(cls, answers: Floats, models: Floats) -> "Nearness":
         """Of probabilities, both float32[n, classes]."""
-        agreement = float((answers.argmax(axis=1) == stored.argmax(axis=1)).mean())
-        return cls(len(stored), agreement, float(np.abs(answers - stored).max()))
+        agreement = float((answers.argmax(axis=1) == models.argmax(axis=1)).mean())
+        return cls(len(models), agreement, float(np.abs(answers - models).max()))
 
     @property
     def flips(self) -> int:
         """How many best classes are others."""
-        return round(self.num_golden * (1 - self.top1_agreement))
+        return round(self.num * (1 - self.top1_agreement))
 
     @property
     def said(self) -> float:
