@@ -161,6 +161,17 @@ def site(folder: Path) -> Iterator[str]:
             thread.join()
 
 
+SHARP = Path.home() / ".cache" / "handful" / "sharp" / "node_modules"
+
+
+def with_sharp(folder: Path) -> Path:
+    """An unpacked export with what opens pictures in Node beside it; skips the test where that is not."""
+    if not (SHARP / "sharp").is_dir():
+        pytest.skip(f"there is no sharp in {SHARP}; .ci/servers brings it")
+    (folder / "node_modules").symlink_to(SHARP)
+    return folder
+
+
 VENDOR = Path.home() / ".cache" / "handful" / "onnxruntime-web"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -16,7 +17,7 @@ from services.trainer.exports import building
 from services.trainer.exports.browser import SHIPPED
 from services.trainer.exports.formats import FORMATS
 from tests import whole_bundles
-from tests.browsing import browser, node, site, with_vendor
+from tests.browsing import browser, node, site, with_sharp, with_vendor
 from tests.whole_bundles import LABELS
 
 FIT = """
@@ -74,6 +75,42 @@ def test_node_18_answers_as_stored(folder: Path, tmp_path: Path) -> None:
     """It has no `crypto` that every module sees."""
     (tmp_path / "as_18.cjs").write_text("delete globalThis.crypto;")
     right(json.loads(node("--require", tmp_path / "as_18.cjs", "predict.mjs", "--self-test", cwd=folder)))
+
+
+def test_node_says_what_pictures_show(folder: Path, tmp_path: Path) -> None:
+    """A JPEG, and a PNG that is turned and partly clear, get the classes that they have; what is no picture gets a
+    line, and exit code 1.
+    """
+    shutil.copytree(folder, tmp_path / "with")
+    where = with_sharp(tmp_path / "with")
+    (where / "some.jpg").write_bytes(whole_bundles.picture(0))
+    turned = Image.open(io.BytesIO(whole_bundles.picture(0))).convert("RGBA")
+    turned.putalpha(254)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(where / "some.png", exif=exif)
+    (where / "none.jpg").write_bytes(b"no picture")
+    answers = [json.loads(line) for line in node("predict.mjs", "some.jpg", "some.png", cwd=where).splitlines()]
+    stored = dict(zip(LABELS, json.loads((where / "golden.json").read_text())["probabilities"][0], strict=True))
+    for answer in answers:
+        found = {one["label"]: one["score"] for one in answer["predictions"]}
+        assert found == pytest.approx(stored, abs=0.01)
+    with pytest.raises(AssertionError, match=r"^none.jpg: [^\n]+\n"):
+        node("predict.mjs", "none.jpg", "some.jpg", cwd=where)
+
+
+def test_node_without_what_it_needs_says_so(folder: Path, tmp_path: Path) -> None:
+    """In a line: what opens pictures, what runs the network where nobody can be asked for it, what to ask about."""
+    with pytest.raises(AssertionError, match=r"^give pictures, or --self-test\n"):
+        node("predict.mjs", cwd=folder)
+    with pytest.raises(AssertionError, match=r"^npm install sharp@0.34, which opens the files: "):
+        node("predict.mjs", "some.jpg", cwd=folder)
+    bare = tmp_path / "bare"
+    shutil.copytree(folder, bare, ignore=shutil.ignore_patterns("vendor"))
+    told = json.loads((bare / "runtime.json").read_text())
+    (bare / "runtime.json").write_text(json.dumps({**told, "base": "http://127.0.0.1:1/"}))
+    with pytest.raises(AssertionError, match=r"^there is no vendor/[^\n]+ cannot be had: [^\n]+\n"):
+        node("predict.mjs", "--self-test", cwd=bare)
 
 
 def test_what_is_not_the_runtime_is_not_run(folder: Path, tmp_path: Path) -> None:

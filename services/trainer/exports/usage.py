@@ -44,7 +44,7 @@ python3 -m http.server
 Elsewhere than on localhost browsers ask for HTTPS. In Node, whose `sharp` opens the files:
 
 ```sh
-npm install sharp
+npm install sharp@0.34
 node predict.mjs some.jpg
 node predict.mjs --self-test
 ```

@@ -1,6 +1,6 @@
 // What pictures show, by the model in this folder, in Node 18 or newer.
 //
-// `node predict.mjs some.jpg other.png` prints the classes of each as a line of JSON, and needs `npm install sharp`, which
+// `node predict.mjs some.jpg other.png` prints the classes of each as a line of JSON, and needs `npm install sharp@0.34`, which
 // opens the files. `node predict.mjs --self-test` tells whether the model answers here as it did where it was made.
 
 import { readFile } from "node:fs/promises";
@@ -10,22 +10,40 @@ import { runtime } from "./runtime.mjs";
 
 const read = async (name) => new Uint8Array(await readFile(new URL(name, import.meta.url)));
 
-async function decode(file) {
-  const { default: sharp } = await import("sharp");
+async function decode(sharp, file) {
   const image = sharp(file).rotate().flatten({ background: "white" }).toColourspace("srgb").ensureAlpha();
   const { data, info } = await image.raw().toBuffer({ resolveWithObject: true });
   return { data, width: info.width, height: info.height, jpeg: /\.jpe?g$/i.test(file) };
 }
 
-const classifier = await Classifier.load(await runtime(read), read);
-const files = process.argv.slice(2);
-if (files.length === 1 && files[0] === "--self-test") {
+async function show(files) {
+  const classifier = await Classifier.load(await runtime(read), read);
+  const { default: sharp } = await import("sharp").catch((problem) => {
+    throw new Error(`npm install sharp@0.34, which opens the files: ${problem.message}`);
+  });
+  for (const file of files) {
+    try {
+      const answer = await classifier.classify(fit(await decode(sharp, file), classifier.preprocessing));
+      console.log(JSON.stringify({ file, ...answer }));
+    } catch (problem) {
+      console.error(`${file}: ${problem.message}`);
+      process.exitCode = 1;
+    }
+  }
+}
+
+async function selfTest() {
+  const classifier = await Classifier.load(await runtime(read), read);
   const report = await classifier.selfTest();
   console.log(JSON.stringify({ ...report, runtime: `node ${process.version}` }));
   process.exitCode = report.self_test === "passed" ? 0 : 1;
-} else {
-  for (const file of files) {
-    const answer = await classifier.classify(fit(await decode(file), classifier.preprocessing));
-    console.log(JSON.stringify({ file, ...answer }));
-  }
+}
+
+const given = process.argv.slice(2);
+try {
+  if (!given.length) throw new Error("give pictures, or --self-test");
+  await (given[0] === "--self-test" ? selfTest() : show(given));
+} catch (problem) {
+  console.error(problem.message);
+  process.exitCode = 1;
 }

@@ -17,7 +17,9 @@ export async function runtime(read) {
 
 async function checked(read, base, { name, sha256 }) {
   const bytes = await read(`vendor/${name}`).catch(async () => {
-    const answer = await fetch(base + name);
+    const answer = await fetch(base + name).catch((problem) => {
+      throw new Error(`there is no vendor/${name}, and ${base}${name} cannot be had: ${problem.message}`);
+    });
     if (!answer.ok) throw new Error(`${base}${name} answers ${answer.status}`);
     return new Uint8Array(await answer.arrayBuffer());
   });
