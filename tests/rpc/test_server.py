@@ -2,8 +2,10 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator
 
+import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc import aio
@@ -111,6 +113,24 @@ async def test_a_drain_lets_calls_finish_and_takes_no_new_ones(edge: Edge) -> No
     assert isinstance(await refusal(edge.unary("echo", timeout=2)), errors.Unavailable)
     assert (await under_way).value == "0.5"
     await stopping
+
+
+async def test_a_server_that_is_held_up_answers_when_it_comes_to_it(edge: Edge) -> None:
+    """Thousands of calls that come while its loop stands still, as on a machine that does much else, are answered:
+    nobody is told CANCELLED who did not cancel.
+    """
+    count, standing_seconds = 3000, 2.0
+
+    def ask() -> list[str]:
+        with grpc.insecure_channel(edge.address) as channel:
+            echo = channel.unary_unary("/probe/echo", StringValue.SerializeToString, StringValue.FromString)
+            calls = [echo.future(StringValue(value=str(number)), timeout=60) for number in range(count)]
+            return [call.result().value for call in calls]
+
+    asking = asyncio.create_task(asyncio.to_thread(ask))
+    await asyncio.sleep(0.1)
+    time.sleep(standing_seconds)  # noqa: ASYNC251 - it is to stand still
+    assert await asking == [str(number) for number in range(count)]
 
 
 async def test_a_taken_port_is_said_so(edge: Edge) -> None:
