@@ -14,6 +14,7 @@ from tests import real_bundles
 from tests.bundles import mean_colour
 
 SIZE = ARCHITECTURES[DEFAULT_ARCHITECTURE].preprocessing.size
+OTHERS = [row.id for row in ARCHITECTURES.values() if row.int8 and row.id != DEFAULT_ARCHITECTURE]
 # Of seven bits and a sign.
 LARGEST = 64
 
@@ -45,7 +46,21 @@ def test_no_product_overflows(graph: bytes) -> None:
 
 def test_its_ends_are_those_of_the_backbone(graph: bytes) -> None:
     """Pixels in; features and the map that they are the mean of out, in float32; of several pictures as of each."""
-    pixels = np.concatenate(list(quantizing.pictures(SIZE))[:3])
+    answers_as_a_backbone(graph, SIZE)
+
+
+@pytest.mark.parametrize("architecture", OTHERS)
+def test_every_network_that_is_offered_is_made(architecture: str) -> None:
+    """A quarter as large as in float32, with the same ends, and with weights whose products fit."""
+    whole = real_bundles.graph(architecture)
+    graph = quantizing.quantize(whole)
+    assert len(graph) < 0.3 * len(whole)
+    test_no_product_overflows(graph)
+    answers_as_a_backbone(graph, ARCHITECTURES[architecture].preprocessing.size)
+
+
+def answers_as_a_backbone(graph: bytes, size: int) -> None:
+    pixels = np.concatenate(list(quantizing.pictures(size))[:3])
     features, feature_map = Backbone(graph).mapped(pixels)
     assert feature_map is not None
     np.testing.assert_allclose(feature_map.mean(axis=(2, 3)), features, atol=1e-5)
