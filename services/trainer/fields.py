@@ -11,7 +11,7 @@ class Needs:
 
     field: str
     values: tuple[str, ...]
-    otherwise: float
+    otherwise: float | str
 
 
 @dataclass(frozen=True)

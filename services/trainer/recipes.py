@@ -72,6 +72,8 @@ def fit(asked: Recipe, default_architecture: str, data: "bundle_pb2.Modality.Val
         problems.append(("recipe.preset", f"must be {FAST}: the dataset holds sounds, and {why}"))
     elif recipe.preset == QUALITY and recipe.architecture == AUTO:
         pass  # whatever the worker has for pictures
+    elif recipe.architecture == AUTO and not of_sounds:
+        problems.append(("recipe.architecture", f"{AUTO} is of sounds; preset {QUALITY} chooses for pictures"))
     elif modality(recipe.architecture) != data:
         there = listed((AUTO, *SOUND_ARCHITECTURES) if of_sounds else tuple(ARCHITECTURES))
         named = f"{recipe.architecture} is of {others}, and the dataset holds {held}; there are: {there}"
@@ -219,8 +221,9 @@ def _value(asked: Recipe, field: Field, resolved: Recipe) -> tuple[Any, str]:
     descriptor = Recipe.DESCRIPTOR.fields_by_name[field.name]
     if field.needs is not None and not _has_one_of(resolved, field.needs.field, field.needs.values):
         matters = f"only matters with {field.needs.field} {' or '.join(field.needs.values)}"
-        given = field.name in _given(asked) and getattr(asked, field.name) != field.needs.otherwise
-        return field.needs.otherwise, matters if given else ""
+        otherwise = _from_text(descriptor, field.needs.otherwise)
+        given = field.name in _given(asked) and getattr(asked, field.name) != otherwise
+        return otherwise, matters if given else ""
     if field.name not in _given(asked):
         return _from_text(descriptor, field.default), ""
     value = getattr(asked, field.name)

@@ -160,6 +160,7 @@ SENSELESS: list[tuple[dict[str, object], str, str]] = [
     ({"weights": "RANDOM", "freeze": "BODY"}, "freeze", "must be NONE where weights are RANDOM"),
     ({"weights": "RANDOM", "initial_head": "FAST"}, "initial_head", "must be RANDOM where weights are RANDOM"),
     ({"frozen_mode": "TRAIN"}, "frozen_mode", "has no such field"),
+    ({"preset": "baseline", "freeze": "NONE", "frozen_mode": "TRAIN"}, "frozen_mode", "only matters with freeze BODY"),
 ]
 
 
@@ -300,6 +301,15 @@ def test_views_are_bounded_by_memory() -> None:
     recipes.check_views(recipe, 20_000)
     recipe.views = 0
     recipes.check_views(recipe, 1_000_000)
+
+
+def test_of_pictures_a_network_is_chosen_by_quality() -> None:
+    """`fast` chooses among networks of sounds only; who asks it to for pictures is told what does."""
+    with pytest.raises(InvalidArgument) as caught:
+        recipes.fit(Recipe(preset="fast", architecture="auto"), DEFAULT_ARCHITECTURE, MODALITY_IMAGE)
+    assert caught.value.violations == (
+        ("recipe.architecture", "auto is of sounds; preset quality chooses for pictures"),
+    )
 
 
 def test_only_pictures_have_views() -> None:

@@ -13,6 +13,8 @@ from handful.recipe import recipe as from_words
 from handful.v1.bundle_pb2 import (
     FREEZE_BODY,
     FREEZE_NONE,
+    FROZEN_MODE_EVAL,
+    FROZEN_MODE_TRAIN,
     WEIGHTS_AUTO,
     WEIGHTS_PRETRAINED,
     WEIGHTS_RANDOM,
@@ -106,8 +108,9 @@ def test_auto_keeps_what_else_was_asked_for(tmp_path: Path) -> None:
     asked = Recipe(
         preset="baseline", architecture=B0, weights=WEIGHTS_AUTO, freeze=FREEZE_BODY, num_epochs=3, learning_rate=1e-3
     )
+    asked.frozen_mode = FROZEN_MODE_TRAIN  # of nothing that is frozen any more
     work, _ = settled(tmp_path, asked)
-    asked.weights, asked.freeze = WEIGHTS_RANDOM, FREEZE_NONE
+    asked.weights, asked.freeze, asked.frozen_mode = WEIGHTS_RANDOM, FREEZE_NONE, FROZEN_MODE_EVAL
     assert work.recipe == resolve(asked, LITE0)
 
 

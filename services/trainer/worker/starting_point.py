@@ -64,6 +64,7 @@ def _from_nothing(recipe: Recipe) -> Recipe:
     asked = Recipe(preset=BASELINE, architecture=recipe.architecture, seed=recipe.seed)
     if recipe.preset == BASELINE:
         asked.CopyFrom(recipe)
+        asked.ClearField("frozen_mode")  # nothing is frozen
     if recipe.preset == FINE_TUNE:
         asked.CopyFrom(recipe)
         asked.initial_head = INITIAL_HEAD_RANDOM
