@@ -87,6 +87,11 @@ def test_a_class_that_was_given_no_chance_has_a_finite_loss() -> None:
     assert all(np.isfinite(value) for value in found.values())
 
 
+def test_answers_that_are_sure_and_right_have_no_loss() -> None:
+    """The loss is 0 then, and no -0, which people would read as a loss below it."""
+    assert str(scores(np.array([1]), np.array([[0.0, 1.0]], np.float32))["val/loss"]) == "0.0"
+
+
 def test_calibration_is_measured_in_bins_of_ten_examples() -> None:
     """Of 20 examples there are two bins, of 1,500 there are 15; too sure in one does not make up for too unsure in
     another.

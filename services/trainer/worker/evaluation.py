@@ -59,7 +59,7 @@ def scores(labels: Labels, probabilities: Floats, which: str = "val") -> dict[st
         for name, values in zip(("precision", "recall", "f1"), figures, strict=True)
     }
     found = {
-        "loss": float(-np.log(picked).mean()),
+        "loss": float(0.0 - np.log(picked).mean()),
         "accuracy": float((answers == labels).mean()),
         "top5_accuracy": float((top == labels[:, None]).any(axis=1).mean()),
         **means,

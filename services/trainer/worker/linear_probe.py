@@ -107,6 +107,6 @@ def _fit_scores(head: LinearHead, rows: Floats, labels: Labels) -> dict[str, flo
     probabilities = softmax(head.logits(rows))
     picked = np.maximum(probabilities[np.arange(len(labels)), labels], np.finfo(np.float32).tiny)
     return {
-        "train/loss": float(-np.log(picked).mean()),
+        "train/loss": float(0.0 - np.log(picked).mean()),
         "train/accuracy": float((probabilities.argmax(axis=1) == labels).mean()),
     }
