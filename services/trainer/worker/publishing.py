@@ -26,6 +26,12 @@ _COPYLEFT = (
     "under the same. Read it before you give the model to others, or have them use it over a network."
 )
 
+_UNKNOWN_NOT_TOLD = (
+    "Predictions of this model name a class whatever they are asked about; they never say `unknown`. That takes "
+    f"training examples of at least {neighbours.NEAREST + 1} groups, such as recordings or speakers, and, where the "
+    f"network itself was trained, {neighbours.MIN_HELD_OUT} validation examples."
+)
+
 
 class ParityFailed(Exception):
     """The stored model does not answer as the trained one."""
@@ -41,8 +47,7 @@ def publish(work: Work, trained: Trained, evaluation: Evaluation) -> str:
     if _license(trained):
         work.notice("COPYLEFT", _COPYLEFT.format(_license(trained)))
     if trained.neighbours is None:
-        message = "Predictions of this model name a class whatever they are asked about; they never say `unknown`."
-        work.notice("UNKNOWN_NOT_TOLD", message)
+        work.notice("UNKNOWN_NOT_TOLD", _UNKNOWN_NOT_TOLD)
     else:
         files[neighbours.FILE] = trained.neighbours.to_bytes()
     files |= {f"plots/{name}.png": png for name, png in plots.draw(trained.examples.labels, evaluation).items()}
