@@ -71,7 +71,7 @@ def write(compared: CompareTrainingRunsResponse, file: Path | None, *, quiet: bo
 
 def _rows(compared: CompareTrainingRunsResponse) -> list[list[str]]:
     """What stands above, and a row of text for every run: its data and what it differs in, its figures, its name."""
-    named = list(dict.fromkeys((*_ALWAYS, *compared.differing_fields)))
+    named = list(dict.fromkeys((*_ALWAYS, *_differing(compared))))
     return [
         ["data", *named, *FIGURES, "model", "run"],
         *(
@@ -86,18 +86,33 @@ def _rows(compared: CompareTrainingRunsResponse) -> list[list[str]]:
     ]
 
 
+def _differing(compared: CompareTrainingRunsResponse) -> list[str]:
+    """Fields that tell runs apart: not those that one preset lacks and that are the same wherever they are, since the
+    preset says as much.
+    """
+    recipes = [as_dict(one.training_run.recipe) for one in compared.training_runs]
+    presets = {one["preset"] for one in recipes}
+
+    def tells(name: str) -> bool:
+        several = len({one[name] for one in recipes if name in one}) > 1
+        return several or any(len({one.get(name) for one in recipes if one["preset"] == each}) > 1 for each in presets)
+
+    return [name for name in compared.differing_fields if tells(name)]
+
+
 def _by_data(compared: CompareTrainingRunsResponse) -> Iterator[str]:
     """Where runs are on several data: a table of accuracies with a row for each recipe and a column for each data."""
     data = list(dict.fromkeys(_data(one.training_run) for one in compared.training_runs))
+    names = _differing(compared)
     recipes: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
     for one in compared.training_runs:
         _, accuracy, interval, *_ = _figures(one)
         cell = f"{accuracy} ({interval})" if interval else accuracy
-        recipes[tuple(_fields(one, compared.differing_fields))].setdefault(_data(one.training_run), cell)
+        recipes[tuple(_fields(one, names))].setdefault(_data(one.training_run), cell)
     if len(data) > 1:
         rows = [[*recipe, *(cells.get(one, "") for one in data)] for recipe, cells in recipes.items()]
         yield "<h2>Accuracy by recipe and data, with the 95 % interval</h2>"
-        yield page.table((*compared.differing_fields, *data), rows)
+        yield page.table((*names, *data), rows)
 
 
 def _labels(compared: CompareTrainingRunsResponse) -> dict[str, str]:
@@ -139,7 +154,7 @@ def _figures(one: ComparedTrainingRun) -> list[str]:
         figures.get("val/f1_weighted", ""),
         figures.get("val/loss", ""),
         f"{one.seconds:.1f}" if one.HasField("seconds") else "",
-        f"{one.peak_memory_bytes / 2**20:.0f} MiB" if one.HasField("peak_memory_bytes") else "",
+        f"{one.peak_memory_bytes / 1e6:.0f} MB" if one.HasField("peak_memory_bytes") else "",
         f"{one.num_parameters / 1e6:.1f} M" if one.num_parameters else "",
     ]
 

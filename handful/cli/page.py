@@ -161,8 +161,8 @@ _AMOUNTS: Sequence[tuple[str, Callable[[ComparedTrainingRun], float | None], str
         "{:.1f}",
     ),
     (
-        "Memory of the worker at most, in MiB",
-        lambda run: run.peak_memory_bytes / 2**20 if run.HasField("peak_memory_bytes") else None,
+        "Memory of the worker at most, in MB",
+        lambda run: run.peak_memory_bytes / 1e6 if run.HasField("peak_memory_bytes") else None,
         "{:.0f}",
     ),
     ("Size of the network, in million parameters", lambda run: run.num_parameters / 1e6 or None, "{:.1f}"),
