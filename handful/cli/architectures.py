@@ -4,6 +4,7 @@ import argparse
 import json
 from typing import Any
 
+from google.protobuf import json_format
 from rich.markup import escape
 
 from handful import Client
@@ -60,7 +61,9 @@ def _as_dict(one: Architecture) -> dict[str, Any]:
         "num_parameters": one.num_parameters,
         "gflops": one.gflops,
         "input_size": one.input_size,
+        "preprocessing": _preprocessing(one),
         "feature_width": one.feature_width,
+        "num_blocks": one.num_blocks,
         "training_memory_bytes": one.training_memory_bytes,
         "code_license": one.code_license,
         "extra": one.extra,
@@ -71,6 +74,15 @@ def _as_dict(one: Architecture) -> dict[str, Any]:
         "weights": Architecture.WeightsState.Name(one.weights_state).removeprefix("WEIGHTS_STATE_").lower(),
         "weights_source": one.weights_source,
         "weights_license": one.weights_license,
+        "weights_license_note": one.weights_license_note,
         "weights_max_bytes": one.weights_max_bytes,
         "weights_sha256": one.weights_sha256,
     }
+
+
+def _preprocessing(one: Architecture) -> dict[str, Any]:
+    how = one.preprocessing if one.modality == MODALITY_IMAGE else one.sound_preprocessing
+    shown = json_format.MessageToDict(how, preserving_proto_field_name=True)
+    if "fit" in shown:
+        shown["fit"] = shown["fit"].removeprefix("FIT_").lower()
+    return shown

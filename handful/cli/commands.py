@@ -169,14 +169,21 @@ def short(model_version: str) -> str:
     return f"{parts[3]} version {parts[5]}"
 
 
-def find_run(client: Client, named: str | None, *, trained: bool = False) -> Run:
-    """The run of that id, or the latest of that model, or the latest at all; if wanted only one that `trained`."""
+def find_run(client: Client, named: str | None, *, trained: bool = False, succeeded: bool = False) -> Run:
+    """The run of that id, or the latest of that model, or the latest at all; if wanted only one that `trained`, and one
+    that `succeeded` if any did.
+    """
+    latest = ""
     for run in client.runs():
-        ids: set[str | None] = {run.name, run.name.rpartition("/")[2]}
-        if not (trained and run.evaluated_model_version):
-            ids |= {None, run.model.rpartition("/")[2]}
-        if named in ids:
+        if named in {run.name, run.name.rpartition("/")[2]}:
             return client.run(run.name)
+        if named not in {None, run.model.rpartition("/")[2]} or (trained and run.evaluated_model_version):
+            continue
+        if not succeeded or run.state == TrainingRun.STATE_SUCCEEDED:
+            return client.run(run.name)
+        latest = latest or run.name
+    if latest:
+        return client.run(latest)
     raise NotFound(f"There is no run {named}. `handful runs` lists them." if named else "There are no runs yet.")
 
 

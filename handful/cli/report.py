@@ -11,6 +11,7 @@ from rich.markup import escape
 from handful import Client, Run
 from handful.cli import report_page
 from handful.cli.commands import console, find_run
+from handful.cli.outcome import state
 from handful.errors import FailedPrecondition, HandfulError
 from handful.v1.bundle_pb2 import Evaluation
 from handful.v1.trainer_pb2 import TrainingRun, TrainingRunEvent
@@ -22,7 +23,7 @@ SIDE = 192
 
 def run(given: argparse.Namespace) -> int:
     with Client.from_env() as client:
-        found = find_run(client, given.run, trained=True)
+        found = find_run(client, given.run, trained=True, succeeded=True)
         report = gathered(client, found)
         file = given.out or _file(report)
         file.write_text(report_page.html(report), encoding="utf-8")
@@ -42,8 +43,9 @@ def gathered(client: Client, found: Run) -> report_page.Report:
     """All that is known of a run that succeeded; FailedPrecondition for any other."""
     ended = found.training_run
     if ended.state != TrainingRun.STATE_SUCCEEDED:
-        state = TrainingRun.State.Name(ended.state).removeprefix("STATE_").lower()
-        raise FailedPrecondition(f"There is no report of {ended.name}: it is {state}. Watch it with: handful watch")
+        over = ended.state in (TrainingRun.STATE_FAILED, TrainingRun.STATE_CANCELLED)
+        then = ended.failure.message if over else f"Watch it: handful watch {ended.name.rpartition('/')[2]}"
+        raise FailedPrecondition(f"There is no report of {ended.name}: it is {state(ended)}. {then}".rstrip())
     events = [message for message in found.watch() if isinstance(message, TrainingRunEvent)]
     version, measured_on = ended.model_version, ""
     if ended.evaluated_model_version:

@@ -179,9 +179,14 @@ def _making(report: Report) -> str:
         ("data", f"{'/'.join(run.dataset_version.split('/')[3::2])} ({run.dataset_manifest_sha256[:12]})"),
         *((name, str(value)) for name, value in as_dict(run.recipe).items()),
         *((f"seconds: {phase.phase}", f"{phase.seconds:.2f}") for phase in used.phases),
+        ("seconds in all", f"{(run.finish_time.ToNanoseconds() - run.start_time.ToNanoseconds()) / 1e9:.2f}"),
     ]
+    if run.HasField("estimated_seconds"):
+        rows.append(("seconds expected", f"{run.estimated_seconds:.2f}"))
     if used.peak_memory_bytes:
         rows.append(("peak memory", f"{used.peak_memory_bytes / 1e6:.0f} MB"))
+    if used.peak_accelerator_bytes:
+        rows.append(("peak memory of the accelerator", f"{used.peak_accelerator_bytes / 1e6:.0f} MB"))
     return table(("", ""), rows)
 
 

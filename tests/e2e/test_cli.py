@@ -92,6 +92,15 @@ def test_five_minutes(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     assert (answered.returncode, answered.stderr) == (2, said)
 
 
+def test_architectures_say_how_examples_come_to_them(cli: Cli) -> None:
+    """As JSON every one has its preprocessing: of pictures and of sounds."""
+    listed = {one["name"]: one for one in json.loads(cli("architectures", "--json").stdout)}
+    assert all(one["preprocessing"] for one in listed.values())
+    how = listed["efficientnet_lite0"]["preprocessing"]
+    assert (how["fit"], how["resize"], how["size"]) == ("center_crop", 256, 224)
+    assert listed["speech_embedding"]["preprocessing"]["spectrograms"][0]["sample_rate"] == 16_000
+
+
 def test_a_folder_is_predicted(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     """Every picture in a folder is a row of a table, or a line of JSON; what is none is counted, what is hidden passed
     by; and what cannot be predicted is one line each, with exit code 2.
@@ -207,6 +216,12 @@ def test_a_run_is_reported(stack: Stack, cli: Cli, pictures: Path, tmp_path: Pat
     FilesystemStore(stack.home / "store").delete(blob_key("default", content))
     assert cli("report", "mislabelled", "--out", tmp_path / "report.html").returncode == 0
     assert f"{suspect} has no picture here: The stored picture is damaged" in (tmp_path / "report.html").read_text()
+    assert "<td>seconds in all</td>" in page
+    stopped = cli("train", "mislabelled", "preset=fine_tune", "num_epochs=1000", "--detach").stdout.split()[-1]
+    cli("cancel", stopped)
+    untold = cli("report", stopped)
+    assert (untold.returncode, "it is cancel" in untold.stderr) == (2, True)
+    assert cli("report", "mislabelled", "--out", tmp_path / "report.html").returncode == 0  # of what succeeded last
     refused = cli("report", "no-such-run")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
 
