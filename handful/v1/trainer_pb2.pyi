@@ -1406,6 +1406,7 @@ class RecipePreset(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     FIELDS_FIELD_NUMBER: _builtins.int
     IS_DEFAULT_FIELD_NUMBER: _builtins.int
+    MODALITIES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, for Recipe.preset."""
     description: _builtins.str
@@ -1416,6 +1417,10 @@ class RecipePreset(_message.Message):
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecipeField]:
         """Every field it has."""
 
+    @_builtins.property
+    def modalities(self) -> _containers.RepeatedScalarFieldContainer[_bundle_pb2.Modality.ValueType]:
+        """Of what it trains."""
+
     def __init__(
         self,
         *,
@@ -1423,10 +1428,11 @@ class RecipePreset(_message.Message):
         description: _builtins.str = ...,
         fields: _abc.Iterable[Global___RecipeField] | None = ...,
         is_default: _builtins.bool = ...,
+        modalities: _abc.Iterable[_bundle_pb2.Modality.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "fields", b"fields", "is_default", b"is_default", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "fields", b"fields", "is_default", b"is_default", "modalities", b"modalities", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1473,6 +1479,10 @@ class RecipeField(_message.Message):
     MAXIMUM_FIELD_NUMBER: _builtins.int
     UNIT_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
+    NEEDED_FIELD_FIELD_NUMBER: _builtins.int
+    NEEDED_VALUES_FIELD_NUMBER: _builtins.int
+    DEFAULT_WHERE_NEEDED_FIELD_NUMBER: _builtins.int
+    MODALITIES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name in Recipe."""
     description: _builtins.str
@@ -1487,9 +1497,23 @@ class RecipeField(_message.Message):
     """The largest value allowed; INTEGER and NUMBER."""
     unit: _builtins.str
     """Its unit, such as `degrees`; empty for a bare number."""
+    needed_field: _builtins.str
+    """The field that has to have one of `needed_values` for this one to matter: else it is refused. Empty: it matters always."""
+    default_where_needed: _builtins.str
+    """What it is where it matters and is not set, written out; other than `default_value` where it does not matter with the
+    preset alone.
+    """
     @_builtins.property
     def choices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What it may be; CHOICE."""
+        """What it may be; CHOICE. Of architectures those of the dataset's modality (Architecture.modality)."""
+
+    @_builtins.property
+    def needed_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See `needed_field`."""
+
+    @_builtins.property
+    def modalities(self) -> _containers.RepeatedScalarFieldContainer[_bundle_pb2.Modality.ValueType]:
+        """With data of which modality it may be set."""
 
     def __init__(
         self,
@@ -1502,10 +1526,14 @@ class RecipeField(_message.Message):
         maximum: _builtins.float = ...,
         unit: _builtins.str = ...,
         choices: _abc.Iterable[_builtins.str] | None = ...,
+        needed_field: _builtins.str = ...,
+        needed_values: _abc.Iterable[_builtins.str] | None = ...,
+        default_where_needed: _builtins.str = ...,
+        modalities: _abc.Iterable[_bundle_pb2.Modality.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "default_value", b"default_value", "description", b"description", "maximum", b"maximum", "minimum", b"minimum", "name", b"name", "type", b"type", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "default_value", b"default_value", "default_where_needed", b"default_where_needed", "description", b"description", "maximum", b"maximum", "minimum", b"minimum", "modalities", b"modalities", "name", b"name", "needed_field", b"needed_field", "needed_values", b"needed_values", "type", b"type", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,6 +3,11 @@
 from dataclasses import dataclass
 
 from handful.v1 import trainer_pb2
+from handful.v1.bundle_pb2 import MODALITY_IMAGE, MODALITY_SOUND, Modality
+
+Modalities = tuple["Modality.ValueType", ...]
+PICTURES: Modalities = (MODALITY_IMAGE,)
+BOTH: Modalities = (MODALITY_IMAGE, MODALITY_SOUND)
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class Field:
     unit: str = ""
     choices: tuple[str, ...] = ()
     needs: Needs | None = None
+    modalities: Modalities = BOTH
 
     @property
     def type(self) -> "trainer_pb2.RecipeField.Type.ValueType":
@@ -40,6 +46,7 @@ class Preset:
     name: str
     description: str
     fields: tuple[Field, ...]
+    modalities: Modalities = PICTURES
 
     def field(self, name: str) -> Field | None:
         return next((field for field in self.fields if field.name == name), None)

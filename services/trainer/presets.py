@@ -3,8 +3,10 @@
 Constants, with the measurements and papers behind them, are explained in docs/why.md.
 """
 
+from dataclasses import replace
+
 from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
-from services.trainer.fields import Field, Needs, Preset
+from services.trainer.fields import BOTH, PICTURES, Field, Needs, Preset
 from services.trainer.sound_architectures import AUTO, CANDIDATES, SOUND_ARCHITECTURES
 
 FAST = "fast"
@@ -26,14 +28,15 @@ VIEW = {
     "saturation": 0.2,
 }
 
+_WEIGHTS = Field(
+    "weights",
+    "What the network starts from. AUTO: pretrained weights where they can be had, else random ones, all trained.",
+    "PRETRAINED",
+    choices=("PRETRAINED", "RANDOM", "AUTO"),
+)
 _COMMON = (
     Field("architecture", "Which network.", DEFAULT_ARCHITECTURE, choices=tuple(ARCHITECTURES)),
-    Field(
-        "weights",
-        "What the network starts from. AUTO: pretrained weights where they can be had, else random ones, all trained.",
-        "PRETRAINED",
-        choices=("PRETRAINED", "RANDOM", "AUTO"),
-    ),
+    _WEIGHTS,
     Field("seed", "Seed of everything random.", 0, 0, 2**31 - 1),
 )
 _HEAD = (
@@ -70,10 +73,15 @@ _FAST = (
         DEFAULT_ARCHITECTURE,
         choices=(*ARCHITECTURES, AUTO, *SOUND_ARCHITECTURES),
     ),
-    *_COMMON[1:],
+    replace(_WEIGHTS, modalities=PICTURES),
+    *_COMMON[2:],
     *_HEAD,
     Field(
-        "backbone_precision", "Numbers of the network. INT8: faster, smaller.", "FLOAT32", choices=("FLOAT32", "INT8")
+        "backbone_precision",
+        "Numbers of the network. INT8: faster, smaller.",
+        "FLOAT32",
+        choices=("FLOAT32", "INT8"),
+        modalities=PICTURES,
     ),
     Field(
         "views",
@@ -83,6 +91,7 @@ _FAST = (
         0,
         16,
         "views",
+        modalities=PICTURES,
     ),
 )
 _QUALITY = (
@@ -247,6 +256,7 @@ PRESETS: dict[str, Preset] = {
             "Seconds on a CPU, and the most accurate for a few examples: every picture goes through the network once, "
             "then a convex head is fitted to the optimum.",
             _FAST,
+            BOTH,
         ),
         Preset(
             QUALITY,

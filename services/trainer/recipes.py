@@ -105,6 +105,7 @@ def message(preset: Preset, default_architecture: str) -> trainer_pb2.RecipePres
         name=preset.name,
         description=preset.description,
         is_default=preset.name == FAST,
+        modalities=preset.modalities,
         fields=[
             trainer_pb2.RecipeField(
                 name=field.name,
@@ -115,6 +116,10 @@ def message(preset: Preset, default_architecture: str) -> trainer_pb2.RecipePres
                 maximum=field.maximum,
                 unit=field.unit,
                 choices=field.choices,
+                needed_field=field.needs.field if field.needs else "",
+                needed_values=field.needs.values if field.needs else (),
+                default_where_needed=_own_default(field, default_architecture),
+                modalities=[one for one in field.modalities if one in preset.modalities],
             )
             for field in preset.fields
         ],
@@ -129,13 +134,15 @@ def _description(field: Field) -> str:
 
 
 def _default(preset: Preset, field: Field, architecture: str) -> str:
-    if field.name == "architecture" and field.default != AUTO:
-        return architecture
     needs = field.needs
-    if needs is None:
-        return str(field.default)
-    other = preset.field(needs.field)
-    return str(field.default if other is not None and other.default in needs.values else needs.otherwise)
+    other = preset.field(needs.field) if needs else None
+    if needs is None or (other is not None and other.default in needs.values):
+        return _own_default(field, architecture)
+    return str(needs.otherwise)
+
+
+def _own_default(field: Field, architecture: str) -> str:
+    return architecture if field.name == "architecture" and field.default != AUTO else str(field.default)
 
 
 def _conflicts(asked: Recipe, recipe: Recipe) -> list[tuple[str, str]]:
