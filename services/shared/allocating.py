@@ -3,6 +3,7 @@ thread that had them: one picture of 50 megapixels, decoded in two threads, cost
 """
 
 import ctypes
+import gc
 
 # Blocks of this size and more are of their own, and gone when they are freed: decoded pictures and recordings. What a
 # forward pass takes is smaller, or kept by its runtime.
@@ -16,3 +17,11 @@ def give_back() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, OWN_BYTES)
+
+
+def trim() -> None:
+    """What was freed by now, at once, small blocks too: for a process that is done with something large."""
+    gc.collect()
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)

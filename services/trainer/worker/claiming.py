@@ -17,7 +17,7 @@ from handful.channel import connect
 from handful.errors import from_rpc_error
 from handful.v1.worker_pb2 import Capabilities, Claim, ClaimTrainingRunRequest
 from handful.v1.worker_pb2_grpc import WorkerServiceStub
-from services.shared import parent
+from services.shared import allocating, parent
 from services.shared.identifiers import new_id
 from services.shared.objects import open_store
 from services.shared.objects.retrying import RetryingStore
@@ -67,6 +67,7 @@ def work(settings: WorkerSettings) -> None:
                 at_hand.append(begin(stub, claim, store, weights, settings.threads, settings.cache))
                 _session().run(at_hand[0])
                 tidying.after_run(at_hand.pop().project)
+                allocating.trim()  # else a quick run's peak is that of the network trained before it
                 shift.worked()
                 structlog.contextvars.unbind_contextvars("request_id")
     preparing.end()
