@@ -158,6 +158,19 @@ def to_choose_from(had: Collection[str], max_gflops: float) -> list[Architecture
     return sorted((row for row in rows if not row.code_license), key=lambda row: row.gflops)
 
 
+def preprocessing(recipe: bundle_pb2.Recipe, *, textbook: bool = False) -> bundle_pb2.ImagePreprocessing:
+    """How pictures come to the network that a recipe names: as its weights were trained, or squashed where the recipe
+    says so. A textbook squashes unless told otherwise, with a filter of its own.
+    """
+    own = ARCHITECTURES[recipe.architecture].preprocessing
+    squash, cropped = bundle_pb2.ImagePreprocessing.FIT_SQUASH, bundle_pb2.ImagePreprocessing.FIT_CENTER_CROP
+    if textbook and recipe.fit != cropped:
+        return bundle_pb2.ImagePreprocessing(fit=squash, size=own.size, filter="bilinear")
+    if textbook or recipe.fit != squash:
+        return own
+    return bundle_pb2.ImagePreprocessing(fit=squash, size=own.size, filter=own.filter, draft=own.draft)
+
+
 def backbone_id(
     architecture: str,
     preprocessing: bundle_pb2.ImagePreprocessing | bundle_pb2.SoundPreprocessing,

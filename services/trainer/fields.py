@@ -32,6 +32,8 @@ class Field:
     choices: tuple[str, ...] = ()
     needs: Needs | None = None
     modalities: Modalities = BOTH
+    # Whether its default is not written down, for workers of releases that had no such field and did just that.
+    unwritten: bool = False
 
     @property
     def type(self) -> "trainer_pb2.RecipeField.Type.ValueType":

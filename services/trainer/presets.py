@@ -39,6 +39,15 @@ _COMMON = (
     _WEIGHTS,
     Field("seed", "Seed of everything random.", 0, 0, 2**31 - 1),
 )
+_FIT = Field(
+    "fit",
+    "How pictures are brought to the input size. CENTER_CROP: the middle, as the weights were trained. SQUASH: all of "
+    "it, out of proportion, where what matters lies at the edges.",
+    "CENTER_CROP",
+    choices=("CENTER_CROP", "SQUASH"),
+    modalities=PICTURES,
+    unwritten=True,
+)
 _HEAD = (
     Field("num_epochs", "Most passes of the solver; it stops when it has converged.", 200, 1, 10_000, "epochs"),
     Field(
@@ -82,7 +91,9 @@ _FAST = (
         "FLOAT32",
         choices=("FLOAT32", "INT8"),
         modalities=PICTURES,
+        unwritten=True,
     ),
+    _FIT,
     Field(
         "views",
         "Augmented views of each training picture that the head is fitted on beside the picture itself: crops, flips, "
@@ -119,6 +130,7 @@ _QUALITY = (
         0,
         1000,
         "epochs",
+        unwritten=True,
     ),
     Field("weights", "What the networks start from.", "PRETRAINED", choices=("PRETRAINED",)),
     *_COMMON[2:],
@@ -139,6 +151,7 @@ _BASELINE = (
         needs=Needs("freeze", ("BODY",), "EVAL"),
     ),
     Field("target_size", "Smaller classes are topped up with repeats to this many.", 50, 0, 10_000, "examples"),
+    replace(_FIT, default="SQUASH"),
     Field("horizontal_flip", "Probability of a flip.", VIEW["horizontal_flip"], 0.0, 1.0),
     Field("rotation_degrees", "Largest rotation either way.", VIEW["rotation_degrees"], 0.0, 180.0, "degrees"),
     Field("brightness", "Largest relative change.", VIEW["brightness"], 0.0, 1.0),
@@ -230,6 +243,7 @@ _FINE_TUNE = (
     Field("mixup", "Alpha of mixup; 0: none. With cutmix too, each batch draws one of them.", 0.0, 0.0, 10.0),
     Field("cutmix", "Alpha of cutmix; 0: none. With mixup too, each batch draws one of them.", 0.0, 0.0, 10.0),
     Field("target_size", "Smaller classes are topped up with repeats to this many.", 0, 0, 10_000, "examples"),
+    _FIT,
     Field(
         "crop_scale", "Smallest share of the area that a random crop keeps; 1: no crop.", VIEW["crop_scale"], 0.05, 1.0
     ),

@@ -41,17 +41,13 @@ def resolve(asked: Recipe, default_architecture: str) -> Recipe:
         value, problem = _value(asked, field, recipe)
         if problem:
             problems.append((f"recipe.{field.name}", problem))
-        else:
+        elif not (field.unwritten and value == _from_text(Recipe.DESCRIPTOR.fields_by_name[field.name], field.default)):
             setattr(recipe, field.name, value)
     row = ARCHITECTURES.get(recipe.architecture)
     if row is not None and row.weights is None and recipe.weights == bundle_pb2.WEIGHTS_PRETRAINED:
         problems.append(("recipe.weights", NOT_OFFERED.format(row.id)))
     if recipe.backbone_precision == bundle_pb2.BACKBONE_PRECISION_INT8:
         problems += _precision_problems(recipe)
-    else:  # earlier releases know no such field, and need none
-        recipe.ClearField("backbone_precision")
-    if not recipe.challenger_epochs:  # the same
-        recipe.ClearField("challenger_epochs")
     if row is not None and row.network.library == ULTRALYTICS:
         problems += _yolo_problems(asked, recipe)
     if preset.name == FINE_TUNE and not problems:
@@ -80,6 +76,8 @@ def fit(asked: Recipe, default_architecture: str, data: "bundle_pb2.Modality.Val
         problems.append(("recipe.architecture", named))
     elif of_sounds and recipe.weights != bundle_pb2.WEIGHTS_PRETRAINED:
         problems.append(("recipe.weights", "must be PRETRAINED: networks of sounds are not trained"))
+    if of_sounds and recipe.fit:
+        problems.append(("recipe.fit", "must be left out: only pictures are cropped or squashed"))
     if of_sounds and recipe.views:
         problems.append(("recipe.views", "must be 0: only pictures have augmented views"))
     if problems:
@@ -189,6 +187,8 @@ def _yolo_problems(asked: Recipe, recipe: Recipe) -> list[tuple[str, str]]:
     if "contrast" in given and recipe.HasField("brightness") and recipe.contrast != recipe.brightness:
         equal = f"must equal brightness, which is {_number(recipe.brightness)}"
         problems.append(("recipe.contrast", f"{equal}: Ultralytics has one strength for both"))
+    if recipe.fit:
+        problems.append(("recipe.fit", "must be SQUASH: Ultralytics' trainer has its own way to cut pictures"))
     recipe.rotation_degrees, recipe.contrast = 0, recipe.brightness
     return problems
 

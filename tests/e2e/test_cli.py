@@ -8,14 +8,16 @@ import signal
 import socket
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from handful import Client
-from handful.bundle.manifest import blob_key
+from handful.bundle.manifest import blob_key, from_bytes
 from handful.cli.stack import Stack
+from handful.v1.bundle_pb2 import ImagePreprocessing, ModelManifest
 from services.shared.objects.filesystem import FilesystemStore
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -224,6 +226,18 @@ def test_a_run_is_reported(stack: Stack, cli: Cli, pictures: Path, tmp_path: Pat
     assert cli("report", "mislabelled", "--out", tmp_path / "report.html").returncode == 0  # of what succeeded last
     refused = cli("report", "no-such-run")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+
+
+def test_all_of_a_picture_counts_where_asked(stack: Stack, cli: Cli, pictures: Path, tmp_path: Path) -> None:
+    """With fit=SQUASH nothing is cut off, in training, in serving and in an export, whose self-test passes."""
+    cli("push", pictures, "--dataset", "tulips")
+    trained = cli("train", "tulips", "fit=SQUASH", "--model", "squashed")
+    assert trained.returncode == 0, trained.stderr
+    assert "features: 16 computed" in trained.stdout
+    assert "tulip" in cli("predict", "squashed", pictures / "tulip" / "1.jpg").stdout
+    with Client(stack.addresses) as client, zipfile.ZipFile(client.export("squashed@production", tmp_path).path) as one:
+        made = from_bytes(ModelManifest, one.read("bundle/manifest.json"))
+    assert made.backbone.preprocessing.fit == made.recipe.fit == ImagePreprocessing.FIT_SQUASH
 
 
 def test_runs_are_compared(cli: Cli, pictures: Path, tmp_path: Path) -> None:

@@ -56,18 +56,13 @@ def each_number() -> list[Any]:
 
 @presets
 def test_a_preset_alone_resolves_to_every_field_it_has(preset: Preset) -> None:
-    """A resolved recipe has exactly the fields of its preset, and resolving it again changes nothing. No views, no
-    challenger and a backbone in float32 are not written down: workers of releases before there was anything else train
-    such runs.
+    """A resolved recipe has exactly the fields of its preset, and resolving it again changes nothing. No views, and
+    what releases before a field did, is not written down: their workers train such runs.
     """
     resolved = resolve(Recipe(preset=preset.name))
     assert {descriptor.name for descriptor, _ in resolved.ListFields()} == {
         "preset",
-        *(
-            field.name
-            for field in preset.fields
-            if field.name not in ("views", "backbone_precision", "challenger_epochs")
-        ),
+        *(field.name for field in preset.fields if field.name != "views" and not field.unwritten),
     }
     assert resolve(resolved) == resolved
 
@@ -198,6 +193,7 @@ def test_what_was_not_asked_for_follows(fields: dict[str, object], expected: dic
         ({"preset": "fine_tune"}, "architecture", "Ultralytics' own trainer: take preset baseline, or fast"),
         ({"rotation_degrees": 5}, "rotation_degrees", "must be 0"),
         ({"frozen_mode": "TRAIN"}, "frozen_mode", "must be EVAL"),
+        ({"fit": "CENTER_CROP"}, "fit", "must be SQUASH"),
         ({"brightness": 0.4, "contrast": 0.2}, "contrast", "must equal brightness, which is 0.4"),
         ({"contrast": 0.3}, "contrast", "must equal brightness, which is 0.2"),
     ],

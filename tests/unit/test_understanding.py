@@ -31,7 +31,12 @@ OF_EVERY_CLAIM = {
     "notices",
 }
 # What is not written down, since releases before there was anything else did just that.
-_UNWRITTEN = {"backbone_precision": "FLOAT32"}
+_UNWRITTEN = {
+    (preset.name, field.name): field.default
+    for preset in PRESETS.values()
+    for field in preset.fields
+    if field.unwritten
+}
 # Fields of which none is not written down either.
 _COUNTED = ("views", "challenger_epochs")
 _CHOICES = [
@@ -39,7 +44,7 @@ _CHOICES = [
     for preset in PRESETS.values()
     for field in preset.fields
     for choice in field.choices or ("",)
-    if field.name != "architecture" and choice != _UNWRITTEN.get(field.name)
+    if field.name != "architecture" and choice != _UNWRITTEN.get((preset.name, field.name))
 ]
 
 

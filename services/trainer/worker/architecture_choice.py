@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from handful.bundle.heads import Floats
 from handful.v1.bundle_pb2 import MODALITY_SOUND, ArchitectureChoice, Backbone, Recipe
-from services.trainer.architectures import ARCHITECTURES, to_choose_from
+from services.trainer.architectures import preprocessing, to_choose_from
 from services.trainer.sound_architectures import AUTO, CANDIDATES, SOUND_ARCHITECTURES
 from services.trainer.worker import backbones, sound_graphs
 from services.trainer.worker.agreement import GraphDisagrees
@@ -186,8 +186,8 @@ def _found(work: Work, examples: Examples, architecture: str, counts: Counts) ->
 def _find(work: Work, architecture: str) -> tuple[Backbone, bytes]:
     if architecture in SOUND_ARCHITECTURES:
         return sound_graphs.find(work.store, work.weights, SOUND_ARCHITECTURES[architecture], work.children)
-    recipe, plain = _naming(work.recipe, architecture), ARCHITECTURES[architecture].preprocessing
-    return backbones.find(work.store, work.weights, recipe, plain, work.project, work.children)
+    recipe = _naming(work.recipe, architecture)
+    return backbones.find(work.store, work.weights, recipe, preprocessing(recipe), work.project, work.children)
 
 
 def _tried(work: Work, examples: Examples, architecture: str, folds: Folds, counts: Counts) -> list[Candidate]:
