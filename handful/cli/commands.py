@@ -15,7 +15,7 @@ from rich.table import Table
 
 from handful import Client, Run
 from handful.channel import Addresses
-from handful.cli.outcome import follow_to_the_end, state
+from handful.cli.outcome import behind, follow_to_the_end, state
 from handful.cli.stack import DEFAULT_WORKER_ADDRESS, Stack
 from handful.cli.tables import plain_table, print_table
 from handful.errors import InvalidArgument, NotFound
@@ -63,7 +63,8 @@ def train(given: argparse.Namespace) -> int:
 
 def queued(run: Run) -> int:
     """Says that a run is left alone."""
-    console.print(f"{run.name} is queued. Watch it: handful watch {run.name.rpartition('/')[2]}")
+    id_ = run.name.rpartition("/")[2]
+    console.print(f"{run.name} is queued{behind(run.training_run)}. Watch it: handful watch {id_}")
     return 0
 
 

@@ -23,6 +23,8 @@ def follow_to_the_end(client: Client, run: Run, console: Console) -> int:
     name = run.name.rpartition("/")[2]
     if run.training_run.HasField("estimated_seconds"):
         console.print(f"Such runs took {run.training_run.estimated_seconds:.0f} s.", highlight=False)
+    if run.training_run.num_ahead:
+        console.print(f"It is queued{behind(run.training_run)}; handful runs lists them.", highlight=False)
     if run.training_run.waits_for:
         console.print(f"[yellow]{escape(run.training_run.waits_for)}[/yellow]", highlight=False)
     try:
@@ -38,6 +40,11 @@ def follow_to_the_end(client: Client, run: Run, console: Console) -> int:
     else:
         _show_version(client, ended, console)
     return 0
+
+
+def behind(run: TrainingRun) -> str:
+    """` behind 2 others` of a run that is not the next; else nothing."""
+    return f" behind {run.num_ahead} other{'s' if run.num_ahead > 1 else ''}" if run.num_ahead else ""
 
 
 def state(run: TrainingRun) -> str:

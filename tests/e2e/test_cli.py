@@ -219,9 +219,12 @@ def test_a_run_is_reported(stack: Stack, cli: Cli, pictures: Path, tmp_path: Pat
     assert cli("report", "mislabelled", "--out", tmp_path / "report.html").returncode == 0
     assert f"{suspect} has no picture here: The stored picture is damaged" in (tmp_path / "report.html").read_text()
     assert "<td>seconds in all</td>" in page
-    stopped = cli("train", "mislabelled", "preset=fine_tune", "num_epochs=1000", "--detach").stdout.split()[-1]
-    cli("cancel", stopped)
-    untold = cli("report", stopped)
+    queued = [cli("train", "mislabelled", "preset=fine_tune", "num_epochs=1000", "--detach").stdout for _ in range(3)]
+    assert " is queued behind " in queued[-1]  # while the first trains, the second waits
+    stopped = [one.split()[-1] for one in reversed(queued)]
+    for one in stopped:
+        cli("cancel", one)
+    untold = cli("report", stopped[-1])
     assert (untold.returncode, "it is cancel" in untold.stderr) == (2, True)
     assert cli("report", "mislabelled", "--out", tmp_path / "report.html").returncode == 0  # of what succeeded last
     refused = cli("report", "no-such-run")
