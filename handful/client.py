@@ -114,8 +114,8 @@ class Client:
     ) -> Pushed:
         """Creates the dataset where it is new, sends a folder of class folders, and seals a version.
 
-        Files that are there already are not stored twice. `on_verdict` hears of every file as it is answered. What the
-        one pair of parentheses in the regular expression `groups` matches in a file's name is its group, never divided.
+        Files that are there already are not stored twice. `on_verdict` hears of every file as it is answered. `groups`
+        says what files belong to, which is never divided: a pattern or a CSV file, as in `handful.groups.groups_of`.
         """
         files, rejected = find(Path(folder), groups), []
         self.create_dataset(dataset, modality_of(files))

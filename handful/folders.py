@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from handful.errors import InvalidArgument
+from handful.groups import groups_of
 from handful.v1.bundle_pb2 import (
     MODALITY_IMAGE,
     MODALITY_SOUND,
@@ -72,8 +73,7 @@ def find(folder: Path, groups: str = "") -> list[LabelledFile]:
     """Every file of a folder of class folders, in order; what is hidden is none. InvalidArgument that shows the layout
     where there is none.
 
-    `groups` is a regular expression with one pair of parentheses, found in every file's name: what the parentheses
-    match is the file's group, such as the speaker.
+    `groups` says what files belong to, as `groups_of` takes it.
     """
     return survey(folder, groups).files
 
@@ -91,7 +91,7 @@ def survey(folder: Path, groups: str = "") -> Survey:
     if not found:
         beside = f" {passed['loose']} files lie in it directly." if passed["loose"] else ""
         raise InvalidArgument(f"{folder} has no class folders with files.{beside} {LAYOUT}")
-    return Survey(folder, _grouped(found, groups) if groups else found, passed["hidden"], passed["loose"])
+    return Survey(folder, _grouped(found, folder, groups) if groups else found, passed["hidden"], passed["loose"])
 
 
 def doubts(found: Survey) -> list[str]:
@@ -164,20 +164,9 @@ def _modality(path: Path) -> "Modality.ValueType | None":
     return MODALITY_SOUND if is_sound(beginning) else None
 
 
-def _grouped(files: Sequence[LabelledFile], pattern: str) -> list[LabelledFile]:
-    try:
-        expression = re.compile(pattern)
-    except re.error as problem:
-        raise InvalidArgument.fields([("groups", f"is no regular expression: {problem}")]) from None
-    if expression.groups != 1:
-        raise InvalidArgument.fields(
-            [("groups", f"must have one pair of parentheses around the group, not {expression.groups}: '_([a-z]+)_'")]
-        )
-    matches = [expression.search(file.path.name) for file in files]
-    missed = [file.path.name for file, match in zip(files, matches, strict=True) if not (match and match[1])]
-    if missed:
-        raise InvalidArgument.fields([("groups", f"matches nothing in {len(missed)} names, such as {missed[0]}")])
-    return [replace(file, group=match[1]) for file, match in zip(files, matches, strict=True) if match]
+def _grouped(files: Sequence[LabelledFile], folder: Path, how: str) -> list[LabelledFile]:
+    groups = groups_of([file.path for file in files], folder, how)
+    return [replace(file, group=group) for file, group in zip(files, groups, strict=True)]
 
 
 def _find(folder: Path, passed: Counter[str]) -> Iterator[LabelledFile]:

@@ -119,9 +119,10 @@ def _add_data(add: Add) -> None:
     push.add_argument(
         "--groups",
         default="",
-        metavar="PATTERN",
+        metavar="PATTERN|FILE.csv",
         help="a regular expression whose parentheses match, in each file's name, what it belongs to, such as the "
-        "speaker: '_([a-z]+)_'. No group is divided between training and validation",
+        "speaker: '_([a-z]+)_'; or a CSV file with the columns file (cat/1.jpg) and group. No group is divided between "
+        "training and validation",
     )
     push.add_argument("--yes", action="store_true", help="push a folder that does not look like class folders, unasked")
     push.add_argument("--dataset", help="the dataset's id (default: the folder's name)")

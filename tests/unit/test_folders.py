@@ -106,6 +106,37 @@ def test_groups_are_taken_from_names(tmp_path: Path) -> None:
     assert [file.group for file in files] == ["ann", "bob", "ann"]
 
 
+def test_groups_are_taken_from_a_list(tmp_path: Path) -> None:
+    """By the path in the folder, in any order, with whatever else the list has; a spreadsheet's mark is no name."""
+    lay(tmp_path, a=WAV, b=WAV)
+    listed = tmp_path / "speakers.csv"
+    rows = ("group,file,length", "ann,one/b.bin,1", " bob ,one/a.bin,2", "eve,one/gone.bin,3")
+    listed.write_text("\n".join(rows), encoding="utf-8-sig")
+    assert [file.group for file in find(tmp_path, str(listed))] == ["bob", "ann"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("file,group\none/a.bin,\n", "has no group for 1 files, such as one/a.bin"),
+        ("file,group\na.bin,ann\n", "such as one/a.bin"),
+        ("file;group\none/a.bin;ann\n", "must begin with the line file,group"),
+        ("", "must begin with the line file,group"),
+        (None, "cannot be read as a CSV file"),
+    ],
+    ids=["empty", "no path", "semicolons", "nothing", "missing"],
+)
+def test_a_list_that_groups_nothing_is_refused(tmp_path: Path, text: str | None, says: str) -> None:
+    """The field is named, and the first file that has no group."""
+    lay(tmp_path, a=WAV)
+    listed = tmp_path / "speakers.csv"
+    if text is not None:
+        listed.write_text(text)
+    with pytest.raises(InvalidArgument) as caught:
+        find(tmp_path, str(listed))
+    assert [(field, says in what) for field, what in caught.value.violations] == [("groups", True)]
+
+
 @pytest.mark.parametrize(
     ("pattern", "says"),
     [("(", "is no regular expression"), ("_a", "one pair of parentheses"), (r"_(\d)_", "1_ann_7.bin")],
