@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import io
 import os
+import signal
 import tempfile
 import uuid
 import zipfile
@@ -28,6 +29,7 @@ from services.trainer.records import ModelKey, NewModelVersion
 from tests import hostile_zips, whole_bundles
 from tests.hostile_zips import HOSTILE, truncated
 from tests.playing_worker import PROJECT
+from tests.processes import children
 from tests.servers import TrainerService
 from tests.whole_bundles import LABELS, Parts
 
@@ -63,6 +65,11 @@ def spools() -> list[Path]:
     """Those of the trainer in this process."""
     ours = [f"handful-{kind}-{os.getpid()}-*" for kind in ("export", "import")]
     return [path for pattern in ours for path in Path(tempfile.gettempdir()).glob(pattern)]
+
+
+def spawned() -> set[int]:
+    """Processes with Python's own work for this one."""
+    return {pid for pid in children() if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
 
 async def publish(service: TrainerService, store: FilesystemStore, parts: Parts) -> str:
@@ -207,6 +214,24 @@ async def test_what_is_no_model_of_ours_is_not_exported(
         "FAILED_PRECONDITION EXPORT_DISAGREES",
     ]
     assert list(store.keys("projects/default/exports/")) == []
+
+
+async def test_an_export_that_is_killed_leaves_nothing(
+    trainer_service: TrainerService, store: FilesystemStore, version: str
+) -> None:
+    """Its process dies: the caller hears so, no file of it is left and none in the store, and the next one is made."""
+    before, there = spawned(), set(store.keys(""))
+    asked = asyncio.create_task(answer(export(trainer_service, version, "onnx-int8")))
+    async with asyncio.timeout(30):
+        while not (made := [path for folder in spools() for path in folder.iterdir()]):  # noqa: ASYNC110 - a file
+            await asyncio.sleep(0.001)
+    (working,) = spawned() - before
+    os.kill(working, signal.SIGKILL)
+    assert await asked == "FAILED_PRECONDITION LIMITS_EXCEEDED"
+    assert made
+    assert spools() == []
+    assert set(store.keys("")) == there
+    assert await answer(export(trainer_service, version, "onnx-int8")) == "OK"
 
 
 async def test_so_many_exports_at_once(trainer_service: TrainerService, store: FilesystemStore) -> None:
