@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +18,8 @@ from services.shared.identifiers import now_us
 _MODE = "handful_mode"
 # What PostgreSQL says to a writer where it has become the standby of another server.
 _READ_ONLY = "25006"
+# How long whoever closes a database waits for transactions under way.
+CLOSE_SECONDS = 5.0
 
 
 class Database:
@@ -29,6 +31,9 @@ class Database:
         self._engine = engine
         self._lock = lock
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._num_under_way = 0
+        self._all_over = asyncio.Event()
+        self._all_over.set()
         sa.event.listen(
             engine.sync_engine, "begin", lambda connection: begin(connection, connection.get_execution_options()[_MODE])
         )
@@ -55,16 +60,31 @@ class Database:
             yield connection
 
     async def close(self) -> None:
+        """After the transactions under way: a connection that comes back to a pool that is gone is closed by nobody."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._all_over.wait(), CLOSE_SECONDS)
         await self._engine.dispose()
         if self._lock is not None:
             self._lock.close()
 
     @asynccontextmanager
     async def _transaction(self, mode: str) -> AsyncIterator[AsyncConnection]:
-        async with self._turn(mode), _reachable(mode), self._engine.connect() as connection:
-            await connection.execution_options(**{_MODE: mode})
-            async with connection.begin():
-                yield connection
+        with self._counted():
+            async with self._turn(mode), _reachable(mode), self._engine.connect() as connection:
+                await connection.execution_options(**{_MODE: mode})
+                async with connection.begin():
+                    yield connection
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._num_under_way += 1
+        self._all_over.clear()
+        try:
+            yield
+        finally:
+            self._num_under_way -= 1
+            if not self._num_under_way:
+                self._all_over.set()
 
     def _turn(self, mode: str) -> AbstractAsyncContextManager[object]:
         """Writers of a file wait for each other here and not in a thread: whoever is cancelled there is still at it."""

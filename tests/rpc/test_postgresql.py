@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -24,6 +25,7 @@ from services.shared.postgresql import POOL_SIZE
 from services.trainer import sweeper
 from tests.playing_worker import bundle, claim, create, epoch, read, refusal, seal
 from tests.postgres_server import PASSWORD, USER, PostgresServer
+from tests.processes import until
 from tests.rpc.test_migrations import COUNT, INSERT, TABLES, engine_of, folder
 from tests.rpc.test_watch import Watch
 from tests.servers import Databases, DatasetService, TrainerService, running_trainer
@@ -231,6 +233,28 @@ async def test_writers_in_each_others_way_are_told_to_try_again(postgres: Postgr
     async with opened.read() as connection:
         assert (await connection.execute(COUNT)).scalar_one() == 1
     await opened.close()
+
+
+async def test_a_database_that_is_closed_leaves_no_connection(postgres: PostgresServer) -> None:
+    """What is under way when it is closed comes to its end, and then there is no session left."""
+    where = postgres.database()
+    opened = await database.open_database(where, "dataset", folder("dataset"))
+    begun = asyncio.Event()
+
+    async def write() -> None:
+        async with opened.write() as connection:
+            begun.set()
+            await asyncio.sleep(0.2)
+            await connection.execute(INSERT, {"dataset": "a"})
+
+    writing = asyncio.create_task(write())
+    await begun.wait()
+    await opened.close()
+    assert writing.done()
+    await writing
+    with psycopg.connect(where, autocommit=True) as connection:
+        count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        until(lambda: connection.execute(count).fetchone() == (1,), "no other session is left")
 
 
 async def test_a_pooler_may_stand_between(postgres: PostgresServer) -> None:
