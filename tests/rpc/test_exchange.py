@@ -8,7 +8,6 @@ import io
 import os
 import signal
 import tempfile
-import uuid
 import zipfile
 from collections.abc import Awaitable, Iterable
 from pathlib import Path
@@ -36,6 +35,9 @@ from tests.whole_bundles import LABELS, Parts
 MODEL = f"{PROJECT}/models/colours"
 VERSION = f"{MODEL}/versions/1"
 CHUNK = 100_000
+
+# A zip is the same whatever keeps the rows; what is kept of an import, test_imported_versions.py tries on both.
+pytestmark = pytest.mark.parametrize("databases", ["sqlite"], indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -254,24 +256,6 @@ async def test_so_many_exports_at_once(trainer_service: TrainerService, store: F
     assert await answer(export(trainer_service, request.name)) == "OK"
 
 
-async def test_a_zip_becomes_a_version(trainer_service: TrainerService, parts: Parts, exported: bytes) -> None:
-    """An import says what it came from; the first is production, later ones where that is asked for."""
-    first = await send(trainer_service, exported)
-    assert (first.name, first.manifest_sha256) == (VERSION, parts.sha256)
-    assert (first.training_run, first.dataset_version) == ("", "")
-    assert first.imported_from_sha256 == hashlib.sha256(exported).hexdigest()
-    assert (tuple(first.labels), first.recipe) == (LABELS, parts.model.recipe)
-    assert {one.name: one.value for one in first.metrics} == {"val/accuracy": 1.0}
-    found = await trainer_service.models.GetModelVersion(model_pb2.GetModelVersionRequest(name=first.name))
-    assert found.model_version == first
-    for promote, production in ((False, 1), (True, 3)):
-        await send(trainer_service, exported, promote=promote)
-        model = (await trainer_service.models.GetModel(model_pb2.GetModelRequest(name=MODEL))).model
-        assert {one.alias: one.version for one in model.aliases} == {"production": production}
-    listed = await trainer_service.models.ListModelVersions(model_pb2.ListModelVersionsRequest(parent=MODEL))
-    assert [one.name for one in listed.model_versions] == [f"{MODEL}/versions/{number}" for number in (3, 2, 1)]
-
-
 async def test_an_import_has_its_evaluation(trainer_service: TrainerService, parts: Parts, exported: bytes) -> None:
     """How the model did where it was trained comes along, with the plots."""
     made = await send(trainer_service, exported)
@@ -322,22 +306,6 @@ async def test_what_lies_beside_the_model_is_not_read(trainer_service: TrainerSe
         for name, content in files.items():
             ordinary.writestr(name, content)
     assert await answer(send(trainer_service, again.getvalue())) == "INVALID_ARGUMENT UNSUPPORTED_ARCHIVE"
-
-
-async def test_a_repeated_import_happens_once(trainer_service: TrainerService, exported: bytes) -> None:
-    """The same zip under the same request_id is the same version; another zip or model under it is refused."""
-    request_id = str(uuid.uuid4())
-    first = await send(trainer_service, exported, request_id=request_id)
-    assert await send(trainer_service, exported, request_id=request_id) == first
-    digest = hashlib.sha256(exported).hexdigest()
-    assert await send(trainer_service, exported, request_id=request_id, sha256=digest) == first
-    other = await send(trainer_service, exported, request_id=str(uuid.uuid4()))
-    assert other.name == f"{MODEL}/versions/2"
-    for call in (
-        send(trainer_service, exported + b"x", request_id=request_id),
-        send(trainer_service, exported, request_id=request_id, promote=True),
-    ):
-        assert await answer(call) == "INVALID_ARGUMENT REQUEST_ID_REUSED"
 
 
 async def test_a_hostile_zip_leaves_nothing(
