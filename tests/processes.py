@@ -24,12 +24,17 @@ def alive(pid: int) -> bool:
         return False
 
 
+def parent_of(pid: int) -> int:
+    """The process that a process belongs to. OSError where it has ended."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def children() -> list[int]:
     """The processes that this one has started and that run."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == os.getpid():
+            if parent_of(int(folder.name)) == os.getpid():
                 found.append(int(folder.name))
     return [pid for pid in found if alive(pid)]
 

@@ -25,7 +25,7 @@ from handful.run import Run
 from handful.v1.bundle_pb2 import ModelManifest
 from handful.v1.trainer_pb2 import Progress, TrainingRun, TrainingRunEvent
 from tests.e2e.test_export import IN_TORCH, alike, bare, run, serve
-from tests.processes import alive, until
+from tests.processes import alive, of_home, parent_of, until
 
 pytestmark = [
     pytest.mark.skipif(find_spec("ultralytics") is None, reason="the extra yolo is not installed"),
@@ -81,12 +81,13 @@ def train(client: Client, stack: Stack, **fields: Any) -> Ended:
     return Ended(ended, events, from_bytes(ModelManifest, manifest.read_bytes()))
 
 
-def jobs() -> dict[int, Path]:
-    """The processes that run Ultralytics, with the folders they run in."""
-    found = {}
+def jobs(home: Path) -> dict[int, Path]:
+    """The processes that run Ultralytics for a worker of a home, with the folders they run in."""
+    ours, found = of_home(home), {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if b"services.trainer.worker.yolo.child" in (folder / "cmdline").read_bytes().split(b"\0"):
+            trains = b"services.trainer.worker.yolo.child" in (folder / "cmdline").read_bytes().split(b"\0")
+            if trains and parent_of(int(folder.name)) in ours:
                 found[int(folder.name)] = (folder / "cwd").readlink()
         except OSError:
             continue  # it has just ended
@@ -167,19 +168,19 @@ def test_a_frozen_body_stays_and_its_head_is_trained(client: Client, stack: Stac
     assert {metric.name: metric.value for metric in fast.run.metrics}["val/accuracy"] == 1.0
 
 
-def fitting(run: Run) -> tuple[int, Path]:
+def fitting(run: Run, home: Path) -> tuple[int, Path]:
     """Waits until Ultralytics trains: its process, and the folder it runs in."""
     for said in run.watch():
         if isinstance(said, Progress) and said.phase == "fitting" and said.completed:
             break
-    ((pid, folder),) = jobs().items()
+    ((pid, folder),) = jobs(home).items()
     return pid, folder
 
 
-def test_a_cancelled_run_leaves_nothing_behind(client: Client) -> None:
+def test_a_cancelled_run_leaves_nothing_behind(client: Client, stack: Stack) -> None:
     """Cancelled in the middle of an epoch it ends as CANCELLED, its process and its folder are gone."""
     run = client.train("yolo", preset="baseline", freeze="NONE", num_epochs=1000, **RANDOM)
-    pid, folder = fitting(run)
+    pid, folder = fitting(run, stack.home)
     run.cancel()
     until(lambda: not alive(pid), "the process is gone")
     until(lambda: not folder.exists(), "its folder is gone")
@@ -193,9 +194,8 @@ def test_a_worker_that_is_killed_leaves_nothing_behind(own_stack: Stack, folder:
     with own_stack, Client(own_stack.addresses) as client:
         client.push("yolo", folder)
         run = client.train("yolo", preset="baseline", freeze="NONE", num_epochs=1000, **RANDOM)
-        pid, job = fitting(run)
-        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        os.kill(parent, signal.SIGKILL)
+        pid, job = fitting(run, own_stack.home)
+        os.kill(parent_of(pid), signal.SIGKILL)
         until(lambda: not alive(pid), "the process is gone")
         until(lambda: not job.exists(), "its folder is gone")
 
