@@ -20,9 +20,10 @@ from handful.recipe import recipe
 from handful.run import Run
 from handful.thumbnails import thumbnails
 from handful.uploads import Pushed, check_modality, upload
-from handful.v1 import bundle_pb2, dataset_pb2, inference_pb2, model_pb2, trainer_pb2
+from handful.v1 import bundle_pb2, dataset_pb2, model_pb2, trainer_pb2
 from handful.v1.dataset_pb2 import UploadExamplesResponse
 from handful.v1.dataset_pb2_grpc import DatasetServiceStub
+from handful.v1.inference_pb2 import ExplainResponse, PredictResponse
 from handful.v1.inference_pb2_grpc import InferenceServiceStub
 from handful.v1.model_pb2_grpc import ModelServiceStub
 from handful.v1.trainer_pb2_grpc import TrainerServiceStub
@@ -145,25 +146,14 @@ class Client:
         default the model of the dataset's name; `promote` moves its alias `production` there. Asked for again within a
         day with the same `request_id`, a UUID, it gives the same run; without one, another.
         """
-        request = trainer_pb2.CreateTrainingRunRequest(
-            parent=self.parent,
-            dataset=self._dataset_name(dataset),
-            model_id=model,
-            recipe=recipe(fields),
-            promote=promote,
-            request_id=request_id or new_request_id(),
-        )
+        request = self._to_train(dataset, model, fields)
+        request.promote, request.request_id = promote, request_id or new_request_id()
         return Run(self._trainer, call(self._trainer.CreateTrainingRun, request).training_run)
 
     def validate(self, dataset: str, *, model: str = "", **fields: object) -> trainer_pb2.TrainingRun:
         """What `train` would queue, checked and with its recipe resolved; nothing is queued, and it has no name."""
-        request = trainer_pb2.CreateTrainingRunRequest(
-            parent=self.parent,
-            dataset=self._dataset_name(dataset),
-            model_id=model,
-            recipe=recipe(fields),
-            validate_only=True,
-        )
+        request = self._to_train(dataset, model, fields)
+        request.validate_only = True
         checked: trainer_pb2.TrainingRun = call(self._trainer.CreateTrainingRun, request).training_run
         return checked
 
@@ -276,19 +266,29 @@ class Client:
 
     # Predictions
 
-    def predict(self, model: str, file: File, top_k: int = 0) -> inference_pb2.PredictResponse:
-        """What a picture shows or a sound is, best first. `model` is `flowers`, `flowers@staging`, or a full name."""
-        return predictions.predict(self._inference, self._model_name(model), file, top_k)
+    def predict(self, model: str, file: File, top_k: int = 0, max_error_rate: float | None = None) -> PredictResponse:
+        """What a picture shows or a sound is, best first. `model` is `flowers`, `flowers@staging`, or a full name. With
+        `max_error_rate` 0.05 at most 5 % of all that is asked is answered wrongly: what is `unsure` or `unknown` is not
+        answered. FailedPrecondition where the model cannot promise that.
+        """
+        return predictions.predict(self._inference, self._model_name(model), file, top_k, max_error_rate)
 
-    def predict_many(self, model: str, files: Iterable[File], top_k: int = 0) -> Iterator[Answer]:
+    def predict_many(
+        self, model: str, files: Iterable[File], top_k: int = 0, max_error_rate: float | None = None
+    ) -> Iterator[Answer]:
         """The same of each of many files, in order, some at a time; where one cannot be answered, its error instead."""
-        return predictions.predict_many(self._inference, self._model_name(model), files, top_k)
+        return predictions.predict_many(self._inference, self._model_name(model), files, top_k, max_error_rate)
 
-    def explain(self, model: str, file: File, label: str = "") -> inference_pb2.ExplainResponse:
+    def explain(self, model: str, file: File, label: str = "") -> ExplainResponse:
         """Which places of a picture or sound speak for a class, by default the most probable one, and which training
         examples are nearest. ResourceExhausted where many ask at once.
         """
         return predictions.explain(self._inference, self._model_name(model), file, label)
+
+    def _to_train(self, dataset: str, model: str, fields: dict[str, object]) -> trainer_pb2.CreateTrainingRunRequest:
+        return trainer_pb2.CreateTrainingRunRequest(
+            parent=self.parent, dataset=self._dataset_name(dataset), model_id=model, recipe=recipe(fields)
+        )
 
     def _dataset_name(self, dataset: str) -> str:
         return dataset if dataset.startswith("projects/") else f"{self.parent}/datasets/{dataset}"

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from handful.calls import call
 from handful.channel import MEBIBYTE
-from handful.errors import HandfulError, InvalidArgument, from_number
+from handful.errors import HandfulError, InvalidArgument, Unimplemented, from_number
 from handful.folders import is_sound
 from handful.v1.inference_pb2 import (
     ExplainRequest,
@@ -38,27 +38,32 @@ BATCH_FILES = {"image": 16, "sound": 4, "content_sha256": 4}
 BATCH_BYTES = 16 * MEBIBYTE
 
 
-def predict(stub: InferenceServiceStub, model: str, file: File, top_k: int) -> PredictResponse:
-    answer: PredictResponse = call(stub.Predict, PredictRequest(model=model, top_k=top_k, **_content(file)))
-    return answer
+def predict(
+    stub: InferenceServiceStub, model: str, file: File, top_k: int, max_error_rate: float | None
+) -> PredictResponse:
+    request = PredictRequest(model=model, top_k=top_k, max_error_rate=max_error_rate, **_content(file))
+    return _promised(call(stub.Predict, request), max_error_rate)
 
 
-def predict_many(stub: InferenceServiceStub, model: str, files: Iterable[File], top_k: int) -> Iterator[Answer]:
+def predict_many(
+    stub: InferenceServiceStub, model: str, files: Iterable[File], top_k: int, max_error_rate: float | None
+) -> Iterator[Answer]:
     """In order. What is wrong with one file is its answer; what is wrong with all of them is raised."""
+    asked = PredictBatchRequest(model=model, top_k=top_k, max_error_rate=max_error_rate)
     batch = _Batch()
     for file in files:
         try:
             content = _content(file)
         except (OSError, InvalidArgument) as problem:
-            yield from batch.answers(stub, model, top_k)
+            yield from batch.answers(stub, asked)
             batch = _Batch()
             yield problem
             continue
         if not batch.has_room(content):
-            yield from batch.answers(stub, model, top_k)
+            yield from batch.answers(stub, asked)
             batch = _Batch()
         batch.add(content)
-    yield from batch.answers(stub, model, top_k)
+    yield from batch.answers(stub, asked)
 
 
 def explain(stub: InferenceServiceStub, model: str, file: File, label: str) -> ExplainResponse:
@@ -84,21 +89,31 @@ class _Batch:
         ((self.kind, data),) = content.items()
         self.files.append(data)
 
-    def answers(self, stub: InferenceServiceStub, model: str, top_k: int) -> Iterator[Answer]:
+    def answers(self, stub: InferenceServiceStub, asked: PredictBatchRequest) -> Iterator[Answer]:
+        """To the files, asked as the request that has none yet."""
         if not self.files:
             return
-        files: dict[str, Any] = {f"{self.kind}s": self.files}
+        kind = f"{self.kind}s"
+        request = PredictBatchRequest()
+        request.CopyFrom(asked)
+        getattr(request, kind).extend(self.files)
         try:
-            answered: PredictBatchResponse = call(
-                stub.PredictBatch, PredictBatchRequest(model=model, top_k=top_k, **files)
-            )
+            answered: PredictBatchResponse = call(stub.PredictBatch, request)
         except InvalidArgument as other:
-            if [named for named, _ in other.violations] != list(files):
+            if [named for named, _ in other.violations] != [kind]:
                 raise
             yield from [other] * len(self.files)  # of the kind that the model does not understand
             return
         for one in answered.results:
-            yield _error(one.error) if one.HasField("error") else one.prediction
+            rate = asked.max_error_rate if asked.HasField("max_error_rate") else None
+            yield _error(one.error) if one.HasField("error") else _promised(one.prediction, rate)
+
+
+def _promised(answer: PredictResponse, max_error_rate: float | None) -> PredictResponse:
+    """The answer. Unimplemented where a rate was asked for and the server did not look at it: then none is unsure."""
+    if max_error_rate is not None and not answer.HasField("min_confidence"):
+        raise Unimplemented("max_error_rate: The inference service is of an older release, which does not know it.")
+    return answer
 
 
 def _error(error: PredictError) -> HandfulError:

@@ -21,7 +21,7 @@ from handful.bundle.heads import Floats, LinearHead
 from handful.bundle.neighbours import Neighbours
 from handful.bundle.predictor import Backbone, Pixels
 from handful.v1.bundle_pb2 import Backbone as BackboneMessage
-from handful.v1.bundle_pb2 import Head, ImagePreprocessing, ModelManifest
+from handful.v1.bundle_pb2 import ErrorControl, Head, ImagePreprocessing, ModelManifest
 from services.inference.backbones import LoadedBackbone
 from services.inference.loading import Loader, Model
 from services.inference.pointers import VersionRef
@@ -125,6 +125,7 @@ def publish(
     graph: bytes | None = None,
     project: str = "default",
     known: Neighbours | None = None,
+    control: ErrorControl | None = None,
     files: Mapping[str, bytes] = MappingProxyType({}),
 ) -> str:
     """Stores a bundle; the SHA-256 of its manifest. Labels beyond three are ever fainter red, green and blue. `files`
@@ -141,6 +142,7 @@ def publish(
         labels=labels,
         head=Head(normalization=Head.NORMALIZATION_NONE),
         backbone=BackboneMessage(backbone_id="b", preprocessing=PREPROCESSING, graph_sha256=manifest.sha256(graph)),
+        error_control=control,
     )
     if known is not None:
         made[neighbours.FILE] = known.to_bytes()

@@ -155,13 +155,18 @@ async def serving(
 
 
 @asynccontextmanager
-async def open_inference(store: ObjectStore, queue: int = 64, loader: Loader | None = None) -> AsyncIterator[str]:
+async def open_inference(
+    store: ObjectStore,
+    queue: int = 64,
+    loader: Loader | None = None,
+    servicer: type[InferenceServicer] = InferenceServicer,
+) -> AsyncIterator[str]:
     """The address of an inference service with both its protocols and one thread."""
     batcher, explainer, pointers = Batcher(1, queue), Explainer(), InferencePointers(store)
     models = Models(pointers, loader or Loader(store, 64 * MEBIBYTE))
     server = Server(Limits(message_bytes=33 * MEBIBYTE, drain_seconds=0, guards=GUARDS))
     streams = Streams(100, server.draining)
-    ours = InferenceServicer(models, Examples(store), batcher, explainer, streams)
+    ours = servicer(models, Examples(store), batcher, explainer, streams)
     oip = OipServicer(pointers, models, batcher, streams, server.draining)
     port = await server.start(
         "127.0.0.1:0",

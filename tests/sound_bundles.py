@@ -31,7 +31,7 @@ def tone(label: str, seconds: float = 1.0, kind: str = "WAV") -> bytes:
     return buffer.getvalue()
 
 
-def publish(store: ObjectStore, project: str = "default") -> str:
+def publish(store: ObjectStore, project: str = "default", control: bundle_pb2.ErrorControl | None = None) -> str:
     """Stores a bundle; the SHA-256 of its manifest."""
     graph, _ = sound_graphs.draw(ROW, PretrainedWeights(store))
     described = sound_graphs.describe(ROW)
@@ -47,6 +47,7 @@ def publish(store: ObjectStore, project: str = "default") -> str:
         labels=LABELS,
         backbone=described,
         head=bundle_pb2.Head(normalization=head.normalization),
+        error_control=control,
     )
     for path, content in sorted(files.items()):
         bundle.files.add(path=path, sha256=manifest.sha256(content), size_bytes=len(content))

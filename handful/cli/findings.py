@@ -2,9 +2,9 @@
 which labels to look at. It knows messages, no client.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from handful.v1.bundle_pb2 import Baseline, Evaluation, Interval, LabelSuspect, MoreExamples
+from handful.v1.bundle_pb2 import Baseline, ErrorRatePromise, Evaluation, Interval, LabelSuspect, MoreExamples
 
 # A gain below this may as well be none.
 SAME = 0.02
@@ -19,11 +19,16 @@ _KNOWS = {
 
 
 def sentences(evaluation: Evaluation) -> Iterator[str]:
-    """What to expect of a version on new examples, and against what to hold it; nothing where it was not
-    cross-validated.
+    """What to expect of a version on new examples, and against what to hold it, where it was cross-validated; and what
+    asking for few wrong answers costs, where that is known.
     """
-    if not evaluation.HasField("cross_validation"):
-        return
+    if evaluation.HasField("cross_validation"):
+        yield from _expected(evaluation)
+    if evaluation.error_rate_promises:
+        yield _few_wrong(evaluation.error_rate_promises)
+
+
+def _expected(evaluation: Evaluation) -> Iterator[str]:
     found, measured = evaluation.cross_validation, evaluation.accuracy_interval
     yield (
         f"Expect {percents(found.accuracy_interval)} on new examples like those it was trained on: "
@@ -57,6 +62,17 @@ def _more(found: MoreExamples) -> str:
     else:
         twice = f"{many} may give {found.gain * 100:.0f} points more: {between}."
     return f"{twice} {found.label} needs them most: it is found least." if found.label else twice
+
+
+def _few_wrong(promises: Iterable[ErrorRatePromise]) -> str:
+    """How much it answers where few answers may be wrong."""
+    costs = [
+        f"{one.answered * 100:.0f} of 100 for at most {one.max_error_rate:.0%}"
+        if one.HasField("min_confidence")
+        else f"none for at most {one.max_error_rate:.0%}, which takes {one.num_groups_needed} different examples"
+        for one in promises
+    ]
+    return f"How much it answers where few of all answers may be wrong: {'; '.join(costs)}."
 
 
 def suspect(one: LabelSuspect, files: Mapping[str, str]) -> str:

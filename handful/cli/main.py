@@ -206,6 +206,12 @@ def _add_models(add: Add) -> None:
     )
     predict.add_argument("--json", action="store_true", help="print a JSON object for each file, on a line of its own")
     predict.add_argument("--top", type=int, default=3, help="answers per file (default: 3)")
+    predict.add_argument(
+        "--max-wrong",
+        type=predicting.share,
+        metavar="SHARE",
+        help="of all that is asked, how much may be answered wrongly, such as 5%%; it is unsure of the rest",
+    )
 
     explained = add("explain", "draw what a model looked at, and name the examples that are most like it", explain.run)
     explained.add_argument("model", help="flowers, flowers@staging or flowers/versions/2")

@@ -14,7 +14,7 @@ from handful.cli import commands
 from handful.cli.tables import plain_table, print_table
 from handful.errors import HandfulError
 from handful.folders import media
-from handful.v1.inference_pb2 import Prediction, PredictResponse
+from handful.v1.inference_pb2 import Prediction, PredictResponse, Segment
 
 EXIT_SOME_CANNOT = 2
 
@@ -27,6 +27,12 @@ _OTHER_KIND = {
 Answered = tuple[Path, PredictResponse | str]
 
 
+def share(text: str) -> float:
+    """`5%` or `0.05` as a number; ValueError where it is neither."""
+    number = text.removesuffix("%")
+    return float(number) / 100 if number != text else float(number)
+
+
 def run(given: argparse.Namespace) -> int:
     """Predicts every file, and every picture and sound in every folder; 2 where one could not be."""
     problems = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -34,19 +40,21 @@ def run(given: argparse.Namespace) -> int:
     if not files:
         return EXIT_SOME_CANNOT
     as_table = not given.json and any(one.is_dir() for one in given.files)
-    table, failed = plain_table("file", "label", "score", "unknown"), sum(not one.exists() for one in given.files)
+    wary = given.max_wrong is not None
+    table = plain_table("file", "label", "score", "unknown", *["unsure"] * wary)
+    failed = sum(not one.exists() for one in given.files)
     try:
         with Client.from_env() as client:
-            for file, answer in _answers(client, given.model, files, given.top, as_table=as_table):
+            for file, answer in _answers(client, given, files, as_table=as_table):
                 if isinstance(answer, str):
                     failed += 1
                     problems.print(f"handful: {escape(str(file))}: [yellow]{escape(answer)}[/yellow]")
                 elif given.json:
                     print(json.dumps(_as_dict(file, answer)), flush=True)
                 elif as_table:
-                    best = answer.predictions[0]
+                    best, unsure = answer.predictions[0], ["unsure" * answer.unsure] * wary
                     table.add_row(
-                        *map(escape, (str(file), best.label, f"{best.score:.3f}", "unknown" * answer.unknown))
+                        *map(escape, (str(file), best.label, f"{best.score:.3f}", "unknown" * answer.unknown, *unsure))
                     )
                 else:
                     _show(file, answer)
@@ -72,12 +80,13 @@ def _files(given: Iterable[Path], problems: Console) -> Iterator[Path]:
         yield from found
 
 
-def _answers(client: Client, model: str, files: list[Path], top: int, *, as_table: bool) -> Iterator[Answered]:
+def _answers(client: Client, given: argparse.Namespace, files: list[Path], *, as_table: bool) -> Iterator[Answered]:
     """The answer to each, or why there is none, under a progress bar where nothing else is printed on the way."""
     columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn())
     quiet = not (as_table and commands.console.is_terminal)
     with Progress(*columns, console=commands.console, disable=quiet, transient=True) as bar:
-        answers = bar.track(client.predict_many(model, files, top), total=len(files))
+        asked = client.predict_many(given.model, files, given.top, given.max_wrong)
+        answers = bar.track(asked, total=len(files))
         for file, answer in zip(files, answers, strict=True):
             yield file, answer if isinstance(answer, PredictResponse) else _why(answer)
 
@@ -91,20 +100,29 @@ def _why(problem: HandfulError | OSError) -> str:
 
 
 def _show(file: Path, answer: PredictResponse) -> None:
-    said = f"{file}: {_said(answer.predictions, unknown=answer.unknown)}"
+    said = f"{file}: {_said(answer)}"
     commands.console.print(f"{escape(said)}  [dim]({commands.short(answer.model_version)})[/dim]")
     for one in answer.segments:
-        heard = _said(one.predictions, unknown=one.unknown)
-        commands.console.print(escape(f"  {one.start_seconds:6.1f} to {one.end_seconds:6.1f} s: {heard}"))
+        commands.console.print(escape(f"  {one.start_seconds:6.1f} to {one.end_seconds:6.1f} s: {_said(one)}"))
 
 
-def _said(predictions: Iterable[Prediction], *, unknown: bool) -> str:
-    shown = "  ".join(f"{one.label} {one.score:.3f}" for one in predictions) or "nothing"
-    return f"unknown; of the classes most like: {shown}" if unknown else shown
+def _said(answer: PredictResponse | Segment) -> str:
+    shown = "  ".join(f"{one.label} {one.score:.3f}" for one in answer.predictions) or "nothing"
+    why = _held_back(answer)
+    return f"{why}; of the classes most like: {shown}" if why else shown
+
+
+def _held_back(answer: PredictResponse | Segment) -> str:
+    """Why it is no answer; empty where it is one."""
+    if answer.unknown:
+        return "unknown"
+    return "unsure" * answer.unsure
 
 
 def _as_dict(file: Path, answer: PredictResponse) -> dict[str, object]:
-    """`distance` and `max_distance` are None where the model cannot tell what is unknown."""
+    """`distance` and `max_distance` are None where the model cannot tell what is unknown, and `min_confidence` where no
+    share of wrong answers was asked for.
+    """
     return {
         "file": str(file),
         "label": answer.predictions[0].label,
@@ -112,12 +130,15 @@ def _as_dict(file: Path, answer: PredictResponse) -> dict[str, object]:
         "unknown": answer.unknown,
         "distance": answer.distance if answer.HasField("distance") else None,
         "max_distance": answer.max_distance if answer.HasField("max_distance") else None,
+        "unsure": answer.unsure,
+        "min_confidence": answer.min_confidence if answer.HasField("min_confidence") else None,
         "predictions": _listed(answer.predictions),
         "segments": [
             {
                 "start_seconds": one.start_seconds,
                 "end_seconds": one.end_seconds,
                 "unknown": one.unknown,
+                "unsure": one.unsure,
                 "predictions": _listed(one.predictions),
             }
             for one in answer.segments

@@ -1252,6 +1252,7 @@ class ModelManifest(_message.Message):
     NEIGHBOURS_FIELD_NUMBER: _builtins.int
     EARLIER_DATASET_MANIFEST_SHA256S_FIELD_NUMBER: _builtins.int
     LICENSE_FIELD_NUMBER: _builtins.int
+    ERROR_CONTROL_FIELD_NUMBER: _builtins.int
     format: _builtins.str
     """Always `handful.model/1`."""
     modality: Global___Modality.ValueType
@@ -1307,6 +1308,12 @@ class ModelManifest(_message.Message):
     def earlier_dataset_manifest_sha256s(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """SHA-256 of the other dataset manifests that its weights have learnt from, lower-case hex: its run went on from others."""
 
+    @_builtins.property
+    def error_control(self) -> Global___ErrorControl:
+        """Up to which confidence its answers are to be held back so that few of them are wrong. Not set where it was measured on
+        nothing, or an earlier release made it.
+        """
+
     def __init__(
         self,
         *,
@@ -1325,14 +1332,59 @@ class ModelManifest(_message.Message):
         neighbours: Global___Neighbours | None = ...,
         earlier_dataset_manifest_sha256s: _abc.Iterable[_builtins.str] | None = ...,
         license: _builtins.str = ...,
+        error_control: Global___ErrorControl | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "head", b"head", "neighbours", b"neighbours", "parity", b"parity", "recipe", b"recipe"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "error_control", b"error_control", "head", b"head", "neighbours", b"neighbours", "parity", b"parity", "recipe", b"recipe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "dataset_manifest_sha256", b"dataset_manifest_sha256", "earlier_dataset_manifest_sha256s", b"earlier_dataset_manifest_sha256s", "examples", b"examples", "files", b"files", "format", b"format", "head", b"head", "labels", b"labels", "license", b"license", "modality", b"modality", "neighbours", b"neighbours", "notices", b"notices", "numerics", b"numerics", "parity", b"parity", "recipe", b"recipe"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "dataset_manifest_sha256", b"dataset_manifest_sha256", "earlier_dataset_manifest_sha256s", b"earlier_dataset_manifest_sha256s", "error_control", b"error_control", "examples", b"examples", "files", b"files", "format", b"format", "head", b"head", "labels", b"labels", "license", b"license", "modality", b"modality", "neighbours", b"neighbours", "notices", b"notices", "numerics", b"numerics", "parity", b"parity", "recipe", b"recipe"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelManifest: _TypeAlias = ModelManifest  # noqa: Y015
+
+@_typing.final
+class ErrorControl(_message.Message):
+    """ErrorControl says which answers of a model are to be held back so that, of all that it is asked, at most a wanted share x
+    is answered wrongly: those whose confidence, their largest probability, is at most the smallest c in `min_confidences` with
+    (errors + 1) / (n + 1) <= x (Angelopoulos et al., Conformal Risk Control, https://arxiv.org/abs/2208.02814). There
+    is one where x >= 1 / (n + 1).
+
+    It was measured on the training examples, answered out of fold at the model's own temperature and, where the recipe
+    leaves the head or the architecture open, by what the other folds choose; and where there was no cross-validation on the
+    validation examples, which may be a little too good where they chose the epoch. A group counts as one example, whose loss
+    is the share of it that is wrong: pieces of a recording are wrong together. So the promise is the mean over new groups,
+    each with the same weight. Nobody looked which of them were unknown: what that holds back comes on top.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_GROUPS_FIELD_NUMBER: _builtins.int
+    MIN_CONFIDENCES_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    num_groups: _builtins.int
+    """n: how many groups it was measured on."""
+    @_builtins.property
+    def min_confidences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Confidences, falling; the last is 0, with which everything is answered. At most 256."""
+
+    @_builtins.property
+    def errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Of each, how many of the n are answered with more confidence, and wrongly: rising from 0; the mean over repeats."""
+
+    def __init__(
+        self,
+        *,
+        num_groups: _builtins.int = ...,
+        min_confidences: _abc.Iterable[_builtins.float] | None = ...,
+        errors: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["errors", b"errors", "min_confidences", b"min_confidences", "num_groups", b"num_groups"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ErrorControl: _TypeAlias = ErrorControl  # noqa: Y015
 
 @_typing.final
 class Neighbours(_message.Message):
@@ -1442,6 +1494,7 @@ class Evaluation(_message.Message):
     CROSS_VALIDATION_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
     WRONG_ANSWERS_FIELD_NUMBER: _builtins.int
+    ERROR_RATE_PROMISES_FIELD_NUMBER: _builtins.int
     model_manifest_sha256: _builtins.str
     """The model manifest: SHA-256, lower-case hex. Not in a bundle."""
     dataset_manifest_sha256: _builtins.str
@@ -1491,6 +1544,10 @@ class Evaluation(_message.Message):
     def wrong_answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WrongAnswer]:
         """What was answered wrongly, the surest answers first: at most 50."""
 
+    @_builtins.property
+    def error_rate_promises(self) -> _containers.RepeatedCompositeFieldContainer[Global___ErrorRatePromise]:
+        """What the model can promise of 1, 5 and 10 % wrong answers; see ErrorControl. Only in a bundle."""
+
     def __init__(
         self,
         *,
@@ -1506,14 +1563,51 @@ class Evaluation(_message.Message):
         cross_validation: Global___CrossValidation | None = ...,
         resources: Global___Resources | None = ...,
         wrong_answers: _abc.Iterable[Global___WrongAnswer] | None = ...,
+        error_rate_promises: _abc.Iterable[Global___ErrorRatePromise] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accuracy_interval", b"accuracy_interval", "cross_validation", b"cross_validation", "resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_interval", b"accuracy_interval", "classes", b"classes", "confusion_matrix", b"confusion_matrix", "cross_validation", b"cross_validation", "dataset_manifest_sha256", b"dataset_manifest_sha256", "history", b"history", "metrics", b"metrics", "model_manifest_sha256", b"model_manifest_sha256", "notices", b"notices", "plots", b"plots", "resources", b"resources", "wrong_answers", b"wrong_answers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_interval", b"accuracy_interval", "classes", b"classes", "confusion_matrix", b"confusion_matrix", "cross_validation", b"cross_validation", "dataset_manifest_sha256", b"dataset_manifest_sha256", "error_rate_promises", b"error_rate_promises", "history", b"history", "metrics", b"metrics", "model_manifest_sha256", b"model_manifest_sha256", "notices", b"notices", "plots", b"plots", "resources", b"resources", "wrong_answers", b"wrong_answers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Evaluation: _TypeAlias = Evaluation  # noqa: Y015
+
+@_typing.final
+class ErrorRatePromise(_message.Message):
+    """ErrorRatePromise is what asking for few wrong answers costs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_ERROR_RATE_FIELD_NUMBER: _builtins.int
+    MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    ANSWERED_FIELD_NUMBER: _builtins.int
+    NUM_GROUPS_NEEDED_FIELD_NUMBER: _builtins.int
+    max_error_rate: _builtins.float
+    """The largest share of all that is asked that may be answered wrongly; PredictRequest.max_error_rate."""
+    min_confidence: _builtins.float
+    """The confidence up to which answers are held back; not set where the rate cannot be promised."""
+    answered: _builtins.float
+    """Share of the groups that was answered, in [0, 1], where the rate can be promised; a group is answered by the share."""
+    num_groups_needed: _builtins.int
+    """How many groups of examples such a promise needs: 1 / max_error_rate - 1."""
+    def __init__(
+        self,
+        *,
+        max_error_rate: _builtins.float = ...,
+        min_confidence: _builtins.float | None = ...,
+        answered: _builtins.float = ...,
+        num_groups_needed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "min_confidence", b"min_confidence"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "answered", b"answered", "max_error_rate", b"max_error_rate", "min_confidence", b"min_confidence", "num_groups_needed", b"num_groups_needed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__min_confidence: _TypeAlias = _typing.Literal["min_confidence"]  # noqa: Y015
+    _WhichOneofArgType__min_confidence: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_confidence) -> _WhichOneofReturnType__min_confidence | None: ...
+
+Global___ErrorRatePromise: _TypeAlias = ErrorRatePromise  # noqa: Y015
 
 @_typing.final
 class WrongAnswer(_message.Message):

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ahandful/v1/inference.proto\x12\nhandful.v1\"d\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\x0c\x12\r\n\x05top_k\x18\x03 \x01(\x05\x12\r\n\x05sound\x18\x04 \x01(\x0c\x12\x16\n\x0e\x63ontent_sha256\x18\x05 \x01(\t\"\xdd\x01\n\x0fPredictResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12+\n\x0bpredictions\x18\x02 \x03(\x0b\x32\x16.handful.v1.Prediction\x12\x0f\n\x07unknown\x18\x03 \x01(\x08\x12\x15\n\x08\x64istance\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0cmax_distance\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12%\n\x08segments\x18\x06 \x03(\x0b\x32\x13.handful.v1.SegmentB\x0b\n\t_distanceB\x0f\n\r_max_distance\"l\n\x13PredictBatchRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x03(\x0c\x12\x0e\n\x06sounds\x18\x03 \x03(\x0c\x12\r\n\x05top_k\x18\x04 \x01(\x05\x12\x17\n\x0f\x63ontent_sha256s\x18\x05 \x03(\t\"G\n\x14PredictBatchResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.handful.v1.PredictBatchResult\"}\n\x12PredictBatchResult\x12\x31\n\nprediction\x18\x01 \x01(\x0b\x32\x1b.handful.v1.PredictResponseH\x00\x12)\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x18.handful.v1.PredictErrorH\x00\x42\t\n\x07outcome\"W\n\x14StreamPredictRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\x07predict\x18\x02 \x01(\x0b\x32\x1a.handful.v1.PredictRequest\"\x94\x01\n\x15StreamPredictResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x31\n\nprediction\x18\x02 \x01(\x0b\x32\x1b.handful.v1.PredictResponseH\x00\x12)\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x18.handful.v1.PredictErrorH\x00\x42\t\n\x07outcome\"_\n\x0cPredictError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12 \n\x18retry_after_milliseconds\x18\x04 \x01(\x05\"\x97\x01\n\x07Segment\x12\x15\n\rstart_seconds\x18\x01 \x01(\x01\x12\x13\n\x0b\x65nd_seconds\x18\x02 \x01(\x01\x12+\n\x0bpredictions\x18\x03 \x03(\x0b\x32\x16.handful.v1.Prediction\x12\x0f\n\x07unknown\x18\x04 \x01(\x08\x12\x15\n\x08\x64istance\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x0b\n\t_distance\"*\n\nPrediction\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\"d\n\x0e\x45xplainRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\x0c\x12\r\n\x05sound\x18\x03 \x01(\x0c\x12\r\n\x05label\x18\x04 \x01(\t\x12\x16\n\x0e\x63ontent_sha256\x18\x05 \x01(\t\"\xd6\x01\n\x0f\x45xplainResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12+\n\x0bpredictions\x18\x02 \x03(\x0b\x32\x16.handful.v1.Prediction\x12\x0f\n\x07unknown\x18\x03 \x01(\x08\x12\r\n\x05label\x18\x04 \x01(\t\x12)\n\x08\x65vidence\x18\x05 \x01(\x0b\x32\x17.handful.v1.EvidenceMap\x12\x34\n\x10nearest_examples\x18\x06 \x03(\x0b\x32\x1a.handful.v1.NearestExample\"\x8e\x02\n\x0b\x45videnceMap\x12.\n\x06method\x18\x01 \x01(\x0e\x32\x1e.handful.v1.EvidenceMap.Method\x12\x0c\n\x04rows\x18\x02 \x01(\x05\x12\x0f\n\x07\x63olumns\x18\x03 \x01(\x05\x12\x0e\n\x06values\x18\x04 \x03(\x02\x12\x0b\n\x03png\x18\x05 \x01(\x0c\x12\x15\n\rstart_seconds\x18\x06 \x01(\x01\x12\x13\n\x0b\x65nd_seconds\x18\x07 \x01(\x01\x12\x12\n\nband_hertz\x18\x08 \x03(\x01\"S\n\x06Method\x12\x16\n\x12METHOD_UNSPECIFIED\x10\x00\x12\x1b\n\x17METHOD_CLASS_ACTIVATION\x10\x01\x12\x14\n\x10METHOD_OCCLUSION\x10\x02\"I\n\x0eNearestExample\x12\x16\n\x0e\x63ontent_sha256\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x10\n\x08\x64istance\x18\x03 \x01(\x01\x32\xc7\x02\n\x10InferenceService\x12\x42\n\x07Predict\x12\x1a.handful.v1.PredictRequest\x1a\x1b.handful.v1.PredictResponse\x12Q\n\x0cPredictBatch\x12\x1f.handful.v1.PredictBatchRequest\x1a .handful.v1.PredictBatchResponse\x12X\n\rStreamPredict\x12 .handful.v1.StreamPredictRequest\x1a!.handful.v1.StreamPredictResponse(\x01\x30\x01\x12\x42\n\x07\x45xplain\x12\x1a.handful.v1.ExplainRequest\x1a\x1b.handful.v1.ExplainResponseB\x16Z\x14handful/v1;handfulv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ahandful/v1/inference.proto\x12\nhandful.v1\"\x94\x01\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\x0c\x12\r\n\x05top_k\x18\x03 \x01(\x05\x12\r\n\x05sound\x18\x04 \x01(\x0c\x12\x16\n\x0e\x63ontent_sha256\x18\x05 \x01(\t\x12\x1b\n\x0emax_error_rate\x18\x06 \x01(\x01H\x00\x88\x01\x01\x42\x11\n\x0f_max_error_rate\"\x9d\x02\n\x0fPredictResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12+\n\x0bpredictions\x18\x02 \x03(\x0b\x32\x16.handful.v1.Prediction\x12\x0f\n\x07unknown\x18\x03 \x01(\x08\x12\x15\n\x08\x64istance\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0cmax_distance\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12%\n\x08segments\x18\x06 \x03(\x0b\x32\x13.handful.v1.Segment\x12\x0e\n\x06unsure\x18\x07 \x01(\x08\x12\x1b\n\x0emin_confidence\x18\x08 \x01(\x01H\x02\x88\x01\x01\x42\x0b\n\t_distanceB\x0f\n\r_max_distanceB\x11\n\x0f_min_confidence\"\x9c\x01\n\x13PredictBatchRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x03(\x0c\x12\x0e\n\x06sounds\x18\x03 \x03(\x0c\x12\r\n\x05top_k\x18\x04 \x01(\x05\x12\x17\n\x0f\x63ontent_sha256s\x18\x05 \x03(\t\x12\x1b\n\x0emax_error_rate\x18\x06 \x01(\x01H\x00\x88\x01\x01\x42\x11\n\x0f_max_error_rate\"G\n\x14PredictBatchResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.handful.v1.PredictBatchResult\"}\n\x12PredictBatchResult\x12\x31\n\nprediction\x18\x01 \x01(\x0b\x32\x1b.handful.v1.PredictResponseH\x00\x12)\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x18.handful.v1.PredictErrorH\x00\x42\t\n\x07outcome\"W\n\x14StreamPredictRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\x07predict\x18\x02 \x01(\x0b\x32\x1a.handful.v1.PredictRequest\"\x94\x01\n\x15StreamPredictResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x31\n\nprediction\x18\x02 \x01(\x0b\x32\x1b.handful.v1.PredictResponseH\x00\x12)\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x18.handful.v1.PredictErrorH\x00\x42\t\n\x07outcome\"_\n\x0cPredictError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12 \n\x18retry_after_milliseconds\x18\x04 \x01(\x05\"\xa7\x01\n\x07Segment\x12\x15\n\rstart_seconds\x18\x01 \x01(\x01\x12\x13\n\x0b\x65nd_seconds\x18\x02 \x01(\x01\x12+\n\x0bpredictions\x18\x03 \x03(\x0b\x32\x16.handful.v1.Prediction\x12\x0f\n\x07unknown\x18\x04 \x01(\x08\x12\x15\n\x08\x64istance\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06unsure\x18\x06 \x01(\x08\x42\x0b\n\t_distance\"*\n\nPrediction\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\"d\n\x0e\x45xplainRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\x0c\x12\r\n\x05sound\x18\x03 \x01(\x0c\x12\r\n\x05label\x18\x04 \x01(\t\x12\x16\n\x0e\x63ontent_sha256\x18\x05 \x01(\t\"\xd6\x01\n\x0f\x45xplainResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12+\n\x0bpredictions\x18\x02 \x03(\x0b\x32\x16.handful.v1.Prediction\x12\x0f\n\x07unknown\x18\x03 \x01(\x08\x12\r\n\x05label\x18\x04 \x01(\t\x12)\n\x08\x65vidence\x18\x05 \x01(\x0b\x32\x17.handful.v1.EvidenceMap\x12\x34\n\x10nearest_examples\x18\x06 \x03(\x0b\x32\x1a.handful.v1.NearestExample\"\x8e\x02\n\x0b\x45videnceMap\x12.\n\x06method\x18\x01 \x01(\x0e\x32\x1e.handful.v1.EvidenceMap.Method\x12\x0c\n\x04rows\x18\x02 \x01(\x05\x12\x0f\n\x07\x63olumns\x18\x03 \x01(\x05\x12\x0e\n\x06values\x18\x04 \x03(\x02\x12\x0b\n\x03png\x18\x05 \x01(\x0c\x12\x15\n\rstart_seconds\x18\x06 \x01(\x01\x12\x13\n\x0b\x65nd_seconds\x18\x07 \x01(\x01\x12\x12\n\nband_hertz\x18\x08 \x03(\x01\"S\n\x06Method\x12\x16\n\x12METHOD_UNSPECIFIED\x10\x00\x12\x1b\n\x17METHOD_CLASS_ACTIVATION\x10\x01\x12\x14\n\x10METHOD_OCCLUSION\x10\x02\"I\n\x0eNearestExample\x12\x16\n\x0e\x63ontent_sha256\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x10\n\x08\x64istance\x18\x03 \x01(\x01\x32\xc7\x02\n\x10InferenceService\x12\x42\n\x07Predict\x12\x1a.handful.v1.PredictRequest\x1a\x1b.handful.v1.PredictResponse\x12Q\n\x0cPredictBatch\x12\x1f.handful.v1.PredictBatchRequest\x1a .handful.v1.PredictBatchResponse\x12X\n\rStreamPredict\x12 .handful.v1.StreamPredictRequest\x1a!.handful.v1.StreamPredictResponse(\x01\x30\x01\x12\x42\n\x07\x45xplain\x12\x1a.handful.v1.ExplainRequest\x1a\x1b.handful.v1.ExplainResponseB\x16Z\x14handful/v1;handfulv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,36 +32,36 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'handful.v1.inference_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z\024handful/v1;handfulv1'
-  _globals['_PREDICTREQUEST']._serialized_start=42
-  _globals['_PREDICTREQUEST']._serialized_end=142
-  _globals['_PREDICTRESPONSE']._serialized_start=145
-  _globals['_PREDICTRESPONSE']._serialized_end=366
-  _globals['_PREDICTBATCHREQUEST']._serialized_start=368
-  _globals['_PREDICTBATCHREQUEST']._serialized_end=476
-  _globals['_PREDICTBATCHRESPONSE']._serialized_start=478
-  _globals['_PREDICTBATCHRESPONSE']._serialized_end=549
-  _globals['_PREDICTBATCHRESULT']._serialized_start=551
-  _globals['_PREDICTBATCHRESULT']._serialized_end=676
-  _globals['_STREAMPREDICTREQUEST']._serialized_start=678
-  _globals['_STREAMPREDICTREQUEST']._serialized_end=765
-  _globals['_STREAMPREDICTRESPONSE']._serialized_start=768
-  _globals['_STREAMPREDICTRESPONSE']._serialized_end=916
-  _globals['_PREDICTERROR']._serialized_start=918
-  _globals['_PREDICTERROR']._serialized_end=1013
-  _globals['_SEGMENT']._serialized_start=1016
-  _globals['_SEGMENT']._serialized_end=1167
-  _globals['_PREDICTION']._serialized_start=1169
-  _globals['_PREDICTION']._serialized_end=1211
-  _globals['_EXPLAINREQUEST']._serialized_start=1213
-  _globals['_EXPLAINREQUEST']._serialized_end=1313
-  _globals['_EXPLAINRESPONSE']._serialized_start=1316
-  _globals['_EXPLAINRESPONSE']._serialized_end=1530
-  _globals['_EVIDENCEMAP']._serialized_start=1533
-  _globals['_EVIDENCEMAP']._serialized_end=1803
-  _globals['_EVIDENCEMAP_METHOD']._serialized_start=1720
-  _globals['_EVIDENCEMAP_METHOD']._serialized_end=1803
-  _globals['_NEARESTEXAMPLE']._serialized_start=1805
-  _globals['_NEARESTEXAMPLE']._serialized_end=1878
-  _globals['_INFERENCESERVICE']._serialized_start=1881
-  _globals['_INFERENCESERVICE']._serialized_end=2208
+  _globals['_PREDICTREQUEST']._serialized_start=43
+  _globals['_PREDICTREQUEST']._serialized_end=191
+  _globals['_PREDICTRESPONSE']._serialized_start=194
+  _globals['_PREDICTRESPONSE']._serialized_end=479
+  _globals['_PREDICTBATCHREQUEST']._serialized_start=482
+  _globals['_PREDICTBATCHREQUEST']._serialized_end=638
+  _globals['_PREDICTBATCHRESPONSE']._serialized_start=640
+  _globals['_PREDICTBATCHRESPONSE']._serialized_end=711
+  _globals['_PREDICTBATCHRESULT']._serialized_start=713
+  _globals['_PREDICTBATCHRESULT']._serialized_end=838
+  _globals['_STREAMPREDICTREQUEST']._serialized_start=840
+  _globals['_STREAMPREDICTREQUEST']._serialized_end=927
+  _globals['_STREAMPREDICTRESPONSE']._serialized_start=930
+  _globals['_STREAMPREDICTRESPONSE']._serialized_end=1078
+  _globals['_PREDICTERROR']._serialized_start=1080
+  _globals['_PREDICTERROR']._serialized_end=1175
+  _globals['_SEGMENT']._serialized_start=1178
+  _globals['_SEGMENT']._serialized_end=1345
+  _globals['_PREDICTION']._serialized_start=1347
+  _globals['_PREDICTION']._serialized_end=1389
+  _globals['_EXPLAINREQUEST']._serialized_start=1391
+  _globals['_EXPLAINREQUEST']._serialized_end=1491
+  _globals['_EXPLAINRESPONSE']._serialized_start=1494
+  _globals['_EXPLAINRESPONSE']._serialized_end=1708
+  _globals['_EVIDENCEMAP']._serialized_start=1711
+  _globals['_EVIDENCEMAP']._serialized_end=1981
+  _globals['_EVIDENCEMAP_METHOD']._serialized_start=1898
+  _globals['_EVIDENCEMAP_METHOD']._serialized_end=1981
+  _globals['_NEARESTEXAMPLE']._serialized_start=1983
+  _globals['_NEARESTEXAMPLE']._serialized_end=2056
+  _globals['_INFERENCESERVICE']._serialized_start=2059
+  _globals['_INFERENCESERVICE']._serialized_end=2386
 # @@protoc_insertion_point(module_scope)

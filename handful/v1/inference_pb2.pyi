@@ -30,6 +30,7 @@ class PredictRequest(_message.Message):
     TOP_K_FIELD_NUMBER: _builtins.int
     SOUND_FIELD_NUMBER: _builtins.int
     CONTENT_SHA256_FIELD_NUMBER: _builtins.int
+    MAX_ERROR_RATE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model: `projects/{project}/models/{model}` (its alias `production`),
     `projects/{project}/models/{model}@{alias}` or `projects/{project}/models/{model}/versions/{number}`.
@@ -46,6 +47,13 @@ class PredictRequest(_message.Message):
     """In place of a file, an example of any dataset of the model's project: SHA-256 of its stored bytes, lower-case hex, as in
     Example, WrongAnswer and NearestExample. NOT_FOUND where the project has none.
     """
+    max_error_rate: _builtins.float
+    """At most this share of all that is asked may be answered, and answered wrongly; above 0 and below 1, such as 0.05. Of
+    the rest the answer says `unsure`. Not set: every answer counts. It holds on average over models and what they are
+    asked, of pictures and sounds like the examples that the model was made with; of others nothing is promised, and
+    `unknown` tells some of them. FAILED_PRECONDITION with reason ERROR_RATE_NOT_PROMISED where the model was measured
+    on too few examples for that, 1 / max_error_rate - 1 of different groups, or an earlier release made it.
+    """
     def __init__(
         self,
         *,
@@ -54,12 +62,15 @@ class PredictRequest(_message.Message):
         top_k: _builtins.int = ...,
         sound: _builtins.bytes = ...,
         content_sha256: _builtins.str = ...,
+        max_error_rate: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_error_rate", b"_max_error_rate", "max_error_rate", b"max_error_rate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_sha256", b"content_sha256", "image", b"image", "model", b"model", "sound", b"sound", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_error_rate", b"_max_error_rate", "content_sha256", b"content_sha256", "image", b"image", "max_error_rate", b"max_error_rate", "model", b"model", "sound", b"sound", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__max_error_rate: _TypeAlias = _typing.Literal["max_error_rate"]  # noqa: Y015
+    _WhichOneofArgType__max_error_rate: _TypeAlias = _typing.Literal["_max_error_rate", b"_max_error_rate"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_error_rate) -> _WhichOneofReturnType__max_error_rate | None: ...
 
 Global___PredictRequest: _TypeAlias = PredictRequest  # noqa: Y015
 
@@ -75,6 +86,8 @@ class PredictResponse(_message.Message):
     DISTANCE_FIELD_NUMBER: _builtins.int
     MAX_DISTANCE_FIELD_NUMBER: _builtins.int
     SEGMENTS_FIELD_NUMBER: _builtins.int
+    UNSURE_FIELD_NUMBER: _builtins.int
+    MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """The version that answered: `projects/{project}/models/{model}/versions/{number}`."""
     unknown: _builtins.bool
@@ -89,6 +102,15 @@ class PredictResponse(_message.Message):
     """
     max_distance: _builtins.float
     """The distance beyond which a picture or sound is unknown. Set where `distance` is."""
+    unsure: _builtins.bool
+    """Whether the best score is not above `min_confidence`: the answer is too uncertain for PredictRequest.max_error_rate,
+    and is none. It says nothing of `unknown`, nor that of it: only what is neither is answered. False where
+    no such rate was asked for.
+    """
+    min_confidence: _builtins.float
+    """The score up to which answers are unsure: the smallest with which the rate is promised. 0: none are. Set where
+    PredictRequest.max_error_rate is.
+    """
     @_builtins.property
     def predictions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Prediction]:
         """Classes by falling score. Of a sound that is cut into segments, the mean of their scores."""
@@ -108,19 +130,25 @@ class PredictResponse(_message.Message):
         distance: _builtins.float | None = ...,
         max_distance: _builtins.float | None = ...,
         segments: _abc.Iterable[Global___Segment] | None = ...,
+        unsure: _builtins.bool = ...,
+        min_confidence: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_distance", b"_distance", "_max_distance", b"_max_distance", "distance", b"distance", "max_distance", b"max_distance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_distance", b"_distance", "_max_distance", b"_max_distance", "_min_confidence", b"_min_confidence", "distance", b"distance", "max_distance", b"max_distance", "min_confidence", b"min_confidence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_distance", b"_distance", "_max_distance", b"_max_distance", "distance", b"distance", "max_distance", b"max_distance", "model_version", b"model_version", "predictions", b"predictions", "segments", b"segments", "unknown", b"unknown"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_distance", b"_distance", "_max_distance", b"_max_distance", "_min_confidence", b"_min_confidence", "distance", b"distance", "max_distance", b"max_distance", "min_confidence", b"min_confidence", "model_version", b"model_version", "predictions", b"predictions", "segments", b"segments", "unknown", b"unknown", "unsure", b"unsure"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__distance: _TypeAlias = _typing.Literal["distance"]  # noqa: Y015
     _WhichOneofArgType__distance: _TypeAlias = _typing.Literal["_distance", b"_distance"]  # noqa: Y015
     _WhichOneofReturnType__max_distance: _TypeAlias = _typing.Literal["max_distance"]  # noqa: Y015
     _WhichOneofArgType__max_distance: _TypeAlias = _typing.Literal["_max_distance", b"_max_distance"]  # noqa: Y015
+    _WhichOneofReturnType__min_confidence: _TypeAlias = _typing.Literal["min_confidence"]  # noqa: Y015
+    _WhichOneofArgType__min_confidence: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__distance) -> _WhichOneofReturnType__distance | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_distance) -> _WhichOneofReturnType__max_distance | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_confidence) -> _WhichOneofReturnType__min_confidence | None: ...
 
 Global___PredictResponse: _TypeAlias = PredictResponse  # noqa: Y015
 
@@ -135,10 +163,13 @@ class PredictBatchRequest(_message.Message):
     SOUNDS_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
     CONTENT_SHA256S_FIELD_NUMBER: _builtins.int
+    MAX_ERROR_RATE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """As PredictRequest.model. All of them are answered by the same version."""
     top_k: _builtins.int
     """As PredictRequest.top_k."""
+    max_error_rate: _builtins.float
+    """As PredictRequest.max_error_rate, of each of them."""
     @_builtins.property
     def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Pictures, for a model of pictures: 1 to 64, at most 32 MiB together. Each is as PredictRequest.image."""
@@ -159,12 +190,15 @@ class PredictBatchRequest(_message.Message):
         sounds: _abc.Iterable[_builtins.bytes] | None = ...,
         top_k: _builtins.int = ...,
         content_sha256s: _abc.Iterable[_builtins.str] | None = ...,
+        max_error_rate: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_error_rate", b"_max_error_rate", "max_error_rate", b"max_error_rate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_sha256s", b"content_sha256s", "images", b"images", "model", b"model", "sounds", b"sounds", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_error_rate", b"_max_error_rate", "content_sha256s", b"content_sha256s", "images", b"images", "max_error_rate", b"max_error_rate", "model", b"model", "sounds", b"sounds", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__max_error_rate: _TypeAlias = _typing.Literal["max_error_rate"]  # noqa: Y015
+    _WhichOneofArgType__max_error_rate: _TypeAlias = _typing.Literal["_max_error_rate", b"_max_error_rate"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_error_rate) -> _WhichOneofReturnType__max_error_rate | None: ...
 
 Global___PredictBatchRequest: _TypeAlias = PredictBatchRequest  # noqa: Y015
 
@@ -333,6 +367,7 @@ class Segment(_message.Message):
     PREDICTIONS_FIELD_NUMBER: _builtins.int
     UNKNOWN_FIELD_NUMBER: _builtins.int
     DISTANCE_FIELD_NUMBER: _builtins.int
+    UNSURE_FIELD_NUMBER: _builtins.int
     start_seconds: _builtins.float
     """Where it begins, in seconds from the start."""
     end_seconds: _builtins.float
@@ -341,6 +376,10 @@ class Segment(_message.Message):
     """As PredictResponse.unknown, for the segment."""
     distance: _builtins.float
     """As PredictResponse.distance, for the segment."""
+    unsure: _builtins.bool
+    """As PredictResponse.unsure, for the segment. Models of sounds are measured on pieces as long as segments, so it is
+    these that the rate is promised of; the sound's own scores are means, held against the same `min_confidence`.
+    """
     @_builtins.property
     def predictions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Prediction]:
         """Classes by falling score, as many as were asked for; none where nothing is heard."""
@@ -353,10 +392,11 @@ class Segment(_message.Message):
         predictions: _abc.Iterable[Global___Prediction] | None = ...,
         unknown: _builtins.bool = ...,
         distance: _builtins.float | None = ...,
+        unsure: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_distance", b"_distance", "distance", b"distance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_distance", b"_distance", "distance", b"distance", "end_seconds", b"end_seconds", "predictions", b"predictions", "start_seconds", b"start_seconds", "unknown", b"unknown"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_distance", b"_distance", "distance", b"distance", "end_seconds", b"end_seconds", "predictions", b"predictions", "start_seconds", b"start_seconds", "unknown", b"unknown", "unsure", b"unsure"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__distance: _TypeAlias = _typing.Literal["distance"]  # noqa: Y015
     _WhichOneofArgType__distance: _TypeAlias = _typing.Literal["_distance", b"_distance"]  # noqa: Y015

@@ -5,12 +5,17 @@ from handful.errors import HandfulError
 from handful.v1 import inference_pb2
 from services.inference.answering import Answer, Segment
 from services.inference.loading import Model
+from services.inference.promising import is_unsure
 
 DEFAULT_TOP_K = 5
 
 
-def predict_response(version: str, model: Model, answer: Answer, top_k: int) -> inference_pb2.PredictResponse:
-    """The answer of a version by its name; of `top_k` 0 the default many classes."""
+def predict_response(
+    version: str, model: Model, answer: Answer, top_k: int, min_confidence: float | None = None
+) -> inference_pb2.PredictResponse:
+    """The answer of a version by its name; of `top_k` 0 the default many classes. What is no surer than
+    `min_confidence` is unsure.
+    """
     top_k = top_k or DEFAULT_TOP_K
     return inference_pb2.PredictResponse(
         unknown=answer.unknown,
@@ -18,7 +23,9 @@ def predict_response(version: str, model: Model, answer: Answer, top_k: int) -> 
         max_distance=answer.max_distance,
         model_version=version,
         predictions=predictions(answer, model, top_k),
-        segments=[_segment(one, model, top_k) for one in answer.segments],
+        segments=[_segment(one, model, top_k, min_confidence) for one in answer.segments],
+        unsure=is_unsure(answer, min_confidence),
+        min_confidence=min_confidence,
     )
 
 
@@ -37,7 +44,7 @@ def predictions(answer: Answer, model: Model, top_k: int) -> list[inference_pb2.
     return [inference_pb2.Prediction(label=label, score=score) for label, score in answers]
 
 
-def _segment(one: Segment, model: Model, top_k: int) -> inference_pb2.Segment:
+def _segment(one: Segment, model: Model, top_k: int, min_confidence: float | None) -> inference_pb2.Segment:
     answer = one.answer
     return inference_pb2.Segment(
         start_seconds=one.start,
@@ -45,4 +52,5 @@ def _segment(one: Segment, model: Model, top_k: int) -> inference_pb2.Segment:
         predictions=[] if answer is None else predictions(answer, model, top_k),
         unknown=answer is not None and answer.unknown,
         distance=None if answer is None else answer.distance,
+        unsure=answer is not None and is_unsure(answer, min_confidence),
     )

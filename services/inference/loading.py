@@ -9,14 +9,14 @@ from functools import partial
 
 import structlog
 
-from handful.bundle import golden, neighbours
+from handful.bundle import error_control, golden, neighbours
 from handful.bundle.golden import MAX_DIFFERENCE, MAX_LEVELS, Golden
 from handful.bundle.heads import LinearHead
 from handful.bundle.manifest import bundle_key, from_bytes, graph_keys
 from handful.bundle.neighbours import Neighbours
 from handful.errors import DataLoss, FailedPrecondition
 from handful.v1.bundle_pb2 import Backbone as BackboneMessage
-from handful.v1.bundle_pb2 import ModelManifest
+from handful.v1.bundle_pb2 import ErrorControl, ModelManifest
 from services.inference.backbones import Backbones, Graph, LoadedBackbone, cannot_run
 from services.inference.pointers import VersionRef
 from services.inference.pool import Pool, Sized
@@ -37,6 +37,8 @@ class LoadedHead:
     # How pictures or sounds come to its backbone.
     described: BackboneMessage
     graph: Graph
+    # None of models that can promise nothing.
+    error_control: ErrorControl | None = None
 
     @property
     def of_sounds(self) -> bool:
@@ -49,7 +51,8 @@ class LoadedHead:
 
     @property
     def num_bytes(self) -> int:
-        return self.head.num_bytes + (0 if self.neighbours is None else self.neighbours.num_bytes)
+        beside = 0 if self.error_control is None else self.error_control.ByteSize()
+        return self.head.num_bytes + beside + (0 if self.neighbours is None else self.neighbours.num_bytes)
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,9 @@ class Loader:
         try:
             head = LinearHead.from_bytes(manifest.head, stored)
             near = None if known is None else Neighbours.from_bytes(manifest.neighbours, known)
+            control = manifest.error_control if manifest.HasField("error_control") else None
+            if control is not None:
+                error_control.check(control)
         except ValueError as problem:
             raise DataLoss(f"The head of {ref.name} cannot be read.") from problem
         loaded = LoadedHead(
@@ -128,6 +134,7 @@ class Loader:
             graph=Graph(
                 graph_keys(ref.project, manifest.backbone, ref.manifest_sha256), manifest.backbone.graph_sha256
             ),
+            error_control=control,
         )
         if ref.manifest_sha256 not in self._agreed:
             await self._try(ref, loaded, await self._file(ref, manifest, golden.FILE))

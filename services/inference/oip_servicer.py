@@ -9,6 +9,7 @@ from grpc import aio
 
 from handful import __version__, names
 from handful.errors import DataLoss, FailedPrecondition, NotFound
+from services.inference import promising
 from services.inference.batching import Batcher
 from services.inference.loading import Model
 from services.inference.oip import describing, guarding, naming, reading, streaming, writing
@@ -102,9 +103,12 @@ class OipServicer(oip_grpc.GRPCInferenceServiceServicer):
 
     async def _infer(self, request: oip.ModelInferRequest) -> oip.ModelInferResponse:
         named = asked(request.model_name, request.model_version, "model_name", "model_version")
+        rate = reading.max_error_rate(request)
         async with within(reading.timeout(request)):
             ref, model = await self._find(named)
-            wanted = reading.outputs(request, describing.outputs_of(model.head, pixels=named.pixels))
+            confidence = promising.min_confidence(ref.name, model, rate, reading.ERROR_RATE_FIELD)
+            given = describing.outputs_of(model.head, pixels=named.pixels)
+            wanted = reading.outputs(request, given if rate is None else [*given, describing.UNSURE_TENSOR])
             expected = describing.input_of(model.head, pixels=named.pixels)
             files = await _long(
                 partial(reading.files_or_pixels, request, expected, self._max_batch),
@@ -116,7 +120,7 @@ class OipServicer(oip_grpc.GRPCInferenceServiceServicer):
             )
             labels, typed = model.head.labels, reading.is_typed(request)
             await _long(
-                partial(writing.add_outputs, response, wanted, answers, labels, typed=typed),
+                partial(writing.add_outputs, response, wanted, answers, labels, typed=typed, confidence=confidence),
                 is_long=len(answers) * len(labels) > LONG_NUMBERS,
             )
         return response

@@ -7,7 +7,7 @@ from grpc import aio
 
 from handful.errors import HandfulError, InvalidArgument
 from handful.v1 import inference_pb2, inference_pb2_grpc
-from services.inference import many
+from services.inference import many, promising
 from services.inference.batching import Batcher
 from services.inference.encoding import predict_error, predict_response, predictions
 from services.inference.examples import Examples
@@ -41,11 +41,14 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self, request: inference_pb2.PredictBatchRequest, context: Context
     ) -> inference_pb2.PredictBatchResponse:
         _check_top_k(request.top_k)
+        rate = promising.asked(request)
         ref, model = await self._models.get(request.model)
+        confidence = promising.min_confidence(ref.name, model, rate)
 
         async def ask(file: bytes | str) -> inference_pb2.PredictResponse:
             data = await self._examples.read(model.project, file) if isinstance(file, str) else file
-            return predict_response(ref.name, model, await self._batcher.answer(data, model), request.top_k)
+            answer = await self._batcher.answer(data, model)
+            return predict_response(ref.name, model, answer, request.top_k, confidence)
 
         answers = await many.in_order(_files(request, model), ask)
         return inference_pb2.PredictBatchResponse(results=map(_result, answers))
@@ -78,9 +81,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     async def _predict(self, request: inference_pb2.PredictRequest) -> inference_pb2.PredictResponse:
         _check_top_k(request.top_k)
+        rate = promising.asked(request)
         ref, model = await self._models.get(request.model)
+        confidence = promising.min_confidence(ref.name, model, rate)
         answer = await self._batcher.answer(await self._data(request, model), model)
-        return predict_response(ref.name, model, answer, request.top_k)
+        return predict_response(ref.name, model, answer, request.top_k, confidence)
 
     async def _data(self, request: inference_pb2.PredictRequest | inference_pb2.ExplainRequest, model: Model) -> bytes:
         """The file that is asked about, sent or stored."""

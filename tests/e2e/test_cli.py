@@ -119,6 +119,11 @@ def test_a_folder_is_predicted(cli: Cli, pictures: Path, tmp_path: Path) -> None
     header, *rows = [line.split("\t") for line in listed.stdout.splitlines()]
     assert header == ["file", "label", "score", "unknown"]
     assert [row[:2] for row in rows] == [[str(tmp_path / "new" / place), "tulip"] for place in ("a.jpg", "deep/b.jpg")]
+    wary = cli("predict", "fields", tmp_path / "new", "--max-wrong", "50%").stdout.splitlines()
+    assert [line.split("\t")[3:] for line in wary] == [["unknown", "unsure"], ["", ""], ["", ""]]
+    refused = cli("predict", "fields", tmp_path / "new", "--max-wrong", "0.1%")
+    assert (refused.returncode, "it takes 999 examples of different groups" in refused.stderr) == (2, True)
+    assert "invalid share value: 'few'" in cli("predict", "fields", tmp_path, "--max-wrong", "few").stderr
     (line,) = cli("predict", "fields", tmp_path / "new" / "a.jpg", "--json").stdout.splitlines()
     told = json.loads(line)
     assert (told["label"], told["unknown"], len(told["predictions"])) == ("tulip", False, 2)

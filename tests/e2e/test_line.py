@@ -67,7 +67,8 @@ def test_a_folder_becomes_a_model_that_predicts(stack: Stack, folder: Path, pict
         assert (ready.features_computed, ready.features_cached) == (24, 0)
         figures = {metric.name: metric.value for metric in run.metrics}
         assert (figures["val/accuracy"], figures["cv/accuracy"]) == (1.0, 1.0)
-        found = client.evaluation(run.model_version).evaluation.cross_validation
+        evaluation = client.evaluation(run.model_version).evaluation
+        found = evaluation.cross_validation
         assert (found.folds, found.repeats, found.num_examples, found.accuracy_interval.high) == (5, 5, 20, 1.0)
         # It learnt no more than colours, and says so.
         majority, colours = found.baselines
@@ -80,6 +81,13 @@ def test_a_folder_becomes_a_model_that_predicts(stack: Stack, folder: Path, pict
         assert sum(one.score for one in answer.predictions) == pytest.approx(1.0)
         assert not answer.unknown
         assert client.predict("colours", stripes()).unknown
+        # Twenty training examples promise 5 %, and not 1 %; none was wrong, so nothing is held back.
+        promises = [(one.HasField("min_confidence"), one.answered) for one in evaluation.error_rate_promises]
+        assert promises == [(False, 0), (True, 1), (True, 1)]
+        wary = client.predict("colours", picture(999, RED), max_error_rate=0.05)
+        assert (wary.unsure, wary.min_confidence) == (False, 0)
+        with pytest.raises(FailedPrecondition, match="it takes 99 examples"):
+            client.predict("colours", picture(999, RED), max_error_rate=0.01)
 
         _, ready = train(client, "colours", COLOURS)
         assert (ready.features_computed, ready.features_cached) == (0, 24)

@@ -2,7 +2,9 @@
 
 import pytest
 
+from handful.bundle.manifest import from_bytes
 from handful.recipe import recipe
+from handful.v1.bundle_pb2 import ModelManifest
 from handful.v1.trainer_pb2 import TrainingRun, WatchTrainingRunRequest
 from services.shared.objects.filesystem import FilesystemStore
 from tests.playing_worker import create
@@ -25,3 +27,7 @@ async def test_a_class_smaller_than_the_folds_is_named(
     assert "it needs 2 different training examples of every class, and" in told["NOT_CROSS_VALIDATED"]
     assert "has 1." in told["NOT_CROSS_VALIDATED"]
     assert ("HEAD_FALLBACK" in told) == (head == "LDA")
+    # What validates is all that promises can be made by.
+    bundle = next(path for path in store.keys("projects/default/bundles/") if path.endswith("/manifest.json"))
+    made = from_bytes(ModelManifest, store.get(bundle))
+    assert made.error_control.num_groups == sum(one.num_val for one in made.examples) > 0

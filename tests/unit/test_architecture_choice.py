@@ -44,7 +44,8 @@ def tried(right: object, sure: float = 2.0, repeats: int = 1) -> list[Candidate]
     """An architecture whose heads answer some examples rightly, all of them equally surely."""
     answers = np.where(np.asarray(right), LABELS, 1 - LABELS)
     logits = np.eye(2, dtype=np.float32)[answers] * np.float32(sure)
-    return [Candidate(HEAD_KIND_LOGISTIC_REGRESSION, 1.0, OutOfFold(5, np.repeat(logits[None], repeats, axis=0)))]
+    answered = OutOfFold(5, np.repeat(logits[None], repeats, axis=0))
+    return [Candidate(HEAD_KIND_LOGISTIC_REGRESSION, 1.0, answered, answered)]
 
 
 def folds(repeats: int = 1) -> Folds:

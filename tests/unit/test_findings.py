@@ -3,7 +3,7 @@
 import pytest
 
 from handful.cli.findings import sentences
-from handful.v1.bundle_pb2 import CrossValidation, Evaluation, Interval, MoreExamples
+from handful.v1.bundle_pb2 import CrossValidation, ErrorRatePromise, Evaluation, Interval, MoreExamples
 
 OUT_OF_FOLD = CrossValidation(accuracy=0.99, accuracy_interval=Interval(low=0.96, high=1.0), num_examples=150)
 
@@ -39,3 +39,17 @@ def test_more_examples_are_counted_and_so_are_their_recordings(groups: int, said
         one for one in sentences(Evaluation(cross_validation=CrossValidation(more_examples=more))) if "wice" in one
     ]
     assert said in told
+
+
+def test_what_few_wrong_answers_cost_is_said() -> None:
+    """Of models that were not cross-validated too; what cannot be promised is said with what it would take."""
+    promises = [
+        ErrorRatePromise(max_error_rate=0.01, num_groups_needed=99),
+        ErrorRatePromise(max_error_rate=0.05, num_groups_needed=19, min_confidence=0.9, answered=0.88),
+        ErrorRatePromise(max_error_rate=0.1, num_groups_needed=9, min_confidence=0, answered=1),
+    ]
+    (said,) = sentences(Evaluation(error_rate_promises=promises))
+    assert said == (
+        "How much it answers where few of all answers may be wrong: none for at most 1%, which takes 99 different "
+        "examples; 88 of 100 for at most 5%; 100 of 100 for at most 10%."
+    )

@@ -145,7 +145,7 @@ def test_lda_is_taken_where_it_is_clearly_better() -> None:
     worse = perfect.copy()
     worse[0, :6] = worse[0, :6, ::-1]
     first, second = (
-        Candidate(kind, 1.0, OutOfFold(5, logits))
+        Candidate(kind, 1.0, OutOfFold(5, logits), OutOfFold(5, logits))
         for kind, logits in ((HEAD_KIND_LOGISTIC_REGRESSION, worse), (HEAD_KIND_LDA, perfect))
     )
     assert best([first, second], labels, np.arange(60)) is second

@@ -255,6 +255,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     "neighbours without a number": (near(lambda rows: rows * np.float16(np.nan)), CORRUPT),
     "a neighbour of no class": (near_label(99), CORRUPT),
     "a neighbour of a class before the first": (near_label(-1), CORRUPT),
+    "a promise of nothing": (lambda parts: parts.model.error_control.SetInParent(), CORRUPT),
     "no neighbours": (lambda parts: parts.files.pop("neighbours.safetensors"), UNSUPPORTED),
     "no word of the neighbours": (lambda parts: parts.model.ClearField("neighbours"), UNSUPPORTED),
     "other answers": (golden(probabilities=lambda one: one + np.float32(0.01)), DISAGREES),

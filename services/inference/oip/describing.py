@@ -11,7 +11,7 @@ from services.inference.statistics import Counts, Duration
 PLATFORM, BACKEND = "handful_bundle", "handful"
 # Pictures or sounds in one request, at most; fewer where the queue is shorter.
 MAX_BATCH = 32
-PROBABILITIES, UNKNOWN, DISTANCE = "probabilities", "unknown", "distance"
+PROBABILITIES, UNKNOWN, DISTANCE, UNSURE = "probabilities", "unknown", "distance", "unsure"
 _TYPES = {"BYTES": oip.TYPE_STRING, "UINT8": oip.TYPE_UINT8, "FP32": oip.TYPE_FP32, "BOOL": oip.TYPE_BOOL}
 
 
@@ -26,6 +26,10 @@ class Tensor:
     @property
     def is_pixels(self) -> bool:
         return self.datatype == "UINT8"
+
+
+# Given where a request asks for few wrong answers, which metadata cannot know.
+UNSURE_TENSOR = Tensor(UNSURE, "BOOL", (1,))
 
 
 def input_of(head: LoadedHead, *, pixels: bool) -> Tensor:

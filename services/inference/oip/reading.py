@@ -12,10 +12,13 @@ from handful.bundle.predictor import Pixels
 from handful.errors import InvalidArgument
 from services.inference.oip.describing import PROBABILITIES, Tensor
 from services.inference.oip.v2 import open_inference_pb2 as oip
+from services.inference.promising import checked
 
 # Before an element of a raw BYTES tensor stands its length.
 LENGTH_BYTES = 4
 _CLASSIFICATION = "classification"
+MAX_ERROR_RATE = "max_error_rate"
+ERROR_RATE_FIELD = f"parameters[{MAX_ERROR_RATE}]"
 _CONTENTS = {"BYTES": "bytes_contents", "UINT8": "uint_contents"}
 
 
@@ -70,6 +73,18 @@ def timeout(request: oip.ModelInferRequest) -> float | None:
                 raise _bad(field, "must be a whole number of microseconds, at least 1")
             seconds = microseconds / 1e6
     return seconds
+
+
+def max_error_rate(request: oip.ModelInferRequest) -> float | None:
+    """The largest share of wrong answers that is wanted, if any; text, where a client has no doubles."""
+    if MAX_ERROR_RATE not in request.parameters:
+        return None
+    value = request.parameters[MAX_ERROR_RATE]
+    try:
+        rate = float(value.string_param) if value.HasField("string_param") else value.double_param
+    except ValueError:
+        rate = math.nan
+    return checked(rate, ERROR_RATE_FIELD)
 
 
 def _the_input(request: oip.ModelInferRequest, expected: Tensor) -> oip.ModelInferRequest.InferInputTensor:

@@ -7,9 +7,10 @@ import numpy.typing as npt
 
 from handful.bundle.predictor import best
 from services.inference.answering import Answer
-from services.inference.oip.describing import DISTANCE, PROBABILITIES
+from services.inference.oip.describing import DISTANCE, PROBABILITIES, UNSURE, Tensor
 from services.inference.oip.reading import LENGTH_BYTES, Wanted
 from services.inference.oip.v2 import open_inference_pb2 as oip
+from services.inference.promising import is_unsure
 
 Output = oip.ModelInferResponse.InferOutputTensor
 Array = npt.NDArray[np.float32] | npt.NDArray[np.bool_]
@@ -22,17 +23,19 @@ def add_outputs(
     labels: tuple[str, ...],
     *,
     typed: bool,
+    confidence: float | None = None,
 ) -> None:
-    """Puts the outputs into the response."""
+    """Puts the outputs into the response. What is no surer than `confidence` is unsure."""
+    if confidence is not None:
+        response.parameters["min_confidence"].double_param = confidence
     for one in wanted:
         if one.classes:
             _add_classes(response, one, _classes(answers, labels, one.classes), typed=typed)
         else:
-            _add_numbers(response, one, answers, typed=typed)
+            _add_numbers(response, one.tensor, _numbers(one.tensor.name, answers, confidence), typed=typed)
 
 
-def _add_numbers(response: oip.ModelInferResponse, wanted: Wanted, answers: Sequence[Answer], *, typed: bool) -> None:
-    numbers, tensor = _numbers(wanted.tensor.name, answers), wanted.tensor
+def _add_numbers(response: oip.ModelInferResponse, tensor: Tensor, numbers: Array, *, typed: bool) -> None:
     output = response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=numbers.shape)
     if not typed:
         response.raw_output_contents.append(numbers.tobytes())
@@ -42,11 +45,13 @@ def _add_numbers(response: oip.ModelInferResponse, wanted: Wanted, answers: Sequ
         output.contents.fp32_contents.extend(float(one) for one in numbers.ravel())
 
 
-def _numbers(name: str, answers: Sequence[Answer]) -> Array:
+def _numbers(name: str, answers: Sequence[Answer], confidence: float | None) -> Array:
     if name == PROBABILITIES:
         return np.stack([one.probabilities for one in answers]).astype("<f4")
     if name == DISTANCE:
         return np.array([[one.distance] for one in answers], "<f4")
+    if name == UNSURE:
+        return np.array([[is_unsure(one, confidence)] for one in answers], np.bool_)
     return np.array([[one.unknown] for one in answers], np.bool_)
 
 

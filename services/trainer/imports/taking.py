@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from handful.bundle import golden, manifest, neighbours
+from handful.bundle import error_control, golden, manifest, neighbours
 from handful.bundle.golden import MAX_DIFFERENCE, MAX_LEVELS, Golden
 from handful.bundle.heads import Floats, LinearHead
 from handful.bundle.neighbours import Neighbours
@@ -26,6 +26,7 @@ def take(store: ObjectStore, project: str, path: Path) -> tuple[bytes, bytes]:
     graphs.check(bundle.graph, bundle.model.backbone)
     tensors.read(manifest.BACKBONE_WEIGHTS, bundle.weights)
     _check_neighbours(bundle)
+    _check_error_control(bundle)
     _try(bundle)
     _store(store, project, bundle)
     return bundle.described, bundle.files["evaluation.json"]
@@ -77,6 +78,15 @@ def _check_neighbours(bundle: Bundle) -> None:
         raise InvalidArgument(f"{neighbours.FILE} is not of these features.", reason="CORRUPT_MODEL")
     if not all(0 <= label < len(model.labels) for label in known.named.labels.tolist()):
         raise InvalidArgument(f"{neighbours.FILE} is not of these classes.", reason="CORRUPT_MODEL")
+
+
+def _check_error_control(bundle: Bundle) -> None:
+    if not bundle.model.HasField("error_control"):
+        return
+    try:
+        error_control.check(bundle.model.error_control)
+    except ValueError as problem:
+        raise InvalidArgument("manifest.json has no error control.", reason="CORRUPT_MODEL") from problem
 
 
 def _answers(bundle: Bundle, head: LinearHead, taken: Sequence[Inputs]) -> Floats:

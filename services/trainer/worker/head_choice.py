@@ -1,6 +1,6 @@
 """Which kind of head a run gets, at which temperature: both from what heads answer out of fold."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,12 +27,13 @@ EVERY = slice(None)
 @dataclass(frozen=True)
 class Candidate:
     """A kind of head, the temperature that its answers out of fold ask for, and those answers, each at the temperature
-    that the other folds ask for.
+    that the other folds ask for, and all of them at that of the head, as it is published.
     """
 
     kind: "HeadKind.ValueType"
     temperature: float
     out_of_fold: OutOfFold
+    published: OutOfFold
 
     def message(self, labels: Labels) -> HeadCandidate:
         """How it did."""
@@ -42,6 +43,19 @@ class Candidate:
             log_loss=float(self.out_of_fold.losses(labels).mean()),
             temperature=self.temperature,
         )
+
+
+Answers = Callable[[Candidate], OutOfFold]
+
+
+def measured(candidate: Candidate) -> OutOfFold:
+    """Its answers, for figures."""
+    return candidate.out_of_fold
+
+
+def as_published(candidate: Candidate) -> OutOfFold:
+    """Its answers as sure as those that the head gives, for promises of these."""
+    return candidate.published
 
 
 def kinds(recipe: Recipe) -> tuple["HeadKind.ValueType", ...]:
@@ -71,8 +85,8 @@ def try_all(recipe: Recipe, span: Span, labels: Labels, num_classes: int, folds:
         # LDA's answers are so sure that one error among folds without any would cost everything.
         smoothed = kind == HEAD_KIND_LDA
         temperature = calibration.temperature(answers.logits, labels, smoothed=smoothed)
-        measured = calibration.cross_fitted(answers, labels, folds, smoothed=smoothed)
-        found.append(Candidate(kind, temperature, measured))
+        cross_fitted = calibration.cross_fitted(answers, labels, folds, smoothed=smoothed)
+        found.append(Candidate(kind, temperature, cross_fitted, answers.divided(temperature)))
     return found
 
 
@@ -95,7 +109,13 @@ def best(candidates: Sequence[Candidate], labels: Labels, groups: Labels, rows: 
     return first
 
 
-def honest(tried: Sequence[Sequence[Candidate]], labels: Labels, groups: Labels, folds: Folds) -> OutOfFold:
+def honest(
+    tried: Sequence[Sequence[Candidate]],
+    labels: Labels,
+    groups: Labels,
+    folds: Folds,
+    answers: Answers = measured,
+) -> OutOfFold:
     """What is answered out of fold where the choice too, of the architecture and its candidate, is made on the other
     folds' answers. The answers of whoever did best on all of them would be a little too good (I. Tsamardinos et al.,
     Bootstrapping the out-of-sample predictions for efficient and accurate cross-validation, 2018, who draw examples
@@ -105,5 +125,5 @@ def honest(tried: Sequence[Sequence[Candidate]], labels: Labels, groups: Labels,
     for repeat, held_out in folds.held_out():
         others = tried[best_architecture(tried, labels, ~held_out)]
         chosen = best(others, labels, groups, ~held_out)
-        logits[repeat, held_out] = chosen.out_of_fold.logits[repeat, held_out]
+        logits[repeat, held_out] = answers(chosen).logits[repeat, held_out]
     return OutOfFold(folds.folds, logits)

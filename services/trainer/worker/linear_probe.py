@@ -3,6 +3,7 @@ features. `quality`, and `fast` of sounds, choose what gives the features first;
 """
 
 import time
+from dataclasses import replace
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -31,11 +32,11 @@ def train(work: Work, examples: Examples) -> Trained:
     # One thread: the matrices are small, and the figures do not depend on how many cores there are.
     with threadpool_limits(1, "blas"):
         span = Span.of(prepared.train)
-        described, cross_validation = validate(work, examples, span, train_labels, prepared.rivals)
+        described, cross_validation, held_out = validate(work, examples, span, train_labels, prepared.rivals)
         if cross_validation is not None and prepared.choice is not None:
             cross_validation.architecture_choice.CopyFrom(prepared.choice)
         if cross_validation is not None and cross_validation.challenge.won:
-            return challenge.fine_tuned(work, examples, cross_validation)
+            return replace(challenge.fine_tuned(work, examples, cross_validation), held_out=held_out)
         work.progress("fitting")
         passes = _Passes(work, described.temperature or 1.0, (train_rows, val_rows), (train_labels, val_labels))
         head = _fit(work, described, span, train_labels, len(examples.labels), passes)
@@ -44,7 +45,7 @@ def train(work: Work, examples: Examples) -> Trained:
     shown = [examples.data(work.store, one) for one in golden]
     golden_rows = (val_rows if examples.val else train_rows)[:NUM_GOLDEN]
     answers = head.probabilities(val_rows), _golden(backbone, shown), head.probabilities(golden_rows)
-    return Trained(examples, backbone, head, described, *answers, cross_validation, known)
+    return Trained(examples, backbone, head, described, *answers, cross_validation, known, held_out)
 
 
 def _golden(backbone: Backbone, shown: list[bytes]) -> Pixels | None:

@@ -12,7 +12,15 @@ from handful.bundle import golden, manifest, neighbours
 from handful.bundle.golden import MAX_DIFFERENCE
 from handful.bundle.heads import LinearHead
 from handful.bundle.predictor import Backbone, Predictor, numerics, to_inputs, to_pixels
-from handful.v1.bundle_pb2 import BundleFile, ClassExamples, Evaluation, ModelManifest, Neighbours, Parity
+from handful.v1.bundle_pb2 import (
+    BundleFile,
+    ClassExamples,
+    ErrorControl,
+    Evaluation,
+    ModelManifest,
+    Neighbours,
+    Parity,
+)
 from services.shared.objects import get_first
 from services.trainer.architectures import ARCHITECTURES
 from services.trainer.worker import plots
@@ -37,7 +45,7 @@ class ParityFailed(Exception):
     """The stored model does not answer as the trained one."""
 
 
-def publish(work: Work, trained: Trained, evaluation: Evaluation) -> str:
+def publish(work: Work, trained: Trained, evaluation: Evaluation, control: ErrorControl | None = None) -> str:
     """Stores the bundle; the SHA-256 of its manifest."""
     files = {
         "head.safetensors": trained.head.to_bytes(),
@@ -52,7 +60,7 @@ def publish(work: Work, trained: Trained, evaluation: Evaluation) -> str:
         files[neighbours.FILE] = trained.neighbours.to_bytes()
     files |= {f"plots/{name}.png": png for name, png in plots.draw(trained.examples.labels, evaluation).items()}
     parity = _check(work, trained, files["head.safetensors"])
-    data = manifest.to_bytes(_describe(work, trained, files, parity))
+    data = manifest.to_bytes(_describe(work, trained, files, parity, control))
     digest = manifest.sha256(data)
     for path, content in files.items():
         work.store.put(manifest.bundle_key(work.project, digest, path), content)
@@ -109,7 +117,9 @@ def _check(work: Work, trained: Trained, stored_head: bytes) -> Parity:
     return Parity(num_examples=len(answers), max_abs_diff=difference, bound=MAX_DIFFERENCE)
 
 
-def _describe(work: Work, trained: Trained, files: dict[str, bytes], parity: Parity) -> ModelManifest:
+def _describe(
+    work: Work, trained: Trained, files: dict[str, bytes], parity: Parity, control: ErrorControl | None
+) -> ModelManifest:
     return ModelManifest(
         format=manifest.MODEL_FORMAT,
         modality=trained.examples.modality,
@@ -129,6 +139,7 @@ def _describe(work: Work, trained: Trained, files: dict[str, bytes], parity: Par
         examples=_counts(trained.examples),
         neighbours=_neighbours(trained),
         license=_license(trained),
+        error_control=control,
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import structlog
 
 from handful.errors import HandfulError
@@ -23,6 +24,7 @@ from services.trainer.worker.agreement import GraphDisagrees
 from services.trainer.worker.children import ChildLost
 from services.trainer.worker.evaluation import evaluate, wrong_answers
 from services.trainer.worker.examples import Examples, targets
+from services.trainer.worker.held_out import HeldOut
 from services.trainer.worker.memory import OutOfMemory, is_out_of_memory
 from services.trainer.worker.parts import NoTorch, NoYolo, need_torch, need_yolo
 from services.trainer.worker.pretrained import WeightsUnavailable
@@ -94,8 +96,12 @@ def _train(work: Work) -> str:
     groups = [one.group for one in examples.val]
     evaluation = evaluate(examples.labels, labels, answers, work.history, trained.cross_validation, groups)
     evaluation.wrong_answers.extend(wrong_answers(examples.labels, examples.val, answers))
+    held_out = trained.held_out or HeldOut(answers[None], labels, np.unique(groups, return_inverse=True)[1])
+    control = held_out.error_control()
+    if control is not None:
+        evaluation.error_rate_promises.extend(held_out.promises(control))
     evaluation.resources.CopyFrom(work.usage.so_far())
-    digest = publish(work, trained, evaluation)
+    digest = publish(work, trained, evaluation, control)
     work.reporter.event(TrainingRunEvent(resources_used=work.usage.so_far()))
     work.reporter.check()
     return digest

@@ -1,5 +1,5 @@
 """All that a run of `fast` learns out of fold: which head, at which temperature, how good it is, how much better than
-knowing next to nothing, and which labels to look at.
+knowing next to nothing, which labels to look at, and what was answered, for whoever promises anything by it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from handful.bundle.heads import Floats
+from handful.bundle.heads import Floats, softmax
 from handful.v1.bundle_pb2 import (
     HEAD_KIND_LDA,
     HEAD_KIND_LOGISTIC_REGRESSION,
@@ -21,7 +21,8 @@ from services.trainer.worker import baselines, challenge, colours, learning_curv
 from services.trainer.worker.cross_validation import MIN_FOLDS, Folds, Labels
 from services.trainer.worker.evaluation import cross_validated
 from services.trainer.worker.examples import Examples
-from services.trainer.worker.head_choice import Candidate, best, fitter, honest, kinds, try_all
+from services.trainer.worker.head_choice import Candidate, as_published, best, fitter, honest, kinds, try_all
+from services.trainer.worker.held_out import HeldOut
 from services.trainer.worker.spans import Span
 from services.trainer.worker.work import Work
 
@@ -30,16 +31,17 @@ _NONE: Mapping[str, Sequence[Candidate]] = {}
 
 def validate(
     work: Work, examples: Examples, span: Span, labels: Labels, rivals: Mapping[str, Sequence[Candidate]] = _NONE
-) -> tuple[Head, CrossValidation | None]:
-    """What the head shall be, and figures out of fold; none, with a notice, where a class cannot be divided. `rivals`
-    are candidates of the architectures that were tried and not taken.
+) -> tuple[Head, CrossValidation | None, HeldOut | None]:
+    """What the head shall be, figures out of fold, and what was answered there at the temperatures that are published;
+    none, with a notice, where a class cannot be divided. `rivals` are candidates of the architectures that were tried
+    and not taken.
     """
     names, groups = examples.labels, [one.group for one in examples.train]
     folds = Folds.drawn(labels, groups, len(names), work.recipe.seed)
     described = Head(normalization=Head.NORMALIZATION_CENTER_L2, kind=HEAD_KIND_LOGISTIC_REGRESSION)
     if folds.folds < MIN_FOLDS:
         _say_why_not(work, names[folds.smallest_class], folds.folds)
-        return described, None
+        return described, None, None
     numbered = np.unique(groups, return_inverse=True)[1]
     drawn = len(np.unique(numbered[labels == folds.smallest_class])) >= learning_curve.FEWEST
     of_pictures = examples.modality == MODALITY_IMAGE
@@ -50,10 +52,14 @@ def validate(
     chosen = best(candidates, labels, numbered)
     tried = [candidates, *rivals.values()]
     answers = honest(tried, labels, numbered, folds)
+    published = honest(tried, labels, numbered, folds, as_published)
     described.kind, described.temperature = chosen.kind, chosen.temperature
     challenger = challenge.answers(work, examples, folds, tried, [work.recipe.architecture, *rivals])
     if challenger is not None:
-        answers = challenge.honest(chosen.out_of_fold, answers, challenger, labels, numbered, folds)
+        answers, published = (
+            challenge.honest(chosen.out_of_fold, one, challenger, labels, numbered, folds)
+            for one in (answers, published)
+        )
     found = cross_validated(labels, answers, [one.message(labels) for one in candidates], numbered)
     if challenger is not None:
         found.challenge.CopyFrom(challenge.told(work, chosen.out_of_fold, challenger, labels, numbered))
@@ -71,7 +77,8 @@ def validate(
     warning = baselines.warning(names, labels, numbered, answers, coloured)
     if warning:
         work.notice(warning.reason, warning.message)
-    return described, found
+    probabilities = np.stack([softmax(one) for one in published.logits])
+    return described, found, HeldOut(probabilities, labels, numbered)
 
 
 def _coloured(work: Work, examples: Examples, labels: Labels, folds: Folds, step: "Steps") -> Floats:

@@ -21,6 +21,7 @@ from services.shared.objects.retrying import RetryingStore
 from services.trainer.worker import checkpoints
 from services.trainer.worker.children import Children
 from services.trainer.worker.examples import Examples
+from services.trainer.worker.held_out import HeldOut
 from services.trainer.worker.pretrained import PretrainedWeights
 from services.trainer.worker.reporting import Reporter
 from services.trainer.worker.resources import Usage
@@ -163,6 +164,8 @@ class Trained:
     cross_validation: CrossValidation | None = None
     # Where the model can tell what is like none of its classes.
     neighbours: Neighbours | None = None
+    # Answers to training examples that they were not fitted on; without, those on the validation examples are all.
+    held_out: HeldOut | None = None
 
 
 def _settle(future: Future[Result], task: Callable[[], Result]) -> None:
