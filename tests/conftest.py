@@ -33,7 +33,7 @@ from services.shared.server import MEBIBYTE, Limits, Server
 from services.shared.streams import Streams
 from tests.minio_server import MinioServer
 from tests.postgres_server import PostgresServer
-from tests.processes import until
+from tests.processes import stack_in, until
 from tests.servers import Databases, DatasetService, TrainerService, running_trainer
 
 # Of processes that run tests at a time; each starts its own services, and holds some 2 GB with them.
@@ -173,7 +173,7 @@ async def inference_stub(store: FilesystemStore) -> AsyncIterator[inference_pb2_
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """All services and a worker as processes, shared by the tests that only add to them."""
-    with _stack(tmp_path_factory.mktemp("home")) as stack:
+    with stack_in(tmp_path_factory.mktemp("home")) as stack, stack:
         yield stack
 
 
@@ -186,15 +186,8 @@ def backbones(stack: Stack) -> Path:
 
 
 @pytest.fixture
-def own_stack(tmp_path: Path, backbones: Path) -> Stack:
+def own_stack(tmp_path: Path, backbones: Path) -> Iterator[Stack]:
     """A stack of the test's own, to be started and killed by it. Its store has the default backbone."""
-    own = _stack(tmp_path / "home")
-    shutil.copytree(backbones, own.home / "store" / "backbones")
-    return own
-
-
-def _stack(home: Path) -> Stack:
-    """It takes the runtime that is always there: measuring which is faster takes seconds of every core per network."""
-    stack = Stack.on_free_ports(home)
-    stack.environment["HANDFUL_INFERENCE_RUNTIME"] = "onnxruntime"
-    return stack
+    with stack_in(tmp_path / "home") as own:
+        shutil.copytree(backbones, own.home / "store" / "backbones")
+        yield own

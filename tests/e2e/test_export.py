@@ -21,6 +21,7 @@ from handful.errors import InvalidArgument
 from handful.exchange import Exported
 from services.trainer.exports.formats import FORMATS
 from tests.browsing import browser, site, with_vendor
+from tests.processes import stack_in
 
 ROOT = Path(__file__).parents[2]
 BARE = ROOT / ".venv-export" / "bin" / "python"
@@ -113,10 +114,10 @@ def private(stack: Stack, photographs: Path, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="module")
 def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """Another home, without a worker: nothing was trained there, and nothing can be."""
-    other = Stack.on_free_ports(tmp_path_factory.mktemp("second"))
-    other.environment["HANDFUL_WORKERS"] = "0"
-    with other, Client(other.addresses) as client:
-        yield client
+    with stack_in(tmp_path_factory.mktemp("second")) as other:
+        other.environment["HANDFUL_WORKERS"] = "0"
+        with other, Client(other.addresses) as client:
+            yield client
 
 
 @pytest.fixture(params=["out", "private"])

@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from handful import Client
 from handful.cli.stack import Stack
 from services.trainer.exports.formats import FORMATS
+from tests.processes import stack_in
 
 ROOT = Path(__file__).parents[2]
 OURS = "handful.v1."
@@ -30,15 +31,13 @@ TYPED = {"OK", "INVALID_ARGUMENT", "NOT_FOUND"}
 
 
 @pytest.fixture(scope="module")
-def open_stack(tmp_path_factory: pytest.TempPathFactory, stack: Stack) -> Iterator[Stack]:
-    """Services that answer reflection, with the backbones of the shared ones."""
-    own = Stack.on_free_ports(tmp_path_factory.mktemp("open"))
-    own.environment["HANDFUL_REFLECTION"] = "true"
-    known = stack.home / "store" / "backbones"
-    if known.is_dir():
-        shutil.copytree(known, own.home / "store" / "backbones")
-    with own:
-        yield own
+def open_stack(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Iterator[Stack]:
+    """Services that answer reflection, with the backbone of the shared ones."""
+    with stack_in(tmp_path_factory.mktemp("open")) as own:
+        own.environment["HANDFUL_REFLECTION"] = "true"
+        shutil.copytree(backbones, own.home / "store" / "backbones")
+        with own:
+            yield own
 
 
 class Generic:

@@ -21,7 +21,7 @@ from handful.v1.trainer_pb2 import Failure, TrainingRun, TrainingRunEvent
 from services.shared.objects import ObjectStore, StoreRefused, open_store
 from tests.minio_server import READER, WRITER, MinioServer
 from tests.postgres_server import PostgresServer
-from tests.processes import of_home
+from tests.processes import of_home, stack_in
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -51,11 +51,11 @@ def server(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Iterato
 @pytest.fixture(scope="module")
 def line(server: MinioServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """All services over the bucket; inference with keys that may only read."""
-    stack = Stack.on_free_ports(tmp_path_factory.mktemp("home"))
-    stack.environment |= server.environment(WRITER) | {"HANDFUL_STORE_SECONDS": str(STORE_SECONDS)}
-    stack.own["inference"] = server.environment(READER)
-    with stack:
-        yield stack
+    with stack_in(tmp_path_factory.mktemp("home")) as stack:
+        stack.environment |= server.environment(WRITER) | {"HANDFUL_STORE_SECONDS": str(STORE_SECONDS)}
+        stack.own["inference"] = server.environment(READER)
+        with stack:
+            yield stack
 
 
 @pytest.fixture
