@@ -31,7 +31,7 @@ from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE, 
 from services.trainer.exports import contents
 from services.trainer.worker import backbones, graphs
 from services.trainer.worker.agreement import MAX_RELATIVE_DIFFERENCE, GraphDisagrees
-from services.trainer.worker.architectures import BUILDERS
+from services.trainer.worker.architectures import BUILDERS, build
 from services.trainer.worker.children import Children
 from services.trainer.worker.logistic_regression import fit
 from services.trainer.worker.pretrained import PretrainedWeights, WeightsUnavailable, key, offered
@@ -189,6 +189,18 @@ def test_a_network_is_what_its_row_says(row: ArchitectureRow) -> None:
     assert figures.features == (2, row.feature_width)
     assert figures.feature_map[:2] == (2, row.feature_width)
     assert figures.feature_map[2] == figures.feature_map[3] >= 6
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if not row.extra], ids=lambda row: row.id)
+def test_training_reaches_every_weight(row: ArchitectureRow) -> None:
+    """A step back from the features of two pictures, as gradient training takes it, has a gradient for all of a body:
+    none is counted, stored and served that no training would ever change.
+    """
+    size = row.preprocessing.size
+    with torch.device("meta"):
+        body = build(row.network, None).train()
+    body(torch.empty(2, 3, size, size, device="meta"))[0].sum().backward()
+    assert [name for name, weight in body.named_parameters() if weight.grad is None] == []
 
 
 def test_an_unknown_architecture_is_refused_with_those_there_are() -> None:
