@@ -2,7 +2,7 @@
 it is ready, of them of the processor, and its memory when ready, after its first answer, and with many callers.
 
 Times are of the processor, on one thread, and the least of some rounds in turns, so that other work on the machine
-matters little.
+matters little; those of a picture that is alone are by the clock, and want a machine that does nothing else.
 """
 
 import tempfile
@@ -17,6 +17,7 @@ from handful.v1.inference_pb2 import PredictRequest
 from services.inference.runtimes import RUNTIMES
 from services.inference.runtimes.choosing import AUTO, allowed, pick
 from services.inference.runtimes.measuring import measure
+from services.shared import cores
 from services.shared.objects.filesystem import FilesystemStore
 from services.trainer.architectures import ARCHITECTURES
 from tests import real_bundles
@@ -34,12 +35,14 @@ def table(architecture: str) -> None:
     size = ARCHITECTURES[architecture].preprocessing.size
     random = np.random.default_rng(0)
     inputs = [{"pixels": random.integers(0, 256, (1, size, size, 3), dtype=np.uint8)} for _ in range(4)]
-    found = measure(allowed(AUTO), real_bundles.graph(architecture), inputs, CAP, SECONDS)
-    choice = pick(found["rows"])
+    found = measure(allowed(AUTO), real_bundles.graph(architecture), inputs, CAP, SECONDS, cores.usable())
+    choice = pick(found["rows"], found["alone"])
     for name in RUNTIMES:
         times = "  ".join(f"{took:5.1f} ({count})" for of, count, took in found["rows"] if of == name)
         print(f"{architecture:20} {name:12} {times or found['refused'].get(name, 'not installed')}")
-    print(f"{architecture:20} chosen: {choice.runtime}, {choice.cap} at once")
+    for name, threads, took in found["alone"]:
+        print(f"{architecture:20} {name:12} {took:5.1f} until one alone is done, on {threads}")
+    print(f"{architecture:20} chosen: {choice.runtime}, {choice.cap} at once, one alone on {choice.threads}")
 
 
 def start(home: Path, named: str) -> None:

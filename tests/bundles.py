@@ -56,8 +56,8 @@ ONLY_ONNXRUNTIME = """
 class Gate(Backbone):
     """A backbone that computes once it is opened, and remembers how many pictures each pass had."""
 
-    def __init__(self, graph: bytes) -> None:
-        super().__init__(graph)
+    def __init__(self, graph: bytes, threads: int = 1) -> None:
+        super().__init__(graph, threads)
         self.entered = threading.Event()
         self.opened = threading.Event()
         self.passes: list[int] = []

@@ -16,12 +16,12 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Backbone:
-    """A backbone's ONNX graph in ONNX Runtime, on one thread per call; calls may come from several threads at once.
+    """A backbone's ONNX graph in ONNX Runtime, on so many threads a call; calls may come from several threads at once.
     MemoryError where memory does not suffice.
     """
 
-    def __init__(self, graph: bytes) -> None:
-        self._session = runtime.session(graph)
+    def __init__(self, graph: bytes, threads: int = 1) -> None:
+        self._session = runtime.session(graph, threads)
 
     def features(self, pixels: Pixels) -> Floats:
         """float32[n, feature_width] of uint8[n, size, size, 3]."""

@@ -1,4 +1,4 @@
-"""ONNX Runtime as all of ours loads it: one thread per call, and nothing told to anyone.
+"""ONNX Runtime as all of ours loads it: one thread per call, unless more are asked for, and nothing told to anyone.
 
 Its official builds collect events and send them to Microsoft unless ORT_DISABLE_TELEMETRY is set before they are loaded
 (Privacy.md in the package, since 1.32), so nothing else here imports it.
@@ -16,17 +16,22 @@ import onnxruntime as ort
 VERSION: str = ort.__version__
 
 
+# Threads of one pass look so long for its next part before they sleep. To wake them for each part takes all that they
+# win, and while they look longer they keep others from the core.
+_SPIN_MICROSECONDS = 100
+
 # What it says where memory ran out: it has no exception for that alone.
 _SAID = ("Failed to allocate memory", "std::bad_alloc", "bad allocation")
 
 
-def session(graph: bytes) -> ort.InferenceSession:
+def session(graph: bytes, threads: int = 1) -> ort.InferenceSession:
     """A graph, ready to run; calls may come from several threads at once. MemoryError where memory does not suffice."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(threads > 1)))
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_MICROSECONDS))
     with _memory():
         return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 

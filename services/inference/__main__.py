@@ -17,7 +17,7 @@ from services.inference.runtimes.choosing import Chooser, allowed
 from services.inference.servicer import InferenceServicer
 from services.inference.settings import InferenceSettings
 from services.inference.switching import Models
-from services.shared import allocating, start
+from services.shared import allocating, cores, start
 from services.shared.metrics import Metrics
 from services.shared.objects import open_store
 from services.shared.server import MEBIBYTE, Limits, Server
@@ -35,7 +35,8 @@ async def serve(settings: InferenceSettings) -> None:
     allocating.give_back()
     store = open_store(settings.store)
     pointers = Pointers(store)
-    chooser = Chooser(allowed(settings.inference_runtime), settings.inference_batch)
+    free = min(settings.threads, cores.usable())
+    chooser = Chooser(allowed(settings.inference_runtime), settings.inference_batch, free)
     budgets = settings.inference_memory_mib * MEBIBYTE, settings.inference_private_memory_mib * MEBIBYTE
     loader = Loader(store, *budgets, chooser, settings.threads)
     batcher = Batcher(settings.threads, settings.threads * settings.inference_queue)

@@ -13,7 +13,7 @@ import structlog
 from handful.bundle.sounds import Inputs
 from handful.errors import FailedPrecondition
 from services.inference.pool import Pool
-from services.inference.runtimes import DEFAULT, RUNTIMES, Body
+from services.inference.runtimes import DEFAULT, RUNTIMES, WIDE, Body
 from services.inference.runtimes.choosing import Choice, Chooser
 from services.shared.objects import ObjectMissing, ObjectStore, StoreUnavailable, get_first
 
@@ -47,7 +47,7 @@ class Graph:
 @dataclass(frozen=True)
 class LoadedBackbone:
     """A graph that is ready to run, on at most `cap` pictures at once; `private` where it is a single model's, or a
-    project's, own.
+    project's, own. `lone` runs a picture that is alone, where that is worth it: on more threads, with the same bits.
     """
 
     backbone: Body
@@ -56,6 +56,15 @@ class LoadedBackbone:
     private: bool = False
     graph_sha256: str = ""
     runtime: str = DEFAULT
+    lone: Body | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a graph is to be run by from now on; a body is None where what is there stays."""
+
+    body: Body | None
+    lone: Body | None
 
 
 class Backbones:
@@ -97,19 +106,21 @@ class Backbones:
     async def _load(self, graph: Graph, *, private: bool) -> LoadedBackbone:
         data = await asyncio.to_thread(self._read, graph, private=private)
         settled = self._settled(graph)
-        body, choice = await asyncio.to_thread(self._ready, graph, data, settled)
+        body, lone, choice = await asyncio.to_thread(self._ready, graph, data, settled)
         if self._settled(graph) != settled:  # meanwhile
-            body, choice = await asyncio.to_thread(self._ready, graph, data, self._settled(graph))
+            body, lone, choice = await asyncio.to_thread(self._ready, graph, data, self._settled(graph))
         log.info("backbone loaded", graph_sha256=graph.sha256, num_bytes=len(data), runtime=choice.runtime)
-        return LoadedBackbone(body, GRAPH_IN_MEMORY * len(data), choice.cap, private, graph.sha256, choice.runtime)
+        num_bytes = GRAPH_IN_MEMORY * len(data)
+        loaded = LoadedBackbone(body, num_bytes, choice.cap, private, graph.sha256, choice.runtime)
+        return _with(lone, loaded)
 
     def _settled(self, graph: Graph) -> Choice:
         return (self._chooser and self._chooser.known(graph.sha256)) or Choice()
 
-    def _ready(self, graph: Graph, data: bytes, choice: Choice) -> tuple[Body, Choice]:
+    def _ready(self, graph: Graph, data: bytes, choice: Choice) -> tuple[Body, Body | None, Choice]:
         """The graph in the runtime that is chosen, or in the default one where that fails, and which it is."""
         try:
-            return RUNTIMES[choice.runtime].load(data, self._num_callers), choice
+            return RUNTIMES[choice.runtime].load(data, self._num_callers), _lone(choice, data), choice
         except MemoryError:
             raise
         except Exception as problem:  # the runtime has many
@@ -140,8 +151,8 @@ class Backbones:
         finally:
             del self._checks[graph.sha256]
 
-    async def _bodies(self, graph: Graph, prepare: Callable[[], Awaitable[Body | None]]) -> dict[str, Body | None]:
-        """A body for each copy of the graph that is in memory, whoever's it is; and where there is none, one that has
+    async def _bodies(self, graph: Graph, prepare: Callable[[], Awaitable[Prepared]]) -> dict[str, Prepared]:
+        """Bodies for each copy of the graph that is in memory, whoever's it is; and where there is none, some that have
         passed the checks.
         """
         bodies = {graph.own if graph.own in self._pool else graph.shared: await prepare()}
@@ -153,28 +164,40 @@ class Backbones:
         held = self._pool.items()
         return [key for key, one in held if isinstance(one, LoadedBackbone) and one.graph_sha256 == graph.sha256]
 
-    def _change_over(self, chooser: Chooser, graph: Graph, choice: Choice, bodies: dict[str, Body | None]) -> None:
+    def _change_over(self, chooser: Chooser, graph: Graph, choice: Choice, bodies: dict[str, Prepared]) -> None:
         """The runtime serves the graph where it is in memory, and is what loads it where it is not any more."""
         chooser.settle(graph.sha256, choice)
-        for key, body in bodies.items():
-            self._pool.change(key, partial(_changed, choice, body))
+        for key, prepared in bodies.items():
+            self._pool.change(key, partial(_changed, choice, prepared))
 
-    async def _prepare(self, choice: Choice, data: bytes, inputs: Sequence[Inputs], checks: list[Check]) -> Body | None:
+    async def _prepare(self, choice: Choice, data: bytes, inputs: Sequence[Inputs], checks: list[Check]) -> Prepared:
         """The graph in another runtime, which has seen every size of batch that will come, since the first pass of a
-        size is slow, and has passed the checks, also those that come meanwhile; None where the default one stays.
+        size is slow, and has passed the checks, also those that come meanwhile; no body where the default one stays.
         """
-        if choice.runtime == DEFAULT:
-            return None
-        body = await asyncio.to_thread(RUNTIMES[choice.runtime].load, data, self._num_callers)
-        for size in range(2, choice.cap + 1):
-            await asyncio.to_thread(body.features, inputs[0]["pixels"].repeat(size, axis=0))
+        body, lone = None, await asyncio.to_thread(_lone, choice, data)
+        if choice.runtime != DEFAULT:
+            body = await asyncio.to_thread(RUNTIMES[choice.runtime].load, data, self._num_callers)
+            for size in range(2, choice.cap + 1):
+                await asyncio.to_thread(body.features, inputs[0]["pixels"].repeat(size, axis=0))
         for check in checks:  # it may grow
-            await asyncio.to_thread(check, body)
-        return body
+            for one in filter(None, (body, lone)):
+                await asyncio.to_thread(check, one)
+        return Prepared(body, lone)
 
 
-def _changed(choice: Choice, body: Body | None, there: LoadedBackbone) -> LoadedBackbone:
-    return replace(there, backbone=body or there.backbone, cap=choice.cap, runtime=choice.runtime)
+def _lone(choice: Choice, data: bytes) -> Body | None:
+    """What runs a picture that is alone, where it has several threads; a call at a time."""
+    return WIDE[choice.runtime].load(data, 1) if choice.threads > 1 else None
+
+
+def _changed(choice: Choice, to: Prepared, there: LoadedBackbone) -> LoadedBackbone:
+    changed = replace(there, backbone=to.body or there.backbone, cap=choice.cap, runtime=choice.runtime)
+    return _with(to.lone, changed)
+
+
+def _with(lone: Body | None, loaded: LoadedBackbone) -> LoadedBackbone:
+    """It takes as much memory again."""
+    return loaded if lone is None else replace(loaded, lone=lone, num_bytes=2 * loaded.num_bytes)
 
 
 def cannot_run() -> FailedPrecondition:

@@ -21,7 +21,8 @@ from services.inference.glancing import glance
 from services.inference.large import LargePictures
 from services.inference.listening import listen
 from services.inference.loading import Model
-from services.inference.queueing import Queue, Waiting
+from services.inference.queueing import Batch, Queue, Waiting
+from services.inference.runtimes import Body
 from services.inference.statistics import Statistics
 from services.shared import deadlines
 
@@ -36,6 +37,8 @@ class Batcher:
     def __init__(self, threads: int, queue: int) -> None:
         self.queue = queue
         self.statistics = Statistics()
+        # Passes of a picture that was alone, on several threads.
+        self.num_wide = 0
         self._queue = Queue(threads, queue)
         self._large = LargePictures()
         self._loop = asyncio.get_running_loop()
@@ -100,33 +103,35 @@ class Batcher:
         while batch := self._queue.take():
             started, computed = time.perf_counter(), 0
             try:
-                computed = self._answer(batch.waiting)
+                computed = self._answer(batch)
             except Exception as problem:  # noqa: BLE001 - whoever waits must hear of it, and the thread must live
                 for one in batch.waiting:
                     self._fail(one, problem)
+            if computed and batch.wide:
+                self.num_wide += 1  # one thread at a time: until it is done no other picture is alone
             self._queue.done(batch, time.perf_counter() - started, computed)
 
-    def _answer(self, batch: Sequence[Waiting]) -> int:
+    def _answer(self, batch: Batch) -> int:
         """How many were computed; a sound, which goes alone, counts in any case."""
         taken = time.perf_counter_ns()
         rows: list[tuple[Waiting, Pixels]] = []
-        for one in batch:
+        for one in batch.waiting:
             one.queue = taken - one.since_ns
             pixels = self._prepare(one)
             if pixels is not None:
                 rows.append((one, pixels))
         if not rows:
-            return sum(one.model.head.of_sounds for one in batch)
+            return sum(one.model.head.of_sounds for one in batch.waiting)
         try:
-            self._compute(rows)
+            self._compute(rows, batch.wide or rows[0][0].body)
         except MemoryError:
             log.warning("memory did not suffice", num_pictures=len(rows))
             self._compute_each(rows)
         return len(rows)
 
-    def _compute(self, rows: Sequence[tuple[Waiting, Pixels]]) -> None:
+    def _compute(self, rows: Sequence[tuple[Waiting, Pixels]], body: Body) -> None:
         begun = time.perf_counter_ns()
-        features = rows[0][0].model.backbone.backbone.features(np.stack([pixels for _, pixels in rows]))
+        features = body.features(np.stack([pixels for _, pixels in rows]))
         network = (time.perf_counter_ns() - begun) // len(rows)
         heads = set[int]()
         for (one, _), row in zip(rows, features, strict=True):
@@ -141,7 +146,7 @@ class Batcher:
         """One picture after another, where there is not memory enough for all of them at once."""
         for one in rows:
             try:
-                self._compute([one])
+                self._compute([one], one[0].body)
             except MemoryError:
                 self._fail(one[0], _too_much())
 

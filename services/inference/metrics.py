@@ -37,7 +37,7 @@ class Figures(Collector):
 
     async def _read(self) -> list[Metric]:
         return [
-            *_passes(self._batcher.passes()),
+            *_passes(self._batcher.passes(), self._batcher.num_wide),
             _waiting({**self._batcher.waiting(), "explanations": self._explainer.num_waiting}),
             _refused(self._batcher.statistics),
             *_loaded(self._loader),
@@ -46,13 +46,14 @@ class Figures(Collector):
         ]
 
 
-def _passes(sizes: dict[int, int]) -> Iterator[Metric]:
+def _passes(sizes: dict[int, int], num_wide: int) -> Iterator[Metric]:
     bounds = [(str(float(most)), float(sum(n for size, n in sizes.items() if size <= most))) for most in PASSES]
     bounds.append(("+Inf", float(sum(sizes.values()))))
     told = "Pictures, or one sound, in a pass through a network."
     family = HistogramMetricFamily("handful_inference_pass_pictures", told)
     family.add_metric([], bounds, float(sum(size * n for size, n in sizes.items())))
     yield family
+    yield CounterMetricFamily("handful_inference_wide_passes", "Of one picture alone, on several threads.", num_wide)
 
 
 def _waiting(counts: dict[str, int]) -> Metric:
@@ -89,12 +90,16 @@ def _runtimes(loader: Loader, chooser: Chooser) -> Iterator[Metric]:
     serves = GaugeMetricFamily("handful_inference_runtime", told, labels=labels)
     told = "Processor time for each picture, as it was measured, at so many at once."
     measured = GaugeMetricFamily("handful_inference_runtime_milliseconds", told, labels=labels)
+    labels, told = ["graph_sha256", "runtime", "threads"], "Time of a picture that is alone, as measured, on so many."
+    alone = GaugeMetricFamily("handful_inference_lone_milliseconds", told, labels=labels)
     graphs = {one.graph_sha256: one for one in loader.backbones()}  # two projects may have the same, each for itself
     for one in list(graphs.values())[-MAX_GRAPHS:]:
         serves.add_metric([one.graph_sha256, one.runtime, str(one.cap)], 1)
-        for runtime, size, milliseconds in chooser.measured(one.graph_sha256):
-            measured.add_metric([one.graph_sha256, runtime, str(size)], milliseconds)
-    yield from (serves, measured)
+        table = chooser.measured(one.graph_sha256)
+        for family, rows in ((measured, table.rows), (alone, table.alone)):
+            for runtime, number, milliseconds in rows:
+                family.add_metric([one.graph_sha256, runtime, str(number)], milliseconds)
+    yield from (serves, measured, alone)
 
 
 def _models(statistics: Statistics) -> Iterator[Metric]:

@@ -51,9 +51,10 @@ class Pool:
         return await self._loading.do(key, partial(self._load, key, load))
 
     def change(self, key: str, how: Callable[[Any], Sized]) -> None:
-        """Another value for a key that is there; nothing happens where it is not, or not any more."""
+        """Another value, perhaps a larger one, for a key that is there; nothing happens where it is not any more."""
         if key in self._loaded:
             self._loaded[key] = how(self._loaded[key])
+            self._make_room(key)
 
     def num_bytes(self, *, private: bool = False) -> int:
         """What is held of a budget."""
@@ -72,9 +73,14 @@ class Pool:
 
     async def _load(self, key: str, load: Callable[[], Awaitable[Value]]) -> Value:
         value = self._loaded[key] = await load()
-        while self.num_bytes(private=value.private) > self._budgets[value.private]:
-            oldest = next(one for one, held in self._loaded.items() if held.private == value.private)
-            if oldest == key:
+        self._make_room(key)
+        return value
+
+    def _make_room(self, key: str) -> None:
+        """For the value of a key, at the cost of the others in its budget."""
+        private = self._loaded[key].private
+        others = [one for one, held in self._loaded.items() if held.private == private and one != key]
+        for oldest in others:
+            if self.num_bytes(private=private) <= self._budgets[private]:
                 break
             del self._loaded[oldest]
-        return value

@@ -77,10 +77,18 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Batch:
-    """What is answered in one pass: of the line whose turn it was, and of others that wait for the same backbone."""
+    """What is answered in one pass: of the line whose turn it was, and of others that wait for the same backbone.
+    `alone` where it is one, nothing else waits, and every other thread is free.
+    """
 
     line: Line
     waiting: Sequence[Waiting]
+    alone: bool
+
+    @property
+    def wide(self) -> Body | None:
+        """What runs it on more threads than the one that took it; None where that one does."""
+        return self.waiting[0].model.backbone.lone if self.alone else None
 
 
 class Queue:
@@ -98,7 +106,7 @@ class Queue:
         self._seconds: WeakKeyDictionary[Body, float] = WeakKeyDictionary()
         # What the line that is being served has used, and the most that any has; all start equal where nobody waits.
         self._now = self._most = 0.0
-        self._num_private = 0
+        self._num_taken = self._num_private = 0
         self._shared_at = -KEPT_SECONDS
         # How many passes had so many pictures, or one sound.
         self._passes = Counter[int]()
@@ -144,12 +152,14 @@ class Queue:
                 return None
             oldest = line.waiting[0].model
             cap = 1 if oldest.head.of_sounds else oldest.backbone.cap
-            batch = Batch(line, list(islice(self._company(line, oldest.backbone.backbone), cap)))
+            waiting = list(islice(self._company(line, oldest.backbone.backbone), cap))
             self._now = max(self._now, line.used)
-            for one in batch.waiting:
+            for one in waiting:
                 self._charge(one, one.seconds)
-            for one in batch.waiting:
+            for one in waiting:
                 self._leave(one.line or line, one)
+            batch = Batch(line, waiting, self._is_alone(line, waiting))
+            self._num_taken += 1
             self._num_private += line.private
             if not line.private:
                 self._shared_at = time.monotonic()
@@ -165,6 +175,7 @@ class Queue:
                 body = batch.waiting[0].body
                 usual = self._seconds.get(body, FIRST_GUESS_SECONDS)
                 self._seconds[body] = usual + _SMOOTHING * (seconds / computed - usual)
+            self._num_taken -= 1
             self._num_private -= batch.line.private
             self._changed.notify()
 
@@ -255,9 +266,16 @@ class Queue:
         return min(self._ready(), key=lambda line: line.used, default=None)
 
     def _ready(self) -> Iterator[Line]:
-        kept = time.monotonic() - self._shared_at < KEPT_SECONDS
-        takes_private = self._num_private < max(1, self._num_threads - kept)
+        takes_private = self._num_private < max(1, self._num_threads - self._keeps())
         return (line for line in self._busy if takes_private or not line.private)
+
+    def _keeps(self) -> bool:
+        """Whether a thread is kept free of private work."""
+        return time.monotonic() - self._shared_at < KEPT_SECONDS
+
+    def _is_alone(self, line: Line, waiting: Sequence[Waiting]) -> bool:
+        free = not self._busy and not self._num_taken
+        return free and len(waiting) == 1 and not (line.private and self._keeps())
 
     def _company(self, line: Line, body: Body) -> Iterator[Waiting]:
         """Those of the line that wait for a backbone, the oldest first, and those of other projects. The very one:

@@ -18,7 +18,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from handful.bundle.predictor import Pixels
-from services.inference.runtimes import DEFAULT, RUNTIMES, Body
+from services.inference.runtimes import DEFAULT, LONE_THREADS, RUNTIMES, WIDE, Body
 from services.inference.runtimes.choosing import AUTO, Choice, Chooser, allowed, pick
 from services.inference.runtimes.measuring import MAX_RELATIVE_DIFFERENCE, measure
 from tests import real_bundles
@@ -88,6 +88,25 @@ def test_company_changes_no_bit(body: Body, pixels: Pixels) -> None:
     with ThreadPoolExecutor(2) as threads:
         at_once = list(threads.map(lambda place: body.features(pixels[place : place + 1]), range(8)))
     assert np.array_equal(np.concatenate(at_once), alone)
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_more_threads_change_no_bit(name: str, graph: bytes, pixels: Pixels) -> None:
+    """Features of a picture that is alone, on several threads, are those that it has in company, bit for bit."""
+    wide, narrow = WIDE[name].load(graph, 1), RUNTIMES[name].load(graph, 1)
+    in_company = narrow.features(pixels)
+    for _ in range(5):
+        assert np.array_equal(np.concatenate([wide.features(one[None]) for one in pixels]), in_company)
+
+
+@pytest.mark.parametrize(("threads", "alone"), [(1, set[int]()), (2, {1, LONE_THREADS})])
+def test_several_threads_are_measured_where_there_are_several(
+    graph: bytes, pixels: Pixels, threads: int, alone: set[int]
+) -> None:
+    """A server of one thread has no other for a picture; nor has any where that changes a bit, or what is a sound."""
+    found = measure((DEFAULT,), graph, [{"pixels": pixels[:1]}], 1, 0.1, threads)
+    assert {(name, count) for name, count, _ in found["alone"]} == {(DEFAULT, count) for count in alone}
+    assert measure((DEFAULT,), drawn(DICE), small(), 1, 0.1, threads)["alone"] == []
 
 
 def test_runtimes_agree(body: Body, graph: bytes, pixels: Pixels) -> None:
@@ -206,6 +225,16 @@ def test_a_server_that_stops_while_it_measures_ends(graph: bytes, milliseconds: 
 def test_the_fastest_is_chosen(rows: Sequence[tuple[str, int, float]], choice: Choice) -> None:
     """By one picture and by batches; of equals the default runtime and the smaller batch."""
     assert pick(rows) == choice
+
+
+@pytest.mark.parametrize(
+    ("alone", "threads"),
+    [([], 1), ([(DEFAULT, 1, 5.0), (DEFAULT, 2, 4.1)], 1), ([(DEFAULT, 1, 5.0), (DEFAULT, 2, 3.9)], 2),
+     ([("openvino", 1, 5.0), ("openvino", 2, 3.0)], 1)],
+)  # fmt: skip
+def test_several_threads_have_to_be_worth_it(alone: Sequence[tuple[str, int, float]], threads: int) -> None:
+    """A picture that is alone has them where it is done in four fifths of the time, by the runtime that is chosen."""
+    assert pick([(DEFAULT, 1, 5.0)], alone) == Choice(DEFAULT, 1, threads)
 
 
 @pytest.mark.parametrize("ci", [{}, {"CI": "true"}], ids=["bare", "ci"])

@@ -59,6 +59,20 @@ async def test_what_one_project_has_for_itself_is_private_to_it_alone(store: Fil
     assert again.backbone is not other.backbone
 
 
+async def test_a_lone_picture_has_a_body_of_its_own_where_that_was_settled(store: FilesystemStore) -> None:
+    """It is loaded with the other, and counts as much memory again."""
+    graph, other = stored(store, mean_colour()), stored(store, mean_colour("otherwise"))
+    chooser = Chooser((DEFAULT,), 4, 2)
+    chooser.settle(graph.sha256, Choice(threads=2))
+    backbones = Backbones(store, Pool(MEBIBYTE, MEBIBYTE), chooser, 1)
+    wide, narrow = await backbones.get(graph), await backbones.get(other)
+    assert wide.lone is not None
+    assert narrow.lone is None
+    assert wide.num_bytes == pytest.approx(2 * narrow.num_bytes, rel=0.1)
+    pixels = INPUTS[0]["pixels"]
+    assert np.array_equal(wide.lone.features(pixels), wide.backbone.features(pixels))
+
+
 @needs_openvino
 async def test_the_default_runtime_stands_in_aloud(store: FilesystemStore) -> None:
     """A graph that the chosen runtime cannot load any more is served by the default one, as it may be without having

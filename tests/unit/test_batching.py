@@ -310,3 +310,18 @@ async def test_it_closes_after_the_pass_that_it_is_in(model: Model, picture: Cal
     for one in asking:
         one.cancel()
     await asyncio.gather(*asking, return_exceptions=True)
+
+
+async def test_a_lone_picture_has_what_is_for_it(batcher: Batcher, model: Model, picture: Callable[..., bytes]) -> None:
+    """A picture that is alone is run by what its backbone has for that, and those in company by what is for them."""
+    gate, lone = Gate(mean_colour()), Gate(mean_colour())
+    gate.opened.set()
+    asking = ask(batcher, [picture()], Model(model.head, LoadedBackbone(gate, 0, CAP, lone=lone)))
+    assert await asyncio.to_thread(lone.entered.wait, 30)
+    asking += ask(
+        batcher, [picture(seed) for seed in range(3)], Model(model.head, LoadedBackbone(gate, 0, 2, lone=lone))
+    )
+    await asyncio.sleep(0)
+    lone.opened.set()
+    await asyncio.gather(*asking)
+    assert (lone.passes, gate.passes, batcher.num_wide) == ([1, 1], [2], 2)

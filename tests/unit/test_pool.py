@@ -53,6 +53,15 @@ async def test_as_many_go_as_the_new_one_needs() -> None:
     assert [key for key in "abcdef" if key in pool] == ["f"]
 
 
+async def test_what_grows_drives_others_out() -> None:
+    """A value that is changed for a larger one makes room as a new one would, and stays though it was the oldest."""
+    pool = Pool(30, 20)
+    for key in "abc":
+        await pool.get(key, loads(10))
+    pool.change("a", lambda _: Thing(20))
+    assert [key for key in "abc" if key in pool] == ["a", "c"]
+
+
 async def test_what_is_private_drives_out_what_is_private() -> None:
     """Private things leave the others alone, and the others leave them alone; each keep to their budget."""
     pool = Pool(30, 20)

@@ -193,6 +193,25 @@ async def test_a_thread_is_kept_for_shared_work_while_there_is_some(shared: Mode
     assert not (await third).line.private
 
 
+async def test_who_has_the_server_to_itself_is_alone(shared: Model) -> None:
+    """One that is taken while nothing else waits and no other thread works; what is for a private network only where
+    there was no shared work a moment ago.
+    """
+    queue, own = Queue(2, LENGTH), private(shared)
+    fill(queue, own, CAP + 1)
+    first, second = taken(queue), taken(queue)
+    assert (first.alone, second.alone) == (False, False)  # another waited, another works
+    queue.done(first, 0.01, CAP)
+    queue.done(second, 0.01, 1)
+    for model, alone in ((own, True), (shared, True), (own, False)):
+        fill(queue, model, 1)
+        batch = taken(queue)
+        assert batch.alone == alone
+        queue.done(batch, 0.01, 1)
+    fill(queue, shared, 2)
+    assert not taken(queue).alone  # two in one pass
+
+
 async def test_one_thread_serves_private_work_too(shared: Model) -> None:
     """Where there is one thread, none is kept."""
     queue, own = Queue(1, LENGTH), private(shared)

@@ -14,8 +14,8 @@ from services.inference.runtimes.of_openvino import OpenVino
 
 
 class Body(Protocol):
-    """A graph that is ready to run, in float32, on one thread per call: its caller's. Calls may come from several
-    threads at once.
+    """A graph that is ready to run, in float32, on one thread per call, its caller's, unless it is one of `WIDE`. Calls
+    may come from several threads at once.
     """
 
     def of(self, inputs: Inputs) -> Floats:
@@ -44,3 +44,7 @@ class Runtime(Protocol):
 # The first is always there: what fits heads uses it too.
 RUNTIMES: dict[str, Runtime] = {"onnxruntime": OnnxRuntime(), "openvino": OpenVino()}
 DEFAULT = next(iter(RUNTIMES))
+# What runs a picture that is alone on the whole server, on so many threads, where that is the faster and gives the same
+# bits as the runtime of that name.
+LONE_THREADS = 2
+WIDE: dict[str, Runtime] = {"onnxruntime": OnnxRuntime(LONE_THREADS)}

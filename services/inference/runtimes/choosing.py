@@ -1,5 +1,6 @@
-"""Which runtime serves a graph, and how many pictures it takes at once: measured on this machine, once while the
-process lives. What a processor says it can do is not asked: it says bfloat16 where that is slower.
+"""Which runtime serves a graph, how many pictures it takes at once, and whether one that is alone has several threads:
+measured on this machine, once while the process lives. What a processor says it can do is not asked: it says bfloat16
+where that is slower.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from typing import Any
 import structlog
 
 from handful.bundle.sounds import Inputs
-from services.inference.runtimes import DEFAULT, RUNTIMES
+from services.inference.runtimes import DEFAULT, LONE_THREADS, RUNTIMES
 from services.inference.runtimes.measuring import pack
 from services.shared.settings import CannotStart
 
@@ -23,6 +24,9 @@ log = structlog.get_logger()
 AUTO = "auto"
 # What is within this of the best counts as well: the default runtime, and smaller batches.
 TOLERANCE = 1.03
+# A picture that is alone has several threads where it is done in this share of the time: they cost more of the
+# processor, and memory.
+WORTH = 0.8
 SECONDS = 2.0
 PATIENCE_SECONDS = 120.0
 
@@ -36,10 +40,21 @@ class RuntimeMissing(CannotStart):
 
 @dataclass(frozen=True)
 class Choice:
-    """What serves a graph: a runtime, and the most pictures in one pass."""
+    """What serves a graph: a runtime, the most pictures in one pass, and the threads of a picture that is alone."""
 
     runtime: str = DEFAULT
     cap: int = 1
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Table:
+    """What was measured: runtime, pictures at once, milliseconds of processor time for each; and, of a picture that is
+    alone, runtime, threads, milliseconds until it is done.
+    """
+
+    rows: Sequence[Row] = ()
+    alone: Sequence[Row] = ()
 
 
 def allowed(named: str) -> tuple[str, ...]:
@@ -55,13 +70,16 @@ def allowed(named: str) -> tuple[str, ...]:
 
 
 class Chooser:
-    """Has graphs measured for the runtimes that are allowed and batches of at most `cap` pictures."""
+    """Has graphs measured, for the runtimes that are allowed, batches of at most `cap` pictures, and as many threads as
+    the server has, on cores of their own.
+    """
 
-    def __init__(self, names: Sequence[str], cap: int) -> None:
+    def __init__(self, names: Sequence[str], cap: int, threads: int = 1) -> None:
         self._names = tuple(names)
         self._cap = cap
+        self._threads = threads
         self._choices: dict[str, Choice] = {}
-        self._rows: dict[str, Sequence[Row]] = {}
+        self._tables: dict[str, Table] = {}
 
     def known(self, graph_sha256: str) -> Choice | None:
         """What serves a graph; None before that is settled."""
@@ -74,22 +92,22 @@ class Chooser:
         found = await self._measured(self._names, graph, inputs)
         if found is None and set(self._names) != {DEFAULT}:  # another library may have taken the process with it
             found = await self._measured((DEFAULT,), graph, inputs)
-        rows, refused = ([], {}) if found is None else (found["rows"], found["refused"])
-        self._rows[graph_sha256] = rows
-        choice = pick(rows)
-        _tell(graph_sha256, choice, rows, refused)
+        table, refused = (Table(), {}) if found is None else (Table(found["rows"], found["alone"]), found["refused"])
+        self._tables[graph_sha256] = table
+        choice = pick(table.rows, table.alone)
+        _tell(graph_sha256, choice, table, refused)
         return choice
 
-    def measured(self, graph_sha256: str) -> Sequence[Row]:
-        """What was measured: runtime, pictures at once, milliseconds of processor time for each."""
-        return self._rows.get(graph_sha256, ())
+    def measured(self, graph_sha256: str) -> Table:
+        """What was measured of a graph."""
+        return self._tables.get(graph_sha256, Table())
 
     def settle(self, graph_sha256: str, choice: Choice) -> None:
         """From now on this serves the graph, whenever it is loaded."""
         self._choices[graph_sha256] = choice
 
     async def _measured(self, names: Sequence[str], graph: bytes, inputs: Sequence[Inputs]) -> dict[str, Any] | None:
-        child = _Child([",".join(names), str(self._cap), str(SECONDS)])
+        child = _Child([",".join(names), str(self._cap), str(SECONDS), str(self._threads)])
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 said = await asyncio.to_thread(child.answer, pack(graph, inputs))
@@ -132,20 +150,25 @@ class _Child:
             self._process.kill()
 
 
-def _tell(graph_sha256: str, choice: Choice, rows: Iterable[Row], refused: dict[str, str]) -> None:
-    table: dict[str, dict[int, float]] = {}
-    for name, size, milliseconds in rows:
-        table.setdefault(name, {})[size] = round(milliseconds, 2)
-    said = {"graph_sha256": graph_sha256, "runtime": choice.runtime, "cap": choice.cap, "ms_per_picture": table}
-    log.info("runtimes measured", **said)
+def _tell(graph_sha256: str, choice: Choice, table: Table, refused: dict[str, str]) -> None:
+    chosen = {"runtime": choice.runtime, "cap": choice.cap, "threads_alone": choice.threads}
+    found = {"ms_per_picture": _by_runtime(table.rows), "ms_alone": _by_runtime(table.alone)}
+    log.info("runtimes measured", graph_sha256=graph_sha256, **chosen, **found)
     for name, reason in refused.items():
         log.warning("a runtime is refused", graph_sha256=graph_sha256, runtime=name, reason=reason)
 
 
-def pick(rows: Sequence[Row]) -> Choice:
+def _by_runtime(rows: Iterable[Row]) -> dict[str, dict[int, float]]:
+    found: dict[str, dict[int, float]] = {}
+    for name, number, milliseconds in rows:
+        found.setdefault(name, {})[number] = round(milliseconds, 2)
+    return found
+
+
+def pick(rows: Sequence[Row], alone: Sequence[Row] = ()) -> Choice:
     """The runtime with the least geometric mean of the time of one picture alone and of one in the best batch, the
-    default one if that is not slower by more than the tolerance; and the smallest batch that is within the tolerance of
-    the best.
+    default one if that is not slower by more than the tolerance; the smallest batch that is within the tolerance of
+    the best; and, of a picture that is alone, several threads where they are worth it.
     """
     times: dict[str, dict[int, float]] = {}
     for name, size, milliseconds in rows:
@@ -156,4 +179,7 @@ def pick(rows: Sequence[Row]) -> Choice:
     best = min(scores, key=lambda name: scores[name])
     chosen = DEFAULT if scores.get(DEFAULT, math.inf) <= TOLERANCE * scores[best] else best
     enough = TOLERANCE * min(times[chosen].values())
-    return Choice(chosen, min(size for size, milliseconds in times[chosen].items() if milliseconds <= enough))
+    cap = min(size for size, milliseconds in times[chosen].items() if milliseconds <= enough)
+    took = {threads: milliseconds for name, threads, milliseconds in alone if name == chosen}
+    wide = bool(took) and took[LONE_THREADS] <= WORTH * took[1]
+    return Choice(chosen, cap, LONE_THREADS if wide else 1)

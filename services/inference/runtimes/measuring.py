@@ -1,11 +1,12 @@
-"""`python -m services.inference.runtimes.measuring RUNTIMES CAP SECONDS`: how long runtimes take for a graph, in a
-process of its own, so that what is not chosen takes no memory of the server, and a library that crashes not its life.
+"""`python -m services.inference.runtimes.measuring RUNTIMES CAP SECONDS THREADS`: how long runtimes take for a graph,
+in a process of its own, so that what is not chosen takes no memory of the server, and what crashes not its life.
 
 Standard input brings a number of bytes in eight, and then a safetensors file: `graph`, and inputs as `{place}/{name}`.
 Standard output's last line is JSON. When standard input ends, so does the process.
 """
 
 import json
+import math
 import os
 import struct
 import sys
@@ -18,12 +19,13 @@ from safetensors.numpy import load, save
 
 from handful.bundle.heads import Floats
 from handful.bundle.sounds import Inputs
-from services.inference.runtimes import DEFAULT, RUNTIMES, Body
+from services.inference.runtimes import DEFAULT, LONE_THREADS, RUNTIMES, WIDE, Body
 from services.shared import parent
 
 # Two float32 runtimes differ by some 1e-6 of the largest feature.
 MAX_RELATIVE_DIFFERENCE = 1e-4
 MAX_ROUNDS = 20
+LONE_SECONDS = 0.5
 NICENESS = 10
 
 
@@ -48,10 +50,13 @@ def _unpack(data: bytes) -> tuple[bytes, list[Inputs]]:
     return graph, [inputs[place] for place in sorted(inputs)]
 
 
-def measure(names: Sequence[str], graph: bytes, inputs: Sequence[Inputs], cap: int, seconds: float) -> dict[str, Any]:
+def measure(
+    names: Sequence[str], graph: bytes, inputs: Sequence[Inputs], cap: int, seconds: float, threads: int = 1
+) -> dict[str, Any]:
     """`refused`: by runtime why it may not serve the graph. `rows`: of each other runtime and number of pictures at
     once, [runtime, number, milliseconds of processor time for each picture]; sounds go alone. A number is left out
-    where features are not bit for bit those of each picture alone.
+    where features are not bit for bit those of each picture alone. `alone`: of each that may have several of so many
+    threads for one picture, [runtime, threads, milliseconds until it is done].
     """
     reference = RUNTIMES[DEFAULT].load(graph, 1)
     expected = np.concatenate([reference.of(one) for one in inputs])
@@ -68,7 +73,10 @@ def measure(names: Sequence[str], graph: bytes, inputs: Sequence[Inputs], cap: i
             bodies[name] = body
         else:
             refused[name] = f"features differ by {difference:.1e} of the largest"
-    return {"rows": _times(bodies, inputs, cap, seconds), "refused": refused}
+    rows = _times(bodies, inputs, cap, seconds)
+    wide = threads >= LONE_THREADS and _is_of_pictures(inputs)
+    alone = [row for name in bodies if wide and name in WIDE for row in _alone(name, bodies[name], graph, inputs)]
+    return {"rows": rows, "alone": alone, "refused": refused}
 
 
 def _difference(body: Body, inputs: Sequence[Inputs], expected: Floats) -> float:
@@ -97,6 +105,23 @@ def _times(bodies: Mapping[str, Body], inputs: Sequence[Inputs], cap: int, secon
     return [[name, size, 1e3 * took / size] for (name, size), took in sorted(times.items())]
 
 
+def _alone(name: str, narrow: Body, graph: bytes, inputs: Sequence[Inputs]) -> list[list[Any]]:
+    """On one thread and on several in turns, the least of some rounds; none where a bit is another."""
+    wide = WIDE[name].load(graph, 1)
+    if not all(np.array_equal(wide.of(one), narrow.of(one)) for one in inputs):
+        return []
+    took = {1: math.inf, LONE_THREADS: math.inf}
+    ends = time.monotonic() + LONE_SECONDS
+    for _ in range(MAX_ROUNDS):
+        for threads, body in ((1, narrow), (LONE_THREADS, wide)):
+            began = time.monotonic()
+            body.of(inputs[0])
+            took[threads] = min(took[threads], time.monotonic() - began)
+        if time.monotonic() >= ends:
+            break
+    return [[name, threads, 1e3 * least] for threads, least in took.items()]
+
+
 def _time(body: Body, inputs: Inputs) -> float:
     # Of the whole process: it counts other threads of a library, and not what else the machine does.
     began = time.process_time()
@@ -120,12 +145,12 @@ def _same(body: Body, inputs: Sequence[Inputs], batch: Inputs, size: int) -> boo
 
 
 def main() -> None:
-    names, cap, seconds = sys.argv[1].split(","), int(sys.argv[2]), float(sys.argv[3])
+    names, cap, seconds, threads = sys.argv[1].split(","), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
     os.nice(NICENESS)
     (length,) = struct.unpack("<Q", sys.stdin.buffer.read(8))
     graph, inputs = _unpack(sys.stdin.buffer.read(length))
     parent.when_gone(lambda: os._exit(1))
-    print(json.dumps(measure(names, graph, inputs, cap, seconds)))  # noqa: T201 - it is its answer
+    print(json.dumps(measure(names, graph, inputs, cap, seconds, threads)))  # noqa: T201 - it is its answer
 
 
 if __name__ == "__main__":

@@ -5,11 +5,14 @@ from handful.bundle.predictor import Backbone
 
 
 class OnnxRuntime:
-    """See `Runtime`. Any number may call a session."""
+    """See `Runtime`. Any number may call a session; each call has so many threads."""
+
+    def __init__(self, threads: int = 1) -> None:
+        self._threads = threads
 
     @property
     def version(self) -> str | None:
         return runtime.VERSION
 
     def load(self, graph: bytes, num_callers: int) -> Backbone:  # noqa: ARG002 - the same for any number
-        return Backbone(graph)
+        return Backbone(graph, self._threads)
