@@ -25,6 +25,7 @@ from grpc import aio
 
 from benchmarks.lanes import picture
 from handful.bundle.neighbours import Named, Neighbours
+from handful.bundle.rows import CoarseRows
 from handful.v1 import inference_pb2_grpc
 from handful.v1.inference_pb2 import PredictRequest
 from services.shared.objects.filesystem import FilesystemStore
@@ -45,9 +46,9 @@ def known(examples: int, seed: int) -> Neighbours | None:
         return None
     count, chance = examples * real_bundles.NUM_CLASSES, np.random.default_rng(seed)
     rows = chance.normal(size=(count, real_bundles.ROW.feature_width))
-    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
     contents = [f"{number:064x}" for number in range(count)]
-    return Neighbours(rows, 3, 0.5, Named.of(contents, np.arange(count) % real_bundles.NUM_CLASSES))
+    return Neighbours(CoarseRows.of(rows), 3, 0.5, Named.of(contents, np.arange(count) % real_bundles.NUM_CLASSES))
 
 
 async def ask(stub: Stub, model: str, image: bytes) -> float:

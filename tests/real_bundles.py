@@ -82,7 +82,7 @@ def publish(
     if known is not None:
         files[neighbours.FILE] = known.to_bytes()
     bundle = bundle_pb2.ModelManifest(
-        format=manifest.MODEL_FORMAT,
+        format=manifest.MODEL_FORMAT if known is None else manifest.COARSE_MODEL_FORMAT,
         modality=bundle_pb2.MODALITY_IMAGE,
         labels=[f"class {number}" for number in range(NUM_CLASSES)],
         backbone=described,

@@ -147,7 +147,7 @@ def make(
 
 def _manifest(normalization: Head.Normalization.ValueType, labels: tuple[str, ...], seed: int) -> ModelManifest:
     return ModelManifest(
-        format=manifest.MODEL_FORMAT,
+        format=manifest.COARSE_MODEL_FORMAT,
         modality=bundle_pb2.MODALITY_IMAGE,
         labels=labels,
         backbone=bundle_pb2.Backbone(

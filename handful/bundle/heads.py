@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load, save
 
+from handful.bundle.tensors import load, save
 from handful.v1 import bundle_pb2
 
 Floats = npt.NDArray[np.float32]
@@ -39,9 +39,7 @@ class LinearHead:
 
     def to_bytes(self) -> bytes:
         """A safetensors file."""
-        tensors = {"bias": self.bias, "mean": self.mean, "weight": self.weight}
-        # safetensors writes memory as it lies, and would write other numbers of a transposed array.
-        return save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
+        return save({"bias": self.bias, "mean": self.mean, "weight": self.weight})
 
     @classmethod
     def from_bytes(cls, head: bundle_pb2.Head, data: bytes) -> "LinearHead":

@@ -10,9 +10,10 @@ from google.protobuf.message import Message
 from handful.v1.bundle_pb2 import Backbone
 
 DATASET_FORMAT = "handful.dataset/1"
-MODEL_FORMAT = "handful.model/1"
+# Of models that keep their neighbours in two bits the second: releases that cannot read these refuse the whole model.
+MODEL_FORMAT, COARSE_MODEL_FORMAT = "handful.model/1", "handful.model/2"
 BACKBONE_GRAPH, BACKBONE_WEIGHTS = "backbone.onnx", "backbone.safetensors"
-_FORMATS = {"DatasetManifest": DATASET_FORMAT, "ModelManifest": MODEL_FORMAT}
+_FORMATS = {"DatasetManifest": (DATASET_FORMAT,), "ModelManifest": (MODEL_FORMAT, COARSE_MODEL_FORMAT)}
 
 Manifest = TypeVar("Manifest", bound=Message)
 
@@ -35,8 +36,8 @@ def from_bytes(kind: type[Manifest], data: bytes) -> Manifest:
     except json_format.ParseError as problem:
         raise ValueError("not a manifest") from problem
     expected = _FORMATS.get(message.DESCRIPTOR.name)
-    if expected and getattr(message, "format") != expected:  # noqa: B009 - not every manifest has one
-        raise ValueError(f"not of format {expected}")
+    if expected and getattr(message, "format") not in expected:  # noqa: B009 - not every manifest has one
+        raise ValueError(f"not of format {' or '.join(expected)}")
     return message
 
 

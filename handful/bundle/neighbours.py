@@ -9,13 +9,13 @@ that look alike, so a strange breed of dog may well be near a model of dogs.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load, save
 
 from handful.bundle.heads import Floats
+from handful.bundle.rows import CoarseRows, Rows, read
+from handful.bundle.tensors import Tensors, load, save
 from handful.v1 import bundle_pb2
 
 FILE = "neighbours.safetensors"
@@ -24,9 +24,6 @@ NEAREST = 3
 KNOWN = 0.95
 # More training examples than these tell little more, and all of them are compared with at each prediction.
 MAX_ROWS = 500
-# So many numbers are multiplied at once. Of 460,800 and more OpenBLAS gives some to threads of its own, which cost a
-# server many times what the product does (`benchmarks/distances.py`).
-PRODUCT = 2**18
 # The farthest of m held-out examples is nearer than one new one in m + 1, whatever the features: one in 6 at worst.
 MIN_HELD_OUT = 5
 
@@ -64,11 +61,11 @@ class Named:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """`rows`: float16[n, feature_width], features of training examples scaled to length 1; `nearest`, how many of them
-    count; `max_distance`, in [0, 2]: what is farther away is unknown.
+    """`rows`: features of training examples scaled to length 1; `nearest`, how many of them count; `max_distance`, in
+    [0, 2]: what is farther away is unknown.
     """
 
-    rows: npt.NDArray[np.float16]
+    rows: Rows
     nearest: int
     max_distance: float
     named: Named = field(default_factory=Named)
@@ -89,30 +86,28 @@ class Neighbours:
 
     def _cosines(self, features: Floats) -> Floats:
         """float32[n, rows] of float32[n, feature_width]."""
-        unit, step = _unit(features), max(1, PRODUCT // self.rows.shape[1])
-        parts = [self.rows[first : first + step] for first in range(0, len(self.rows), step)]
-        return np.concatenate([unit @ _widened(part).T for part in parts], axis=1)
+        return np.clip(self.rows.cosines(_unit(features)), -1, 1)
 
     @property
     def num_bytes(self) -> int:
-        return self.rows.nbytes + self.named.contents.nbytes + self.named.labels.nbytes
+        return self.rows.num_bytes + self.named.contents.nbytes + self.named.labels.nbytes
 
     def to_bytes(self) -> bytes:
         """The rows, and which examples they are of, as a safetensors file."""
-        tensors: dict[str, npt.NDArray[Any]] = {"rows": self.rows}
+        tensors = self.rows.tensors()
         if len(self.named.labels):
             tensors |= {"contents": self.named.contents, "labels": self.named.labels}
-        return save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
+        return save(tensors)
 
     @classmethod
     def from_bytes(cls, described: bundle_pb2.Neighbours, data: bytes) -> "Neighbours":
         """ValueError where the file is none of ours."""
         try:
             tensors = load(data)
-            rows = tensors["rows"]
+            rows = read(tensors)
         except Exception as problem:
             raise ValueError("not neighbours") from problem
-        if rows.ndim != 2 or rows.dtype != np.float16 or not 0 < described.nearest <= len(rows):  # noqa: PLR2004
+        if not 0 < described.nearest <= len(rows):
             raise ValueError("not neighbours")
         return cls(rows, described.nearest, described.max_distance, _named(tensors, len(rows)))
 
@@ -126,9 +121,9 @@ def fit(features: Floats, groups: Sequence[str], named: Named | None = None) -> 
     if len(set(groups)) <= NEAREST:
         return None
     kept = _thinned(len(features))
-    rows = _unit(features[kept]).astype(np.float16)
-    same = np.array(groups)[kept]
-    cosines = rows.astype(np.float32) @ rows.astype(np.float32).T
+    unit = _unit(features[kept])
+    rows, same = CoarseRows.of(unit), np.array(groups)[kept]
+    cosines = rows.cosines(unit)
     cosines[same[:, None] == same] = -1
     return Neighbours(rows, NEAREST, _limit(_distances(cosines, NEAREST)), (named or Named()).taken(kept))
 
@@ -154,7 +149,7 @@ def _limit(distances: Floats) -> float:
     return float(np.sort(distances)[place - 1])
 
 
-def _named(tensors: dict[str, npt.NDArray[Any]], count: int) -> Named:
+def _named(tensors: Tensors, count: int) -> Named:
     """Which examples rows are of; ValueError where that is not what a file of ours says."""
     if "contents" not in tensors:
         return Named()
@@ -172,18 +167,6 @@ def _distances(cosines: Floats, nearest: int) -> Floats:
     best = -np.partition(-cosines, nearest - 1, axis=1)[:, :nearest]
     distances: Floats = (1 - best.mean(axis=1)).astype(np.float32)
     return distances
-
-
-def _widened(rows: npt.NDArray[np.float16]) -> Floats:
-    """The same numbers as float32, for all that are finite: every prediction needs them, and numpy takes several times
-    as long. The bits of the sign, of the exponent and of the fraction move to where float32 has them, and the product
-    makes up for the exponents' biases, 127 and 15 (IEEE 754-2019, 3.4).
-    """
-    bits = rows.view(np.int16).astype(np.int32) << 13
-    bits &= ~np.int32(0b111 << 28)  # copies of the sign
-    wide: Floats = bits.view(np.float32)
-    wide *= np.float32(2.0 ** (127 - 15))
-    return wide
 
 
 def _unit(features: Floats) -> Floats:

@@ -1254,7 +1254,9 @@ class ModelManifest(_message.Message):
     LICENSE_FIELD_NUMBER: _builtins.int
     ERROR_CONTROL_FIELD_NUMBER: _builtins.int
     format: _builtins.str
-    """Always `handful.model/1`."""
+    """`handful.model/2` where `neighbours.safetensors` has `codes`, so that earlier releases refuse a model whose neighbours
+    they cannot read; otherwise `handful.model/1`.
+    """
     modality: Global___Modality.ValueType
     """What the model understands."""
     dataset_manifest_sha256: _builtins.str
@@ -1389,9 +1391,12 @@ Global___ErrorControl: _TypeAlias = ErrorControl  # noqa: Y015
 @_typing.final
 class Neighbours(_message.Message):
     """Neighbours tells how far an input is from the examples that the model was fitted on: one minus the mean cosine of its
-    features with those of its nearest examples, in [0, 2]. `rows` float16[n, feature_width] of the file are their
-    features, scaled to length 1; of more than 500 examples they are 500, evenly chosen. `contents` uint8[n, 32] are the
-    SHA-256 of the examples' stored bytes and `labels` int32[n] the indices of their classes; earlier releases wrote neither.
+    features with those of its nearest examples, in [0, 2]. The file has their features, scaled to length 1; of more than 500
+    examples those of 500, evenly chosen. `codes` uint8[n, w / 4] are numbers of two bits, and with `centre`
+    float16[feature_width], `along` float32[n] and `scales` float32[n] the cosines to them, as `handful/bundle/rows.py`
+    has it; w is feature_width, rounded up to 256s. Earlier releases wrote `rows` float16[n, feature_width] instead.
+    `contents` uint8[n, 32] are the SHA-256 of the examples' stored bytes and `labels` int32[n] the indices of their
+    classes; still earlier ones wrote neither.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

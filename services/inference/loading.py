@@ -22,6 +22,7 @@ from services.inference.pointers import VersionRef
 from services.inference.pool import Pool, Sized
 from services.inference.runtimes import Body
 from services.inference.runtimes.choosing import Chooser
+from services.shared import allocating
 from services.shared.objects import ObjectStore, StoreUnavailable
 
 log = structlog.get_logger()
@@ -92,7 +93,7 @@ class Loader:
 
     async def load(self, ref: VersionRef) -> Model:
         """The model of a version."""
-        head = await self._pool.get(f"{ref.project}/{ref.manifest_sha256}", partial(self._head, ref))
+        head = await self._pool.get(f"{ref.project}/{ref.manifest_sha256}", partial(self._load, ref))
         return Model(head, await self._backbones.get(head.graph), ref.name)
 
     def loaded(self) -> dict[str, list[Sized]]:
@@ -107,6 +108,12 @@ class Loader:
     def backbones(self) -> list[LoadedBackbone]:
         """Those in memory, the least recently used first."""
         return [one for one in self._pool.values() if isinstance(one, LoadedBackbone)]
+
+    async def _load(self, ref: VersionRef) -> LoadedHead:
+        """A head; what it took to read and try it, many times as much, is given back."""
+        head = await self._head(ref)
+        await asyncio.to_thread(allocating.trim)
+        return head
 
     async def _head(self, ref: VersionRef) -> LoadedHead:
         data = await self._read(bundle_key(ref.project, ref.manifest_sha256, "manifest.json"), ref.manifest_sha256)
@@ -130,7 +137,7 @@ class Loader:
             labels=tuple(manifest.labels),
             head=head,
             neighbours=near,
-            described=manifest.backbone,
+            described=_alone(manifest.backbone),
             graph=Graph(
                 graph_keys(ref.project, manifest.backbone, ref.manifest_sha256), manifest.backbone.graph_sha256
             ),
@@ -165,6 +172,11 @@ class Loader:
 
     async def _read(self, key: str, sha256: str) -> bytes:
         return await asyncio.to_thread(self._store.get, key, sha256)
+
+
+def _alone(backbone: BackboneMessage) -> BackboneMessage:
+    """Its own; as a part of the manifest it would hold all of that in memory."""
+    return BackboneMessage.FromString(backbone.SerializeToString())
 
 
 def _check(ref: VersionRef, head: LoadedHead, known: Golden, body: Body) -> None:

@@ -1,9 +1,9 @@
 """What a process frees, it gives back. The C library keeps large blocks that were used once for the next use, in every
-thread that had them: one picture of 50 megapixels, decoded in two threads, cost a gigabyte for ever.
+thread that had them: one picture of 50 megapixels, decoded in two threads, cost a gigabyte for ever. And what is used
+for long, and lies in room that something larger had, makes the next of these take new room.
 """
 
 import ctypes
-import gc
 
 # Blocks of this size and more are of their own, and gone when they are freed: decoded pictures and recordings. What a
 # forward pass takes is smaller, or kept by its runtime.
@@ -21,7 +21,6 @@ def give_back() -> None:
 
 def trim() -> None:
     """What was freed by now, at once, small blocks too: for a process that is done with something large."""
-    gc.collect()
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)

@@ -13,6 +13,7 @@ from grpc import StatusCode, aio
 
 from handful import Client
 from handful.bundle.neighbours import Neighbours
+from handful.bundle.rows import HalfRows
 from handful.channel import Addresses
 from handful.errors import FailedPrecondition, HandfulError, InvalidArgument, Unimplemented, from_number, from_rpc_error
 from handful.v1 import inference_pb2_grpc
@@ -93,7 +94,7 @@ async def test_unsure_and_unknown_are_two_things(
     store: FilesystemStore, inference_stub: Stub, red: bytes, greyish: bytes, picture: Callable[..., bytes]
 ) -> None:
     """A model that is fitted on red alone is sure that blue is blue, and does not know it."""
-    known = Neighbours(np.eye(3, dtype=np.float16)[[0, 0, 0, 0]], 2, 0.5)
+    known = Neighbours(HalfRows(np.eye(3, dtype=np.float16)[[0, 0, 0, 0]]), 2, 0.5)
     point(store, {"flowers": [publish(store, known=known, control=CONTROL)]})
     blue = picture(1, COLOURS["blue"])
     requests = [PredictRequest(model=FLOWERS, image=one, max_error_rate=0.1) for one in (red, greyish, blue)]

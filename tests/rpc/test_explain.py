@@ -9,6 +9,7 @@ from grpc import StatusCode, aio
 from PIL import Image
 
 from handful.bundle.neighbours import Named, Neighbours
+from handful.bundle.rows import HalfRows
 from handful.errors import from_rpc_error
 from handful.v1 import inference_pb2_grpc
 from handful.v1.inference_pb2 import EvidenceMap, ExplainRequest, ExplainResponse
@@ -75,7 +76,7 @@ async def test_the_nearest_training_examples_are_named(
     named = Named.of([digit * 64 for digit in "0123"], np.array([0, 0, 2, 2]))
     rows = np.array([[1, 0, 1], [1, 0, 0], [0, 0, 1], [0, 1, 0]], np.float16)
     rows /= np.linalg.norm(rows.astype(np.float32), axis=1, keepdims=True).astype(np.float16)
-    point(store, {"flowers": [publish(store, known=Neighbours(rows, 2, 0.5, named))]})
+    point(store, {"flowers": [publish(store, known=Neighbours(HalfRows(rows), 2, 0.5, named))]})
     near = (await explain(inference_stub)).nearest_examples
     assert near[0].content_sha256 == "0" * 64
     assert near[0].label == "red"

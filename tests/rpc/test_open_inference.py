@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from handful import __version__
 from handful.bundle.neighbours import Neighbours
+from handful.bundle.rows import HalfRows
 from handful.errors import from_rpc_error
 from handful.v1 import inference_pb2_grpc
 from handful.v1.inference_pb2 import ExplainRequest, PredictRequest
@@ -28,7 +29,7 @@ from tests.servers import open_inference
 Stub: TypeAlias = "oip_grpc.GRPCInferenceServiceAsyncStub"
 Paint = Callable[[str], bytes]
 Request = oip.ModelInferRequest
-KNOWN = Neighbours(np.eye(3, dtype=np.float16)[[0, 0, 1, 1]], 2, 0.2)
+KNOWN = Neighbours(HalfRows(np.eye(3, dtype=np.float16)[[0, 0, 1, 1]]), 2, 0.2)
 
 
 @pytest.fixture

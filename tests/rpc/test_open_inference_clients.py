@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from handful.bundle.neighbours import Neighbours
+from handful.bundle.rows import HalfRows
 from services.shared.objects.filesystem import FilesystemStore
 from tests.bundles import COLOURS, point, publish
 from tests.servers import open_inference
@@ -55,7 +56,7 @@ def kserve() -> Path:
 
 @pytest.fixture
 async def address(store: FilesystemStore) -> AsyncIterator[str]:
-    known = Neighbours(np.eye(3, dtype=np.float16)[[0, 0, 1, 1]], 2, 0.2)
+    known = Neighbours(HalfRows(np.eye(3, dtype=np.float16)[[0, 0, 1, 1]]), 2, 0.2)
     point(store, {"known": [publish(store, known=known)]})
     async with open_inference(store) as where:
         yield where

@@ -13,6 +13,7 @@ from PIL import Image
 from handful.bundle import manifest
 from handful.bundle.images import MAX_BYTES
 from handful.bundle.neighbours import Neighbours
+from handful.bundle.rows import CoarseRows, HalfRows, Rows
 from handful.errors import HandfulError, from_rpc_error
 from handful.v1 import inference_pb2_grpc
 from handful.v1.bundle_pb2 import ModelManifest
@@ -28,6 +29,7 @@ Stub: TypeAlias = "inference_pb2_grpc.InferenceServiceAsyncStub"
 Paint = Callable[[str], bytes]
 FLOWERS = "projects/default/models/flowers"
 FOLLOWED_SECONDS = 2.0
+RED_AND_GREEN = np.eye(3, dtype=np.float32)[[0, 0, 1, 1]]
 
 
 @pytest.fixture
@@ -68,9 +70,14 @@ async def test_the_version_that_is_named_answers(
     assert sum(one.score for one in response.predictions) == pytest.approx(1)
 
 
-async def test_what_is_like_no_class_is_unknown(store: FilesystemStore, inference_stub: Stub, paint: Paint) -> None:
-    """A model of red and green knows red, and says of blue that it is far; one that cannot tell says nothing."""
-    known = Neighbours(np.eye(3, dtype=np.float16)[[0, 0, 1, 1]], 2, 0.2)
+@pytest.mark.parametrize("rows", [HalfRows(RED_AND_GREEN.astype(np.float16)), CoarseRows.of(RED_AND_GREEN)])
+async def test_what_is_like_no_class_is_unknown(
+    store: FilesystemStore, inference_stub: Stub, paint: Paint, rows: Rows
+) -> None:
+    """A model of red and green knows red, and says of blue that it is far, whichever release it is of; one that cannot
+    tell says nothing.
+    """
+    known = Neighbours(rows, 2, 0.2)
     point(store, {"flowers": [publish(store, known=known)], "trees": [publish(store)]})
     red, blue = [await predict(inference_stub, FLOWERS, paint(colour)) for colour in ("red", "blue")]
     assert (red.unknown, red.max_distance, blue.unknown) == (False, 0.2, True)

@@ -465,7 +465,7 @@ def test_it_tells_what_is_like_nothing_it_knows(unpacked: Path, parts: Parts, tm
     done = predict(tmp_path / "strict", tmp_path / "a.jpg")
     assert "a.jpg: unknown; of the classes most like: " in done.stdout
     described = parts.model.neighbours
-    assert (arrays["nearest"], arrays["rows"].dtype) == (described.nearest, np.float16)
+    assert (arrays["nearest"], arrays["rows"].dtype) == (described.nearest, np.float32)
 
 
 def test_it_predicts(unpacked: Path, parts: Parts, tmp_path: Path) -> None:

@@ -155,20 +155,17 @@ def head(**changes: Callable[[Array], Array]) -> Change:
     return change
 
 
-def near(made: Callable[[Array], Array]) -> Change:
+def near(**changes: Callable[[Array], Array]) -> Change:
     def change(parts: Parts) -> None:
-        rows = load(parts.files["neighbours.safetensors"])["rows"]
-        parts.files["neighbours.safetensors"] = save({"rows": np.ascontiguousarray(made(rows))})
+        arrays = load(parts.files["neighbours.safetensors"])
+        arrays |= {name: np.ascontiguousarray(made(arrays[name])) for name, made in changes.items()}
+        parts.files["neighbours.safetensors"] = save(arrays)
 
     return change
 
 
-def near_label(label: int) -> Change:
-    def change(parts: Parts) -> None:
-        tensors = load(parts.files["neighbours.safetensors"])
-        parts.files["neighbours.safetensors"] = save({**tensors, "labels": np.full_like(tensors["labels"], label)})
-
-    return change
+def first(rows: Array) -> Array:
+    return rows[:1]
 
 
 def png(_: object) -> Array:
@@ -184,7 +181,7 @@ def other_graph(parts: Parts) -> None:
 # What is wrong with a model whose manifest agrees with its files.
 WRONG: dict[str, tuple[Change, str]] = {
     "no kind": (lambda parts: setattr(parts.model, "modality", 0), UNSUPPORTED),
-    "a new format": (lambda parts: setattr(parts.model, "format", "handful.model/2"), UNSUPPORTED),
+    "a new format": (lambda parts: setattr(parts.model, "format", "handful.model/3"), UNSUPPORTED),
     "one class": (labels("red"), UNSUPPORTED),
     "no classes": (labels(), UNSUPPORTED),
     "a class twice": (labels("red", "red", "blue"), UNSUPPORTED),
@@ -250,11 +247,16 @@ WRONG: dict[str, tuple[Change, str]] = {
     "golden floats": (golden(pixels=lambda one: one.astype(np.float32)), CORRUPT),
     "a golden file that is none": (golden(picture=lambda one: one[:100]), CORRUPT),
     "neighbours that are none": (file("neighbours.safetensors", b"\x80\x04."), CORRUPT),
-    "neighbours of other features": (near(lambda rows: rows[:, :5]), CORRUPT),
-    "fewer neighbours than count": (near(lambda rows: rows[:1]), CORRUPT),
-    "neighbours without a number": (near(lambda rows: rows * np.float16(np.nan)), CORRUPT),
-    "a neighbour of no class": (near_label(99), CORRUPT),
-    "a neighbour of a class before the first": (near_label(-1), CORRUPT),
+    "neighbours of other features": (near(centre=lambda one: one[:5]), CORRUPT),
+    "neighbours of other levels": (near(codes=lambda one: one[:, :64]), CORRUPT),
+    "fewer neighbours than count": (
+        near(**dict.fromkeys(("codes", "along", "scales", "contents", "labels"), first)),
+        CORRUPT,
+    ),
+    "neighbours of other lengths": (near(scales=first), CORRUPT),
+    "neighbours without a number": (near(along=lambda one: one * np.float32(np.nan)), CORRUPT),
+    "a neighbour of no class": (near(labels=lambda one: np.full_like(one, 99)), CORRUPT),
+    "a neighbour of a class before the first": (near(labels=lambda one: np.full_like(one, -1)), CORRUPT),
     "a promise of nothing": (lambda parts: parts.model.error_control.SetInParent(), CORRUPT),
     "no neighbours": (lambda parts: parts.files.pop("neighbours.safetensors"), UNSUPPORTED),
     "no word of the neighbours": (lambda parts: parts.model.ClearField("neighbours"), UNSUPPORTED),

@@ -1,5 +1,7 @@
 """What a model knows that it does not know: how far something is from its examples, and how far is strange."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from safetensors.numpy import save
@@ -7,6 +9,7 @@ from safetensors.numpy import save
 from handful.bundle import neighbours
 from handful.bundle.heads import Floats
 from handful.bundle.neighbours import Neighbours
+from handful.bundle.rows import CoarseRows, HalfRows
 from handful.v1 import bundle_pb2
 
 WIDTH = 64
@@ -35,30 +38,10 @@ def test_strangers_are_far_and_others_of_the_classes_near() -> None:
     assert (known.distances(-own) > known.max_distance).all()
 
 
-def test_rows_are_widened_exactly() -> None:
-    """Every finite float16 becomes the float32 of the same value."""
-    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
-    finite = every[np.isfinite(every)]
-    widened = neighbours._widened(finite)
-    assert np.array_equal(widened.view(np.int32), finite.astype(np.float32).view(np.int32))
-
-
-def test_many_rows_are_as_near_as_they_are() -> None:
-    """Rows that are multiplied in several parts have the distances that they have in one."""
-    random = np.random.default_rng(5)
-    rows = random.normal(size=(500, 1280)).astype(np.float32)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    assert rows.size > 2 * neighbours.PRODUCT
-    known = Neighbours(rows.astype(np.float16), nearest=1, max_distance=1.0)
-    asked = rows[[0, 204, 205, 499]] + 0.02 * random.normal(size=(4, 1280)).astype(np.float32)
-    cosines = (asked / np.linalg.norm(asked, axis=1, keepdims=True)) @ known.rows.astype(np.float32).T
-    assert np.allclose(known.distances(asked), 1 - cosines.max(axis=1), atol=1e-6)
-
-
 def test_the_distance_is_one_minus_the_mean_cosine_of_the_nearest() -> None:
     """Of three at the angles 0, 60 and 90 degrees and one opposite, the opposite one does not count."""
     rows = np.array([[1, 0], [0.5, 0.75**0.5], [0, 1], [-1, 0]], np.float16)
-    known = Neighbours(rows, 3, 0.5)
+    known = Neighbours(HalfRows(rows), 3, 0.5)
     assert known.distances(np.array([[7, 0]], np.float32))[0] == pytest.approx(1 - 1.5 / 3, abs=1e-3)
     assert known.distances(np.zeros((1, 2), np.float32))[0] == 1
 
@@ -67,7 +50,7 @@ def test_the_limit_is_kept_by_those_it_was_taken_from() -> None:
     """Of n examples the ceil(0.95 (n + 1))-th smallest distance to the others is the limit, at most the largest."""
     rows = cluster(0, 40, 7)
     left_out = [fitted(np.delete(rows, one, axis=0)).distances(rows[one : one + 1])[0] for one in range(len(rows))]
-    assert fitted(rows).max_distance == pytest.approx(sorted(left_out)[38], abs=1e-3)
+    assert fitted(rows).max_distance == pytest.approx(sorted(left_out)[38], abs=2e-3)
     assert fitted(rows[:10]).max_distance > 0
 
 
@@ -115,10 +98,33 @@ def test_a_file_says_what_was_written() -> None:
     assert (read.nearest, read.max_distance) == (known.nearest, known.max_distance)
 
 
+def test_a_file_of_an_earlier_release_is_read() -> None:
+    """Its rows are float16, and it names no examples."""
+    rows = np.array([[1, 0], [0.6, 0.8], [0, 1], [-1, 0]], np.float16)
+    read = Neighbours.from_bytes(bundle_pb2.Neighbours(nearest=1, max_distance=0.25), save({"rows": rows}))
+    assert read.distances(np.array([[0, 2], [3, 4]], np.float32)) == pytest.approx([0, 0], abs=1e-3)
+    assert read.nearest_to(np.array([0, 2], np.float32), 3) == ()
+
+
+def test_no_distance_is_below_zero() -> None:
+    """Rows in two bits are not of length 1, but they are as near as can be, no nearer."""
+    rows = np.random.default_rng(1).normal(size=(4, WIDTH)).astype(np.float32)
+    known = Neighbours(replace(CoarseRows.of(neighbours._unit(rows)), along=np.full(4, 9, np.float32)), 1, 0.5)
+    assert known.distances(rows).min() == 0
+
+
+COARSE = CoarseRows.of(np.eye(4, 3, dtype=np.float32)).tensors()
+
+
 @pytest.mark.parametrize(
     "data",
     [
         b"",
+        *(save({name: one for name, one in COARSE.items() if name != missing}) for missing in COARSE),
+        save({**COARSE, "along": COARSE["along"][:3]}),
+        save({**COARSE, "scales": COARSE["scales"].astype(np.float64)}),
+        save({**COARSE, "codes": np.ascontiguousarray(COARSE["codes"][:, :63])}),
+        save({**COARSE, "centre": np.zeros(257, np.float16)}),
         save({"rows": np.zeros((4, 3), np.float32)}),
         save({"rows": np.zeros(4, np.float16)}),
         save({"rows": np.zeros((2, 3), np.float16)}),

@@ -9,6 +9,7 @@ import numpy as np
 from safetensors.numpy import load
 
 from handful.bundle import golden, neighbours
+from handful.bundle.neighbours import Neighbours
 from services.trainer.exports.bundle import Bundle
 
 SHIPPED = Path(__file__).parent / "shipped" / "browser"
@@ -37,6 +38,6 @@ def _neighbours(bundle: Bundle) -> dict[str, bytes]:
     """Without any, where the model cannot tell what is unknown."""
     described = bundle.model.neighbours
     there = bundle.model.HasField("neighbours")
-    rows = load(bundle.files[neighbours.FILE])["rows"] if there else np.zeros(0)
+    rows = Neighbours.from_bytes(described, bundle.files[neighbours.FILE]).rows.plain() if there else np.zeros(0)
     told = {"nearest": described.nearest, "max_distance": described.max_distance}
     return {"neighbours.json": json.dumps(told).encode(), "neighbours.bin": rows.astype("<f4").tobytes()}

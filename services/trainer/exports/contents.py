@@ -12,6 +12,7 @@ from safetensors.numpy import load
 
 from handful.bundle import images, manifest, neighbours, recordings, sounds
 from handful.bundle.heads import LinearHead
+from handful.bundle.neighbours import Neighbours
 from handful.bundle.predictor import plain, spectrograms
 from handful.v1.bundle_pb2 import BACKBONE_PRECISION_INT8, Head
 from services.trainer.exports import archive, card, intermediate
@@ -129,9 +130,9 @@ def _bundled(bundle: Bundle) -> dict[str, bytes]:
 def _neighbours(bundle: Bundle) -> dict[str, bytes]:
     if not bundle.model.HasField("neighbours"):
         return {}
-    described = bundle.model.neighbours
-    numbers = {"nearest": np.array(described.nearest), "max_distance": np.array(described.max_distance)}
-    return {"neighbours.npz": _npz({**load(bundle.files[neighbours.FILE]), **numbers})}
+    known = Neighbours.from_bytes(bundle.model.neighbours, bundle.files[neighbours.FILE])
+    numbers = {"nearest": np.array(known.nearest), "max_distance": np.array(known.max_distance)}
+    return {"neighbours.npz": _npz({"rows": known.rows.plain(), **vars(known.named), **numbers})}
 
 
 def _npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:

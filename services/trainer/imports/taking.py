@@ -74,7 +74,7 @@ def _check_neighbours(bundle: Bundle) -> None:
         known = Neighbours.from_bytes(model.neighbours, data)
     except ValueError as problem:
         raise InvalidArgument(f"{neighbours.FILE} has no neighbours.", reason="CORRUPT_MODEL") from problem
-    if known.rows.shape[1] != model.backbone.feature_width:
+    if known.rows.width != model.backbone.feature_width:
         raise InvalidArgument(f"{neighbours.FILE} is not of these features.", reason="CORRUPT_MODEL")
     if not all(0 <= label < len(model.labels) for label in known.named.labels.tolist()):
         raise InvalidArgument(f"{neighbours.FILE} is not of these classes.", reason="CORRUPT_MODEL")

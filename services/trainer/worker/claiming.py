@@ -1,5 +1,6 @@
 """Claims runs and has them trained, one at a time, until it is told to stop."""
 
+import gc
 import os
 import signal
 import threading
@@ -67,6 +68,7 @@ def work(settings: WorkerSettings) -> None:
                 at_hand.append(begin(stub, claim, store, weights, settings.threads, settings.cache))
                 _session().run(at_hand[0])
                 tidying.after_run(at_hand.pop().project)
+                gc.collect()
                 allocating.trim()  # else a quick run's peak is that of the network trained before it
                 shift.worked()
                 structlog.contextvars.unbind_contextvars("request_id")

@@ -121,7 +121,7 @@ def _describe(
     work: Work, trained: Trained, files: dict[str, bytes], parity: Parity, control: ErrorControl | None
 ) -> ModelManifest:
     return ModelManifest(
-        format=manifest.MODEL_FORMAT,
+        format=manifest.MODEL_FORMAT if trained.neighbours is None else manifest.COARSE_MODEL_FORMAT,
         modality=trained.examples.modality,
         labels=trained.examples.labels,
         backbone=trained.backbone,
