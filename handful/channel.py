@@ -12,7 +12,8 @@ MESSAGE_BYTES = 34 * MEBIBYTE
 
 # Where a name has several addresses, as a headless service of Kubernetes has, calls go round them.
 # UNAVAILABLE is tried again: every call of ours is safe to repeat, creates by their request_id. So is CANCELLED, which
-# a server that stops gives to calls that reach it at that moment; what its caller cancels is over all the same.
+# a server that stops gives to calls that reach it at that moment, and gRPC at random where more than a thousand wait
+# that a busy one has not looked at; what its caller cancels is over all the same.
 # RESOURCE_EXHAUSTED comes with how long to wait, or with word not to try again; gRPC obeys both.
 _SERVICE = {
     "loadBalancingConfig": [{"round_robin": {}}],

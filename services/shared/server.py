@@ -21,8 +21,6 @@ log = structlog.get_logger()
 
 MEBIBYTE = 1024 * 1024
 _SECOND = 1000
-# Calls that the loop has not come to yet.
-MAX_PENDING = 5000
 LOOPBACK = ("127.", "localhost", "[::1]", "unix:")
 # The health of the whole server, and whether it should get calls: a server that drains is alive, but not ready.
 ALIVE, READY = "", "ready"
@@ -135,10 +133,6 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", 10 * _SECOND),
-        # By default gRPC cancels some at random from 1,000 on, without a word of ours. So many the loop can answer or
-        # refuse within seconds, with a reason and a time to wait.
-        ("grpc.server.max_pending_requests", MAX_PENDING),
-        ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING),
         # Keeps a stalled upload from buffering 16 MiB.
         ("grpc.http2.bdp_probe", 0),
     ]
