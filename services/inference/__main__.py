@@ -56,7 +56,7 @@ async def serve(settings: InferenceSettings) -> None:
         ours = partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
         theirs = partial(open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server, oip)
         await server.start(settings.inference_address, {"handful.v1.InferenceService": ours, NAME: theirs})
-        await server.run([pointers.follow()], parent_pipe=settings.parent_pipe)
+        await server.run([pointers.follow(), allocating.keep_giving_back()], parent_pipe=settings.parent_pipe)
     finally:
         await batcher.close()
         explainer.close()

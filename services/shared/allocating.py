@@ -1,22 +1,29 @@
-"""What a process frees, it gives back. The C library keeps large blocks that were used once for the next use, in every
-thread that had them: one picture of 50 megapixels, decoded in two threads, cost a gigabyte for ever. And what is used
-for long, and lies in room that something larger had, makes the next of these take new room.
+"""What a process frees, it gives back. The C library keeps it for its next use, in every thread that had it: a picture
+of 50 megapixels, decoded in two threads, cost a gigabyte for ever; and small blocks cost tens of megabytes, sometimes
+more and sometimes less, which hides what a process really gathers. And what is used for long, and lies in room that
+something larger had, makes the next of these take new room.
 """
 
+import asyncio
 import ctypes
 
 # Blocks of this size and more are of their own, and gone when they are freed: decoded pictures and recordings. What a
 # forward pass takes is smaller, or kept by its runtime.
 OWN_BYTES = 4 * 1024 * 1024
+# So often what lies free between smaller ones is given back: half a millisecond of work.
+SECONDS = 2.0
 # Of mallopt(3).
-_M_MMAP_THRESHOLD = -3
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 
 
-def give_back() -> None:
-    """From now on, in this process. Where the C library has no such setting, as on macOS, nothing changes."""
+def give_back(num_threads: int) -> None:
+    """Large blocks, from now on, in this process; small ones lie in as many places as it has threads that compute, and
+    not in eight for each core. Where the C library has no such settings, as on macOS, nothing changes.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, OWN_BYTES)
+        mallopt(_M_ARENA_MAX, max(2, num_threads))
 
 
 def trim() -> None:
@@ -24,3 +31,10 @@ def trim() -> None:
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)
+
+
+async def keep_giving_back() -> None:
+    """For ever: whole pages that lie free between smaller blocks, where the C library can."""
+    while True:
+        await asyncio.sleep(SECONDS)
+        await asyncio.to_thread(trim)
