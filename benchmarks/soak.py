@@ -1,14 +1,16 @@
 """Half an hour of everything at once against one inference server: does it gather memory, descriptors or threads?
 
-usage: soak.py [--minutes 30] [--rate 20] [--plant]
+usage: soak.py [--minutes 30] [--rate 20] [--plant [BYTES]]
 
 Calls begin at random moments, so many a second: pictures and sounds, batches, streams, explanations, the Open Inference
 Protocol, hostile files, models that are not there, requests that are none, calls that are given up or have no time,
 connections of their own. Meanwhile an alias moves every two seconds, every third time to a version that cannot be
-served. Thirty times it rests: the same few questions are asked and nothing else, and what the server holds then is what
-counts (`soaking/judging.py`). It ends by 1 where an answer is none of those expected, or the judgement is against the
-server. At last the same call is made some thousand times, which tells in seconds, and surer, what is kept of each.
-`--plant` starts a server that keeps a kilobyte of every request (`soaking/keeping.py`): that is what catches it.
+served. The time begins once the server has measured its runtimes, which takes memory of its own. Sixty times it rests:
+the same few questions are asked and nothing else, until the server has finished what nobody waits for any more and has
+given back what it freed (`soaking/resting.py`), and what it holds then is what counts (`soaking/judging.py`). It ends
+by 1 where an answer is none of those expected, or the judgement is against the server. At last the same call is made
+some thousand times, which tells in seconds, and surer, what is kept of each. `--plant` starts a server that keeps a
+kilobyte of every request, or so many bytes (`soaking/keeping.py`): that is what catches it.
 """
 
 import argparse
@@ -30,6 +32,7 @@ from grpc import StatusCode, aio
 from PIL import Image
 
 from benchmarks.soaking.judging import Sample, judge
+from benchmarks.soaking.resting import seen
 from handful.v1.inference_pb2 import ExplainRequest, PredictBatchRequest, PredictRequest, StreamPredictRequest
 from handful.v1.inference_pb2_grpc import InferenceServiceStub
 from services.inference.oip.v2 import open_inference_pb2 as oip
@@ -38,13 +41,15 @@ from services.shared.objects.filesystem import FilesystemStore
 from tests import real_bundles, sound_bundles
 from tests.bundles import COLOURS, point, publish
 from tests.inference_process import InferenceProcess, inference
+from tests.processes import until
 from tests.rpc.test_open_inference import raw_bytes
 from tests.rpc.test_switching import BAD
 
-RESTS = 30
+RESTS = 60
 BURST_CALLS, CALLERS, MAX_KEPT_BYTES = 4000, 8, 300
 SWITCH_SECONDS = 2.0
 CALL_SECONDS = 20.0
+MEASURED_SECONDS = 900.0
 # What a server, or its caller's clock, says where more is asked than the machine can do.
 TOO_MUCH = {StatusCode.RESOURCE_EXHAUSTED, StatusCode.DEADLINE_EXCEEDED}
 MODEL = "projects/default/models/{}"
@@ -124,6 +129,14 @@ class Calls:
         requests = [oip.RepositoryIndexRequest(repository_name=f"projects/p{number}") for number in range(64)]
         await asyncio.gather(*(self.theirs.RepositoryIndex(one, timeout=CALL_SECONDS) for one in requests))
 
+    async def until_measured(self, server: InferenceProcess) -> None:
+        """Every model is asked for, and every network's runtimes are measured."""
+        await self.rest()
+        await self.predict("voices", sound=TONE)
+        await asyncio.to_thread(
+            until, lambda: server.events.count("runtimes measured") == 3, "all are measured", MEASURED_SECONDS
+        )
+
     async def rest(self) -> None:
         """The same calls each time, so that the same is in memory."""
         for model in ("flowers", "real"):
@@ -180,12 +193,17 @@ class Heard:
 
 async def ask(server: InferenceProcess, given: argparse.Namespace) -> tuple[Heard, list[Sample]]:
     """Calls at random moments until it is time, with rests; how they ended, and what was seen at rest."""
-    chance, heard, calls, began = random.Random(0), Heard(), Calls(server.address), time.monotonic()  # noqa: S311
+    chance, heard, calls = random.Random(0), Heard(), Calls(server.address)  # noqa: S311 - not a secret
     kinds, under_way, samples = calls.kinds(), set[asyncio.Task[None]](), list[Sample]()
     names, weights = list(kinds), [weight for weight, _, _ in kinds.values()]
     await calls.fill_pools()
+    await calls.until_measured(server)
+    began = time.monotonic()
+    period = 60 * given.minutes / RESTS
     for number in range(RESTS):
-        while time.monotonic() < began + (number + 1) * 60 * given.minutes / RESTS:
+        # Where rests take long, as on a busy machine, it is asked in between all the same, and all takes longer.
+        ends = max(began + (number + 1) * period, time.monotonic() + period / 2)
+        while time.monotonic() < ends:
             kind = chance.choices(names, weights)[0]
             task = asyncio.create_task(heard.one(kind, *kinds[kind][1:]))
             under_way.add(task)
@@ -193,7 +211,8 @@ async def ask(server: InferenceProcess, given: argparse.Namespace) -> tuple[Hear
             await asyncio.sleep(chance.expovariate(given.rate))
         await asyncio.gather(*under_way)
         await calls.rest()
-        samples.append(await seen(server, began))
+        samples.append((time.monotonic() - began, *await seen(server)))
+        print("{:6.0f} s {} bytes resident, {} descriptors, {} threads".format(*samples[-1]), flush=True)
     await calls.channel.close()
     return heard, samples
 
@@ -209,19 +228,9 @@ async def burst(server: InferenceProcess) -> float:
     held = [0]
     for _ in range(3):
         await asyncio.gather(*(caller() for _ in range(CALLERS)))
-        held.append((await seen(server, 0.0))[1])
+        held.append((await seen(server))[0])
     await calls.channel.close()
     return (held[-1] - held[-2]) / BURST_CALLS
-
-
-async def seen(server: InferenceProcess, began: float) -> Sample:
-    """The least of two seconds."""
-    folder, found = Path(f"/proc/{server.pid}"), []
-    for _ in range(10):
-        await asyncio.sleep(0.2)
-        found.append((server.memory_bytes, *(len(list((folder / name).iterdir())) for name in ("fd", "task"))))
-    memory, descriptors, threads = map(min, zip(*found, strict=True))
-    return time.monotonic() - began, memory, descriptors, threads
 
 
 async def switch(store: FilesystemStore, models: dict[str, list[str]]) -> None:
@@ -241,8 +250,6 @@ async def soak(server: InferenceProcess, store: FilesystemStore, models: dict[st
     for kind in sorted(kinds):
         print(f"{kind}: {dict(sorted((status, many) for (one, status), many in heard.ended.items() if one == kind))}")
     print(f"not expected: {dict(heard.wrong) or 'none'}")
-    if given.samples:
-        given.samples.write_text("".join(f"{','.join(map(str, one))}\n" for one in samples))
     print(
         f"of each of {BURST_CALLS} equal calls afterwards it keeps {kept:.0f} bytes, at most {MAX_KEPT_BYTES} allowed"
     )
@@ -253,15 +260,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--rate", type=float, default=20.0)
-    parser.add_argument("--plant", action="store_true")
-    parser.add_argument("--samples", type=Path, help="a file for what was seen: seconds, bytes, descriptors, threads")
+    parser.add_argument("--plant", type=int, nargs="?", const=1024, metavar="BYTES")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="handful-soak-") as folder:
         home = Path(folder)
         store = FilesystemStore(home / "store")
         models = published(store)
         point(store, models)
-        program = ("-m", "benchmarks.soaking.keeping") if given.plant else ("-m", "services.inference")
+        planted = ("-m", "benchmarks.soaking.keeping", str(given.plant))
+        program = planted if given.plant else ("-m", "services.inference")
         with inference(home, program) as server:
             sys.exit(0 if asyncio.run(soak(server, store, models, given)) else 1)
 

@@ -1,19 +1,21 @@
-"""The inference service with a planted fault, for `soak.py` to catch: it keeps a kilobyte of every request."""
+"""The inference service with a planted fault, for `soak.py` to catch.
+
+usage: python -m benchmarks.soaking.keeping BYTES: what it keeps of every request
+"""
 
 import os
 import runpy
+import sys
 from typing import Any
 
 from services.inference.batching import Batcher
 
-KEPT_BYTES = 1024
-
 
 def main() -> None:
-    kept, answer = [], Batcher.answer_all
+    num_bytes, kept, answer = int(sys.argv[1]), [], Batcher.answer_all
 
     async def keeping(self: Batcher, *given: Any) -> Any:
-        kept.append(os.urandom(KEPT_BYTES))
+        kept.append(os.urandom(num_bytes))
         return await answer(self, *given)
 
     setattr(Batcher, "answer_all", keeping)  # noqa: B010 - a fault

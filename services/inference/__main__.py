@@ -32,7 +32,7 @@ MAX_STREAMS = 1000
 
 
 async def serve(settings: InferenceSettings) -> None:
-    allocating.give_back()
+    allocating.give_back(settings.threads)
     store = open_store(settings.store)
     pointers = Pointers(store)
     free = min(settings.threads, cores.usable())
