@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,6 +21,13 @@ CANARY = "CANARY-/etc/secret-0b5f1d"
 SECONDS = 10
 
 
+class Sent:
+    """A request whose end can be seen."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+
 class Probe:
     """A service whose methods do what servicers do, good and bad."""
 
@@ -27,6 +35,7 @@ class Probe:
         self.running = 0
         self.refusals = 0
         self.refusal: HandfulError = errors.Unavailable("not yet")
+        self.seen: list[weakref.ref[Sent]] = []
 
     async def who(self, _request: StringValue, _context: Any) -> StringValue:
         await asyncio.sleep(0.02)
@@ -53,6 +62,11 @@ class Probe:
         facts = {"oldest_sequence": "7", "pushback_ms": "150"}
         kind: type[HandfulError] = getattr(errors, request.value)
         raise kind("what happened", reason="A_REASON", violations=[("a", "is bad"), ("b", "too")], facts=facts)
+
+    async def refuse_large(self, request: Sent, _context: Any) -> StringValue:
+        made = Sent(2 * request.data)
+        self.seen += [weakref.ref(request), weakref.ref(made)]
+        raise errors.InvalidArgument("broken") from ValueError("unreadable")
 
     async def recover(self, request: StringValue, _context: Any) -> StringValue:
         self.refusals += 1
@@ -84,6 +98,8 @@ class Probe:
         }
         unary = [self.who, self.echo, self.peer, self.wait, self.fail, self.refuse, self.recover]
         methods: dict[str, Any] = {one.__name__: grpc.unary_unary_rpc_method_handler(one, **how) for one in unary}
+        large = {**how, "request_deserializer": Sent}
+        methods["refuse_large"] = grpc.unary_unary_rpc_method_handler(self.refuse_large, **large)
         methods["each"] = grpc.stream_stream_rpc_method_handler(self.each, **how)
         methods["endless"] = grpc.unary_stream_rpc_method_handler(self.endless, **how)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("probe", methods),))

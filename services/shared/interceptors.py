@@ -104,9 +104,12 @@ def _tolerant(parse: Callable[[bytes], Any] | None, guard: Callable[[bytes], Non
 def _unary(behaviour: Any, begin: Begin) -> Any:
     async def handle(request: Any, context: Context) -> Any:
         async with begin(context) as call:
-            _check(request)
-            async with within(min(context.time_remaining() or UNARY_CEILING_SECONDS, UNARY_CEILING_SECONDS)):
-                answer = await behaviour(request, context)
+            try:
+                _check(request)
+                async with within(min(context.time_remaining() or UNARY_CEILING_SECONDS, UNARY_CEILING_SECONDS)):
+                    answer = await behaviour(request, context)
+            finally:
+                del request  # see `_let_go`
             call.tell()
             return answer
 
@@ -141,6 +144,15 @@ def _streaming(behaviour: Any, begin: Begin, slow_reader_seconds: float) -> Any:
             await call.begin()
 
     return handle
+
+
+def _let_go(problem: BaseException | None) -> None:
+    """Of everything that was on the way to an error. gRPC keeps what ended a call with the call, in a ring that only
+    Python's collector opens, minutes later: a server that refuses large files would hold a hundred megabytes of them.
+    """
+    while problem is not None:
+        problem.__traceback__ = None
+        problem = problem.__cause__ or problem.__context__
 
 
 async def _write(context: Context, answer: Any, slow_reader_seconds: float) -> None:
@@ -220,6 +232,9 @@ class _call:  # noqa: N801 - used as a statement, `async with _call(...)`
             trailers.append((PUSHBACK, error.facts["pushback_ms"]))
         elif error.code == grpc.StatusCode.RESOURCE_EXHAUSTED:  # a full disk has no time to name
             trailers.append((PUSHBACK, NEVER))
+        del trace
+        _let_go(error)
+        _let_go(problem)
         await self.context.abort(error.code, error.message, tuple(trailers))
 
     def _log(self, code: str, error: errors.HandfulError | None = None, problem: BaseException | None = None) -> None:

@@ -1,6 +1,7 @@
 """The edge of every server: request ids, statuses, deadlines and limits, on a real server with a service of our own."""
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -39,6 +40,17 @@ async def test_a_request_id_is_given_back(edge: Edge, given: str) -> None:
     assert dict(await call.trailing_metadata())[REQUEST_ID] == given
     error = await refusal(edge.unary("fail", metadata=((REQUEST_ID, given),)))
     assert error.facts["request_id"] == given
+
+
+async def test_nothing_of_a_refused_call_is_held(edge: Edge) -> None:
+    """What was sent, and what was made of it, is gone with the answer, not when Python next collects rings."""
+    gc.disable()
+    try:
+        assert isinstance(await refusal(edge.unary("refuse_large", "x")), errors.InvalidArgument)
+        await edge.assert_well()
+        assert [one() for one in edge.probe.seen] == [None, None]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("given", [None, "", "x" * 129])
