@@ -10,7 +10,7 @@ import ctypes
 # Blocks of this size and more are of their own, and gone when they are freed: decoded pictures and recordings. What a
 # forward pass takes is smaller, or kept by its runtime.
 OWN_BYTES = 4 * 1024 * 1024
-# So often what lies free between smaller ones is given back: half a millisecond of work.
+# So often what lies free between smaller ones is given back, which takes less than a millisecond.
 SECONDS = 2.0
 # Of mallopt(3).
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8

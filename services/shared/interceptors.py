@@ -148,7 +148,7 @@ def _streaming(behaviour: Any, begin: Begin, slow_reader_seconds: float) -> Any:
 
 def _let_go(problem: BaseException | None) -> None:
     """Of everything that was on the way to an error. gRPC keeps what ended a call with the call, in a ring that only
-    Python's collector opens, minutes later: a server that refuses large files would hold a hundred megabytes of them.
+    Python's collector opens, perhaps minutes later: a server that refuses large files would hold many of them.
     """
     while problem is not None:
         problem.__traceback__ = None
