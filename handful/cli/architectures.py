@@ -68,6 +68,7 @@ def _as_dict(one: Architecture) -> dict[str, Any]:
         "code_license": one.code_license,
         "extra": one.extra,
         "lacks_extra": one.lacks_extra,
+        "members": list(one.members),
         "backbone_precisions": [
             BackbonePrecision.Name(each).removeprefix("BACKBONE_PRECISION_").lower() for each in one.backbone_precisions
         ],

@@ -1056,13 +1056,14 @@ class Backbone(_message.Message):
     SOUND_PREPROCESSING_FIELD_NUMBER: _builtins.int
     PRECISION_FIELD_NUMBER: _builtins.int
     QUANTIZER_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
     backbone_id: _builtins.str
     """SHA-256 over weights, architecture, output, preprocessing and quantizer, lower-case hex."""
     architecture: _builtins.str
     """Architecture id."""
     weights_sha256: _builtins.str
     """SHA-256 of the weights, lower-case hex: of the official file where they are pretrained, else of the tensors in
-    canonical order.
+    canonical order. Of several files: of their hashes, one after the other.
     """
     weights_origin: _builtins.str
     """Where the weights came from: `pretrained`, `random` or `trained` (by this run)."""
@@ -1076,7 +1077,8 @@ class Backbone(_message.Message):
     """
     weights_file_sha256: _builtins.str
     """SHA-256 of its weights' bytes, lower-case hex: a safetensors file of the PyTorch body's state dict, for exports. It
-    lies beside the graph, as `{sha256}.safetensors` or `backbone.safetensors`. Of sounds it holds the graph's constants.
+    lies beside the graph, as `{sha256}.safetensors` or `backbone.safetensors`. Of sounds it holds the graph's constants;
+    of networks side by side the state dict of each, its names after the architecture's and a slash.
     """
     precision: Global___BackbonePrecision.ValueType
     """In which numbers its graph computes; not set: float32."""
@@ -1094,6 +1096,10 @@ class Backbone(_message.Message):
         of one sound at a time, and gives features float32[1, feature_width].
         """
 
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___BackboneMember]:
+        """The networks that it is, side by side, in the order of their features; empty where it is one."""
+
     def __init__(
         self,
         *,
@@ -1108,14 +1114,43 @@ class Backbone(_message.Message):
         sound_preprocessing: Global___SoundPreprocessing | None = ...,
         precision: Global___BackbonePrecision.ValueType = ...,
         quantizer: _builtins.str = ...,
+        members: _abc.Iterable[Global___BackboneMember] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["preprocessing", b"preprocessing", "sound_preprocessing", b"sound_preprocessing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "backbone_id", b"backbone_id", "feature_width", b"feature_width", "graph_sha256", b"graph_sha256", "precision", b"precision", "preprocessing", b"preprocessing", "quantizer", b"quantizer", "sound_preprocessing", b"sound_preprocessing", "weights_file_sha256", b"weights_file_sha256", "weights_origin", b"weights_origin", "weights_sha256", b"weights_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "backbone_id", b"backbone_id", "feature_width", b"feature_width", "graph_sha256", b"graph_sha256", "members", b"members", "precision", b"precision", "preprocessing", b"preprocessing", "quantizer", b"quantizer", "sound_preprocessing", b"sound_preprocessing", "weights_file_sha256", b"weights_file_sha256", "weights_origin", b"weights_origin", "weights_sha256", b"weights_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Backbone: _TypeAlias = Backbone  # noqa: Y015
+
+@_typing.final
+class BackboneMember(_message.Message):
+    """BackboneMember is a network of a backbone that has several: it looks at the same picture as the others, and its
+    features, scaled to the length 1, stand beside theirs.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARCHITECTURE_FIELD_NUMBER: _builtins.int
+    WEIGHTS_SHA256_FIELD_NUMBER: _builtins.int
+    architecture: _builtins.str
+    """Architecture id."""
+    weights_sha256: _builtins.str
+    """SHA-256 of its pretrained weights' official file, lower-case hex."""
+    def __init__(
+        self,
+        *,
+        architecture: _builtins.str = ...,
+        weights_sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "weights_sha256", b"weights_sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackboneMember: _TypeAlias = BackboneMember  # noqa: Y015
 
 @_typing.final
 class Head(_message.Message):

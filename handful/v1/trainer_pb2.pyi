@@ -1263,6 +1263,7 @@ class Architecture(_message.Message):
     CODE_LICENSE_FIELD_NUMBER: _builtins.int
     EXTRA_FIELD_NUMBER: _builtins.int
     LACKS_EXTRA_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
     BACKBONE_PRECISIONS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id, for Recipe.architecture."""
@@ -1283,9 +1284,9 @@ class Architecture(_message.Message):
     empty where none are offered.
     """
     weights_license: _builtins.str
-    """Licence of the pretrained weights, as an SPDX id."""
+    """Licence of the pretrained weights, as an SPDX id; of several files, an SPDX expression."""
     weights_sha256: _builtins.str
-    """SHA-256 of the weights file, lower-case hex."""
+    """SHA-256 of the weights file, lower-case hex; empty where there are several."""
     is_default: _builtins.bool
     """Whether it is taken where a recipe names none."""
     weights_license_note: _builtins.str
@@ -1297,7 +1298,7 @@ class Architecture(_message.Message):
     training_memory_bytes: _builtins.int
     """Bytes that training all of it takes, estimated: 16 per parameter (weight, gradient, two moments of Adam, in
     float32), and what the backward pass keeps of a batch of 8 pictures. What a library and its kernels take is not in
-    it. With a frozen body a small part of it is enough.
+    it. With a frozen body a small part of it is enough. 0 where it is not trained.
     """
     num_blocks: _builtins.int
     """How many blocks its body has; Recipe.frozen_blocks counts them from the input on. 0 where it cannot be fine-tuned."""
@@ -1316,6 +1317,12 @@ class Architecture(_message.Message):
     @_builtins.property
     def sound_preprocessing(self) -> _bundle_pb2.SoundPreprocessing:
         """How a sound comes to it."""
+
+    @_builtins.property
+    def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the networks that it is, side by side: all look at the same picture, and its features are theirs, one after
+        the other. Such are not trained. Empty where it is one network.
+        """
 
     @_builtins.property
     def backbone_precisions(self) -> _containers.RepeatedScalarFieldContainer[_bundle_pb2.BackbonePrecision.ValueType]:
@@ -1345,11 +1352,12 @@ class Architecture(_message.Message):
         code_license: _builtins.str = ...,
         extra: _builtins.str = ...,
         lacks_extra: _builtins.bool = ...,
+        members: _abc.Iterable[_builtins.str] | None = ...,
         backbone_precisions: _abc.Iterable[_bundle_pb2.BackbonePrecision.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["preprocessing", b"preprocessing", "sound_preprocessing", b"sound_preprocessing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone_precisions", b"backbone_precisions", "code_license", b"code_license", "description", b"description", "extra", b"extra", "feature_width", b"feature_width", "gflops", b"gflops", "id", b"id", "input_size", b"input_size", "is_default", b"is_default", "lacks_extra", b"lacks_extra", "modality", b"modality", "num_blocks", b"num_blocks", "num_parameters", b"num_parameters", "preprocessing", b"preprocessing", "sound_preprocessing", b"sound_preprocessing", "training_memory_bytes", b"training_memory_bytes", "weights_license", b"weights_license", "weights_license_note", b"weights_license_note", "weights_max_bytes", b"weights_max_bytes", "weights_sha256", b"weights_sha256", "weights_source", b"weights_source", "weights_state", b"weights_state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone_precisions", b"backbone_precisions", "code_license", b"code_license", "description", b"description", "extra", b"extra", "feature_width", b"feature_width", "gflops", b"gflops", "id", b"id", "input_size", b"input_size", "is_default", b"is_default", "lacks_extra", b"lacks_extra", "members", b"members", "modality", b"modality", "num_blocks", b"num_blocks", "num_parameters", b"num_parameters", "preprocessing", b"preprocessing", "sound_preprocessing", b"sound_preprocessing", "training_memory_bytes", b"training_memory_bytes", "weights_license", b"weights_license", "weights_license_note", b"weights_license_note", "weights_max_bytes", b"weights_max_bytes", "weights_sha256", b"weights_sha256", "weights_source", b"weights_source", "weights_state", b"weights_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,7 +6,7 @@ pictures come to it and, where their whole SHA-256 is known, its pretrained weig
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ def _read(name: str) -> Any:
 # The library that is an extra of its own, since its terms are.
 ULTRALYTICS = "ultralytics"
 _CODE_LICENSES = {ULTRALYTICS: "AGPL-3.0-only"}
+# What stands in a library's place where a row is several networks of the catalogue.
+SIDE_BY_SIDE = "side by side"
 LOCK: dict[str, dict[str, Any]] = _read("weights.lock.json")
 
 
@@ -97,8 +99,21 @@ class ArchitectureRow:
     # The graph computes (pixel / 255 - mean) / std, per channel.
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    # None where no pretrained weights are offered.
+    # None where no pretrained weights are offered, or its members have them.
     weights: PinnedWeights | None
+    # The networks that it is, side by side; none where it is one.
+    members: "tuple[ArchitectureRow, ...]" = ()
+
+    @property
+    def networks(self) -> "tuple[ArchitectureRow, ...]":
+        """Its members, or itself."""
+        return self.members or (self,)
+
+    @property
+    def pinned(self) -> tuple[PinnedWeights, ...]:
+        """The files of its pretrained weights; none where not all are offered."""
+        found = [one.weights for one in self.networks]
+        return tuple(one for one in found if one is not None) if all(found) else ()
 
     @property
     def extra(self) -> str:
@@ -111,30 +126,63 @@ class ArchitectureRow:
         return [bundle_pb2.BACKBONE_PRECISION_FLOAT32, *([bundle_pb2.BACKBONE_PRECISION_INT8] if self.int8 else [])]
 
 
-def _rows() -> Iterator[ArchitectureRow]:
+def _rows() -> dict[str, ArchitectureRow]:
+    rows: dict[str, ArchitectureRow] = {}
     for row in _read("architectures.json"):
-        pinned = LOCK[row["id"]]
-        yield ArchitectureRow(
-            id=row["id"],
-            network=TorchNetwork(row["library"], row["name"], row.get("options", {})),
-            description=row["description"],
-            modality=bundle_pb2.MODALITY_IMAGE,
-            num_parameters=row["num_parameters"],
-            gflops=row["gflops"],
-            feature_width=row["feature_width"],
-            training_memory_bytes=row["training_memory_bytes"],
-            num_blocks=row["num_blocks"],
-            int8=row.get("int8", False),
-            code_license=_CODE_LICENSES.get(row["library"], ""),
-            preprocessing=json_format.ParseDict(pinned["preprocessing"], bundle_pb2.ImagePreprocessing()),
-            mean=tuple(pinned["mean"]),
-            std=tuple(pinned["std"]),
-            weights=PinnedWeights(**pinned["file"]) if "file" in pinned else None,
-        )
+        members = [rows[member] for member in row.get("members", ())]
+        rows[row["id"]] = _side_by_side(row, members) if members else _network(row)
+    return rows
+
+
+def _network(row: dict[str, Any]) -> ArchitectureRow:
+    pinned = LOCK[row["id"]]
+    return ArchitectureRow(
+        id=row["id"],
+        network=TorchNetwork(row["library"], row["name"], row.get("options", {})),
+        description=row["description"],
+        modality=bundle_pb2.MODALITY_IMAGE,
+        num_parameters=row["num_parameters"],
+        gflops=row["gflops"],
+        feature_width=row["feature_width"],
+        training_memory_bytes=row["training_memory_bytes"],
+        num_blocks=row["num_blocks"],
+        int8=row.get("int8", False),
+        code_license=_CODE_LICENSES.get(row["library"], ""),
+        preprocessing=json_format.ParseDict(pinned["preprocessing"], bundle_pb2.ImagePreprocessing()),
+        mean=tuple(pinned["mean"]),
+        std=tuple(pinned["std"]),
+        weights=PinnedWeights(**pinned["file"]) if "file" in pinned else None,
+    )
+
+
+def _side_by_side(row: dict[str, Any], members: Sequence[ArchitectureRow]) -> ArchitectureRow:
+    """Networks that look at one picture, as large as the largest that one of them takes; they cost their sum. They are
+    not trained, so there are no blocks.
+    """
+    largest = max(members, key=lambda member: member.preprocessing.size)
+    preprocessing = LOCK[row["id"]]["preprocessing"]
+    return ArchitectureRow(
+        id=row["id"],
+        network=TorchNetwork(SIDE_BY_SIDE, ", ".join(member.id for member in members)),
+        description=row["description"],
+        modality=largest.modality,
+        num_parameters=sum(member.num_parameters for member in members),
+        gflops=round(sum(member.gflops for member in members), 4),
+        feature_width=sum(member.feature_width for member in members),
+        training_memory_bytes=0,
+        num_blocks=0,
+        int8=False,
+        code_license="",
+        preprocessing=json_format.ParseDict(preprocessing, bundle_pb2.ImagePreprocessing()),
+        mean=largest.mean,
+        std=largest.std,
+        weights=None,
+        members=tuple(members),
+    )
 
 
 WeightsState = trainer_pb2.Architecture.WeightsState
-ARCHITECTURES: dict[str, ArchitectureRow] = {row.id: row for row in _rows()}
+ARCHITECTURES: dict[str, ArchitectureRow] = _rows()
 DEFAULT_ARCHITECTURE = "efficientnet_lite0"
 NOT_OFFERED = (
     "No pretrained weights of {} are offered: no whole SHA-256 of an official file is known. Train with weights=AUTO, "
@@ -156,6 +204,18 @@ def to_choose_from(had: Collection[str], max_gflops: float) -> list[Architecture
     """
     rows = [row for row in ARCHITECTURES.values() if row.id in had and row.gflops <= max_gflops]
     return sorted((row for row in rows if not row.code_license), key=lambda row: row.gflops)
+
+
+def with_members(had: Collection[str]) -> set[str]:
+    """The architectures that are had, and those of several networks all of which are."""
+    members = {row.id: {one.id for one in row.members} for row in ARCHITECTURES.values() if row.members}
+    return {*had, *(id_ for id_, needed in members.items() if needed <= set(had))}
+
+
+def weights_sha256(pinned: Sequence[PinnedWeights]) -> str:
+    """What identifies pretrained weights: the SHA-256 of the file, or that of several files' one after the other."""
+    digests = [one.sha256 for one in pinned]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def preprocessing(recipe: bundle_pb2.Recipe, *, textbook: bool = False) -> bundle_pb2.ImagePreprocessing:
@@ -216,11 +276,16 @@ def message(
         weights_state=state,
         is_default=row.id == default,
         backbone_precisions=row.precisions,
+        members=[member.id for member in row.members],
     )
-    if row.weights is not None:
-        shown.weights_source = row.weights.source
-        shown.weights_license = row.weights.license
-        shown.weights_license_note = row.weights.license_note
-        shown.weights_sha256 = row.weights.sha256
-        shown.weights_max_bytes = row.weights.max_bytes
+    describe_weights(shown, row.pinned)
     return shown
+
+
+def describe_weights(shown: trainer_pb2.Architecture, pinned: Sequence[PinnedWeights]) -> None:
+    """Says of which files the pretrained weights are."""
+    shown.weights_source = ", ".join(one.source for one in pinned)
+    shown.weights_license = " AND ".join(sorted({one.license for one in pinned}))
+    shown.weights_license_note = " ".join(one.license_note for one in pinned if one.license_note)
+    shown.weights_sha256 = pinned[0].sha256 if len(pinned) == 1 else ""
+    shown.weights_max_bytes = sum(one.max_bytes for one in pinned)

@@ -112,7 +112,7 @@ class Fleet:
 
     async def weights_states(self) -> "dict[str, WeightsState.ValueType]":
         """Whether pretrained weights can be had, by architecture."""
-        never = {row.id: Architecture.WEIGHTS_STATE_NOT_OFFERED for row in ARCHITECTURES.values() if not row.weights}
+        never = {row.id: Architecture.WEIGHTS_STATE_NOT_OFFERED for row in ARCHITECTURES.values() if not row.pinned}
         never |= {
             id_: Architecture.WEIGHTS_STATE_NOT_NEEDED for id_, row in SOUND_ARCHITECTURES.items() if not row.weights
         }

@@ -28,6 +28,7 @@ VIEW = {
     "saturation": 0.2,
 }
 
+_TRAINED = tuple(row.id for row in ARCHITECTURES.values() if not row.members)
 _WEIGHTS = Field(
     "weights",
     "What the network starts from. AUTO: pretrained weights where they can be had, else random ones, all trained.",
@@ -35,7 +36,7 @@ _WEIGHTS = Field(
     choices=("PRETRAINED", "RANDOM", "AUTO"),
 )
 _COMMON = (
-    Field("architecture", "Which network.", DEFAULT_ARCHITECTURE, choices=tuple(ARCHITECTURES)),
+    Field("architecture", "Which network.", DEFAULT_ARCHITECTURE, choices=_TRAINED),
     _WEIGHTS,
     Field("seed", "Seed of everything random.", 0, 0, 2**31 - 1),
 )
@@ -125,7 +126,8 @@ _QUALITY = (
     Field(
         "challenger_epochs",
         "Epochs of fine-tuning the chosen network, once for each fold. It is published instead of the head where it is "
-        "right more often out of fold by over one standard error. Minutes on an accelerator, an hour on a CPU. 0: no.",
+        "right more often out of fold by over one standard error. Minutes on an accelerator, an hour on a CPU; no "
+        "networks side by side are tried then. 0: no.",
         0,
         0,
         1000,

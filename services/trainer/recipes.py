@@ -12,7 +12,7 @@ from handful.errors import InvalidArgument
 from handful.recipe import as_dict
 from handful.v1 import bundle_pb2, trainer_pb2
 from handful.v1.bundle_pb2 import Recipe
-from services.trainer.architectures import ARCHITECTURES, NOT_OFFERED, ULTRALYTICS
+from services.trainer.architectures import ARCHITECTURES, NOT_OFFERED, ULTRALYTICS, ArchitectureRow
 from services.trainer.choices import listed, not_one_of
 from services.trainer.fields import Field, Preset
 from services.trainer.presets import BASELINE, FAST, FINE_TUNE, PRESETS, QUALITY
@@ -36,7 +36,7 @@ def resolve(asked: Recipe, default_architecture: str) -> Recipe:
         ("recipe", f"field number {unknown.field_number} is not known to this server") for unknown in _unknown(asked)
     ]
     for field in preset.fields:
-        if field.name == "architecture" and field.default != AUTO:
+        if field.name == "architecture" and field.default != AUTO and default_architecture in field.choices:
             field = replace(field, default=default_architecture)  # noqa: PLW2901 - the table's row, as this server has it
         value, problem = _value(asked, field, recipe)
         if problem:
@@ -44,12 +44,10 @@ def resolve(asked: Recipe, default_architecture: str) -> Recipe:
         elif not (field.unwritten and value == _from_text(Recipe.DESCRIPTOR.fields_by_name[field.name], field.default)):
             setattr(recipe, field.name, value)
     row = ARCHITECTURES.get(recipe.architecture)
-    if row is not None and row.weights is None and recipe.weights == bundle_pb2.WEIGHTS_PRETRAINED:
-        problems.append(("recipe.weights", NOT_OFFERED.format(row.id)))
     if recipe.backbone_precision == bundle_pb2.BACKBONE_PRECISION_INT8:
         problems += _precision_problems(recipe)
-    if row is not None and row.network.library == ULTRALYTICS:
-        problems += _yolo_problems(asked, recipe)
+    if row is not None:
+        problems += _network_problems(asked, recipe, row)
     if preset.name == FINE_TUNE and not problems:
         problems += _conflicts(asked, recipe)
     if problems:
@@ -140,7 +138,8 @@ def _default(preset: Preset, field: Field, architecture: str) -> str:
 
 
 def _own_default(field: Field, architecture: str) -> str:
-    return architecture if field.name == "architecture" and field.default != AUTO else str(field.default)
+    takes = field.name == "architecture" and field.default != AUTO and architecture in field.choices
+    return architecture if takes else str(field.default)
 
 
 def _conflicts(asked: Recipe, recipe: Recipe) -> list[tuple[str, str]]:
@@ -168,6 +167,17 @@ def _conflicts(asked: Recipe, recipe: Recipe) -> list[tuple[str, str]]:
     return problems
 
 
+def _network_problems(asked: Recipe, recipe: Recipe, row: ArchitectureRow) -> list[tuple[str, str]]:
+    """What is not there for a network, of a recipe whose fields are right one by one."""
+    if row.network.library == ULTRALYTICS:
+        problems = _yolo_problems(asked, recipe)
+    else:
+        problems = _members_problems(recipe) if row.members else []
+    if not row.pinned and recipe.weights == bundle_pb2.WEIGHTS_PRETRAINED:
+        problems.append(("recipe.weights", NOT_OFFERED.format(row.id)))
+    return problems
+
+
 def _yolo_problems(asked: Recipe, recipe: Recipe) -> list[tuple[str, str]]:
     """What Ultralytics' trainer cannot do, of a recipe for a YOLO whose fields are right one by one. Where nobody asked
     for it, it is left out.
@@ -190,6 +200,18 @@ def _yolo_problems(asked: Recipe, recipe: Recipe) -> list[tuple[str, str]]:
     if recipe.fit:
         problems.append(("recipe.fit", "must be SQUASH: Ultralytics' trainer has its own way to cut pictures"))
     recipe.rotation_degrees, recipe.contrast = 0, recipe.brightness
+    return problems
+
+
+def _members_problems(recipe: Recipe) -> list[tuple[str, str]]:
+    """What is not done with networks side by side, which are not trained."""
+    problems = []
+    if recipe.weights != bundle_pb2.WEIGHTS_PRETRAINED:
+        problems.append(
+            ("recipe.weights", f"must be PRETRAINED: the networks of {recipe.architecture} are not trained")
+        )
+    if recipe.challenger_epochs:
+        problems.append(("recipe.challenger_epochs", f"must be 0: {recipe.architecture} is not fine-tuned"))
     return problems
 
 

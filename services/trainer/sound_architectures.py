@@ -9,7 +9,7 @@ from typing import Any
 
 from handful.v1 import bundle_pb2, trainer_pb2
 from handful.v1.bundle_pb2 import BACKBONE_PRECISION_FLOAT32, MODALITY_SOUND, SoundPreprocessing, Spectrogram
-from services.trainer.architectures import ARCHITECTURES, LOCK, PinnedWeights, WeightsState
+from services.trainer.architectures import ARCHITECTURES, LOCK, PinnedWeights, WeightsState, describe_weights
 
 # What a recipe says that leaves the choice to the training examples.
 AUTO = "auto"
@@ -147,8 +147,7 @@ def can_be_had(had: set[str]) -> set[str]:
 
 
 def message(row: SoundArchitectureRow, state: "WeightsState.ValueType") -> trainer_pb2.Architecture:
-    pinned = tuple(row.weights.values())
-    return trainer_pb2.Architecture(
+    shown = trainer_pb2.Architecture(
         id=row.id,
         description=row.description,
         modality=MODALITY_SOUND,
@@ -158,12 +157,9 @@ def message(row: SoundArchitectureRow, state: "WeightsState.ValueType") -> train
         sound_preprocessing=row.preprocessing,
         backbone_precisions=[BACKBONE_PRECISION_FLOAT32],
         weights_state=state,
-        weights_source=", ".join(one.source for one in pinned),
-        weights_license=" AND ".join(sorted({one.license for one in pinned})),
-        weights_license_note=" ".join(one.license_note for one in pinned if one.license_note),
-        weights_sha256=pinned[0].sha256 if len(pinned) == 1 else "",
-        weights_max_bytes=sum(one.max_bytes for one in pinned),
     )
+    describe_weights(shown, tuple(row.weights.values()))
+    return shown
 
 
 def modality(architecture: str) -> "bundle_pb2.Modality.ValueType":

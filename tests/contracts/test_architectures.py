@@ -145,7 +145,7 @@ def normalised(row: ArchitectureRow, pixels: npt.NDArray[np.uint8]) -> torch.Ten
 
 def test_the_catalogue_and_its_builders_name_the_same() -> None:
     """Every row is of a library that has a builder, every builder is needed, and the default is a row."""
-    assert set(BUILDERS) == {row.network.library for row in ROWS}
+    assert set(BUILDERS) == {row.network.library for row in ROWS if not row.members}
     assert all(row.id == key for key, row in ARCHITECTURES.items())
     assert DEFAULT_ARCHITECTURE in ARCHITECTURES
 
@@ -178,8 +178,8 @@ def test_weights_are_pinned(row: ArchitectureRow) -> None:
     assert weights.source.startswith(("https://", "python package "))
 
 
-# What is built in a process of its own, tests/unit/test_yolo.py looks at.
-@pytest.mark.parametrize("row", [row for row in ROWS if not row.extra], ids=lambda row: row.id)
+# At what is built in a process of its own tests/unit/test_yolo.py looks, at networks side by side test_side_by_side.py.
+@pytest.mark.parametrize("row", [row for row in ROWS if not row.extra and not row.members], ids=lambda row: row.id)
 def test_a_network_is_what_its_row_says(row: ArchitectureRow) -> None:
     """Parameters, cost, memory and shapes, of a network without numbers: torch's meta device computes shapes alone."""
     figures = measure(row)
@@ -191,7 +191,7 @@ def test_a_network_is_what_its_row_says(row: ArchitectureRow) -> None:
     assert figures.feature_map[2] == figures.feature_map[3] >= 6
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if not row.extra], ids=lambda row: row.id)
+@pytest.mark.parametrize("row", [row for row in ROWS if not row.extra and not row.members], ids=lambda row: row.id)
 def test_training_reaches_every_weight(row: ArchitectureRow) -> None:
     """A step back from the features of two pictures, as gradient training takes it, has a gradient for all of a body:
     none is counted, stored and served that no training would ever change.

@@ -89,7 +89,8 @@ async def test_it_trains_what_needs_no_torch(
     version = await add(dataset_service, picture, dataset, range(4, 12))
     heavy = [Recipe(preset="baseline"), Recipe(weights=WEIGHTS_RANDOM), Recipe(architecture="efficientnet_b0")]
     waiting = [await create(trainer_service, version, recipe=recipe) for recipe in heavy]
-    light_ones = [Recipe(preset="fast"), Recipe(preset="quality", challenger_epochs=5)]
+    beside = Recipe(preset="fast", architecture="efficientnet_lite0_and_lite2")
+    light_ones = [Recipe(preset="fast"), Recipe(preset="quality", challenger_epochs=5), beside]
     able = [await create(trainer_service, version, recipe=recipe) for recipe in light_ones]
     environment = {
         **light,

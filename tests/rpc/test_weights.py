@@ -55,7 +55,7 @@ async def test_the_catalogue_says_which_weights_can_be_had(trainer_service: Trai
     unknown, never = WeightsState.WEIGHTS_STATE_UNSPECIFIED, WeightsState.WEIGHTS_STATE_NOT_OFFERED
     states = await weights_states(trainer_service)
     assert states == {
-        **{row.id: unknown if row.weights else never for row in ARCHITECTURES.values()},
+        **{row.id: unknown if row.pinned else never for row in ARCHITECTURES.values()},
         **dict.fromkeys(SOUND_ARCHITECTURES, unknown),
         "log_mel_statistics": WeightsState.WEIGHTS_STATE_NOT_NEEDED,
     }

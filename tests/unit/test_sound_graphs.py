@@ -9,7 +9,7 @@ from handful.bundle.manifest import sha256
 from services.shared.objects.filesystem import FilesystemStore
 from services.trainer.imports import graphs
 from services.trainer.sound_architectures import SOUND_ARCHITECTURES, SoundArchitectureRow
-from services.trainer.worker import backbones, sound_graphs
+from services.trainer.worker import sound_graphs, stored_backbones
 from services.trainer.worker.agreement import GraphDisagrees
 from services.trainer.worker.pretrained import PretrainedWeights
 from tests.unit.test_import_graphs import refusal
@@ -25,7 +25,7 @@ def stored_by_another(store: FilesystemStore, change: Change) -> bytes:
     model = onnx.load_model_from_string(graph)
     change(model)
     other = model.SerializeToString()
-    backbones.keep(store, "backbones", sound_graphs.describe(ROW), other, constants)
+    stored_backbones.keep(store, "backbones", sound_graphs.describe(ROW), other, constants)
     return other
 
 

@@ -184,7 +184,7 @@ def _weights(bundle: Bundle) -> list[PinnedWeights]:
         return list(bundle.sound_row.weights.values())
     model, row = bundle.model, bundle.row
     began = model.backbone.weights_origin != "random" and model.recipe.weights != WEIGHTS_RANDOM
-    return [row.weights] if began and row.weights else []
+    return list(row.pinned) if began else []
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -63,10 +63,15 @@ def _preprocessing(bundle: Bundle) -> dict[str, Any]:
 
 def _onnx(bundle: Bundle, merged: bytes) -> dict[str, bytes]:
     bundled = {f"{FOLDER}/{name}": data for name, data in _bundled(bundle).items()}
-    # Of integers the weights are of float32, whose features are others.
-    has_torch = not bundle.of_sounds and bundle.model.backbone.precision != BACKBONE_PRECISION_INT8
-    torch = _pytorch(bundle) if has_torch else {}
+    torch = _pytorch(bundle) if _has_torch(bundle) else {}
     return {"model.onnx": merged, **_python(bundle, "onnx"), **torch, **bundled}
+
+
+def _has_torch(bundle: Bundle) -> bool:
+    """Whether `model.py` builds the network: one network of pictures, and none of integers, whose weights are those of
+    float32 and whose features are others.
+    """
+    return not (bundle.of_sounds or bundle.row.members or bundle.model.backbone.precision == BACKBONE_PRECISION_INT8)
 
 
 def _halved(bundle: Bundle, merged: bytes) -> dict[str, bytes]:

@@ -130,7 +130,7 @@ def _terms_problems(model: ModelManifest) -> Iterator[str]:
     if row is not None and model.license != row.code_license:
         yield "the licence that it names is not the one that its network's code has"
     pretrained = model.backbone.weights_origin != "random" and model.recipe.weights != WEIGHTS_RANDOM
-    if row is not None and row.weights is None and pretrained:
+    if row is not None and not row.pinned and pretrained:
         yield "it began from pretrained weights that are not known here"
 
 
@@ -139,7 +139,9 @@ def _backbone_problems(backbone: Backbone) -> Iterator[str]:
     if row is None:
         yield f"it has none of the architectures {', '.join(ARCHITECTURES)}"
         return
-    if backbone.feature_width != row.feature_width or backbone.weights_origin not in _ORIGINS:
+    origins = ("pretrained",) if row.members else _ORIGINS
+    members = [one.architecture for one in backbone.members] == [one.id for one in row.members]
+    if backbone.feature_width != row.feature_width or backbone.weights_origin not in origins or not members:
         yield "its backbone is not one of its architecture"
     how = backbone.preprocessing
     crops = how.fit == ImagePreprocessing.FIT_CENTER_CROP and how.size <= how.resize <= MAX_SIDE

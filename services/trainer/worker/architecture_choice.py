@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from handful.bundle.heads import Floats
 from handful.v1.bundle_pb2 import MODALITY_SOUND, ArchitectureChoice, Backbone, Recipe
-from services.trainer.architectures import preprocessing, to_choose_from
+from services.trainer.architectures import preprocessing, to_choose_from, with_members
 from services.trainer.sound_architectures import AUTO, CANDIDATES, SOUND_ARCHITECTURES
 from services.trainer.worker import backbones, sound_graphs
 from services.trainer.worker.agreement import GraphDisagrees
@@ -154,7 +154,10 @@ def _candidates(work: Work, examples: Examples) -> list[str]:
     if examples.modality == MODALITY_SOUND:
         return list(CANDIDATES)
     here = {id_ for id_, place in work.weights.places().items() if place in (Place.PACKAGE, Place.STORE)}
-    rows = [row for row in to_choose_from(here, work.recipe.max_gflops) if can_build(row)]
+    rows = to_choose_from(with_members(here), work.recipe.max_gflops)
+    rows = [row for row in rows if all(map(can_build, row.networks))]
+    if work.recipe.challenger_epochs:  # which is the chosen network, fine-tuned
+        rows = [row for row in rows if not row.members]
     if not rows:
         raise WeightsUnavailable(
             "This worker has the pretrained weights of no network that needs at most "

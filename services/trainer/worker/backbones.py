@@ -5,24 +5,23 @@ child process, whose memory goes with it: torch stays out of a worker that fits 
 of an EfficientNet-Lite is drawn from its arrays, without torch; of any other network, torch exports it.
 """
 
-import hashlib
 import threading
 from typing import TYPE_CHECKING
 
 import structlog
 
-from handful.bundle import predictor
 from handful.v1.bundle_pb2 import (
     BACKBONE_PRECISION_INT8,
     WEIGHTS_PRETRAINED,
     Backbone,
+    BackboneMember,
     ImagePreprocessing,
     Recipe,
 )
 from services.shared.objects import ObjectStore, StoreUnavailable
 from services.trainer import quantizing
-from services.trainer.architectures import ARCHITECTURES, ULTRALYTICS, ArchitectureRow, backbone_id
-from services.trainer.worker import agreement
+from services.trainer.architectures import ARCHITECTURES, ULTRALYTICS, ArchitectureRow, backbone_id, weights_sha256
+from services.trainer.worker import stored_backbones
 from services.trainer.worker.agreement import GraphDisagrees
 from services.trainer.worker.children import ChildLost, Children
 from services.trainer.worker.parts import NoTorch, NoYolo, need_torch, need_yolo
@@ -52,7 +51,7 @@ def find(
         if recipe.backbone_precision != BACKBONE_PRECISION_INT8:
             return _found(store, weights, recipe, preprocessing, project, children)
         backbone = _quantized(ARCHITECTURES[recipe.architecture], preprocessing)
-        stored = first_stored(store, backbone)
+        stored = stored_backbones.first(store, backbone)
         if stored is not None:
             return stored
         known, _ = _found(store, weights, recipe, preprocessing, project, children)
@@ -70,10 +69,15 @@ def _found(
     """As `find`, in float32."""
     row = ARCHITECTURES[recipe.architecture]
     if recipe.weights == WEIGHTS_PRETRAINED:
-        backbone = _describe(row, preprocessing, offered(row).sha256, "pretrained")
-        stored = first_stored(store, backbone) or _copied(store, row, backbone)
+        backbone = _describe(row, preprocessing, _offered(row), "pretrained")
+        stored = stored_backbones.first(store, backbone) or _copied(store, row, backbone)
         if stored is not None:
             return stored
+        if row.members:
+            members = [
+                _found(store, weights, _pretrained(one), one.preprocessing, project, children)[0] for one in row.members
+            ]
+            return children.run(_join, store, row, backbone, members)
     if row.network.library == ULTRALYTICS:
         return _build_apart(store, weights, recipe, preprocessing, project, children)
     return children.run(_build, store, weights, recipe, preprocessing, project)
@@ -83,20 +87,21 @@ def fetch(weights: PretrainedWeights, row: ArchitectureRow, children: Children) 
     """Has the pretrained weights here when it returns; the memory of reading them stays in a child.
     WeightsUnavailable.
     """
-    offered(row)
+    _offered(row)
     with _building:
-        place = weights.places()[row.id]
-        if place == Place.SOURCE:
-            children.run(weights.fetch, row)
-        elif place == Place.NOWHERE:
-            weights.fetch(row)
+        for one in row.networks:
+            place = weights.places()[one.id]
+            if place == Place.SOURCE:
+                children.run(weights.fetch, one)
+            elif place == Place.NOWHERE:
+                weights.fetch(one)
 
 
 def is_stored(store: ObjectStore, row: ArchitectureRow) -> bool:
     """Whether the backbone of the pretrained weights lies in the store: those who need no more than features need no
     weights then. WeightsUnavailable where none are offered.
     """
-    return _first(store, _describe(row, row.preprocessing, offered(row).sha256, "pretrained")) is not None
+    return stored_backbones.described(store, _describe(row, row.preprocessing, _offered(row), "pretrained")) is not None
 
 
 def _build(
@@ -110,8 +115,25 @@ def _build(
     if row.network.name not in efficientnet_lite.BLOCKS:
         return store_body(store, build_body(recipe, weights), row, preprocessing, project=None, origin="pretrained")
     state = efficientnet_lite.state(row.network.name, weights.tensors(row))
-    backbone = _describe(row, preprocessing, offered(row).sha256, "pretrained")
-    return keep(store, "backbones", backbone, efficientnet_lite.graph(state, row), state)
+    backbone = _describe(row, preprocessing, _offered(row), "pretrained")
+    return stored_backbones.keep(store, "backbones", backbone, efficientnet_lite.graph(state, row), state)
+
+
+def _join(
+    store: ObjectStore, row: ArchitectureRow, backbone: Backbone, members: list[Backbone]
+) -> tuple[Backbone, bytes]:
+    """The backbone of networks side by side, made of theirs, which are stored; it is for a child."""
+    from safetensors.numpy import load
+
+    from services.trainer.worker import side_by_side
+
+    graphs: list[bytes] = []
+    state: Arrays = {}
+    for one in members:
+        graph, weights = stored_backbones.files(store, one)
+        graphs.append(graph)
+        state |= {f"{one.architecture}/{name}": array for name, array in load(weights).items()}
+    return stored_backbones.keep(store, "backbones", backbone, side_by_side.draw(row, graphs), state)
 
 
 def _build_apart(
@@ -136,9 +158,9 @@ def _build_apart(
 
 def prepare(store: ObjectStore, weights: PretrainedWeights, architecture: str, children: Children) -> None:
     """Has the default backbone ready before the first run asks for it; a run that finds it missing builds it itself."""
-    recipe = Recipe(architecture=architecture, weights=WEIGHTS_PRETRAINED)
+    row = ARCHITECTURES[architecture]
     try:
-        find(store, weights, recipe, ARCHITECTURES[architecture].preprocessing, project="", children=children)
+        find(store, weights, _pretrained(row), row.preprocessing, project="", children=children)
     except (WeightsUnavailable, NoTorch, NoYolo, GraphDisagrees, StoreUnavailable, ChildLost, MemoryError) as problem:
         log.warning("backbone not prepared", architecture=architecture, problem=str(problem))
 
@@ -189,91 +211,52 @@ def store_graph(
     """The backbone of a graph that was checked, and of the state dict of its body, stored as `store_body` does."""
     from services.trainer.worker.weights import tensors_sha256
 
-    weights = offered(row).sha256 if origin == "pretrained" else tensors_sha256(state)
+    weights = _offered(row) if origin == "pretrained" else tensors_sha256(state)
     folder = f"projects/{project}/backbones" if project else "backbones"
-    return keep(store, folder, _describe(row, preprocessing, weights, origin), graph, state)
-
-
-def keep(store: ObjectStore, folder: str, backbone: Backbone, graph: bytes, state: Arrays) -> tuple[Backbone, bytes]:
-    """What is stored of the backbone in the end: this graph, or another that was there first and agrees with it."""
-    from services.trainer.worker.weights import to_safetensors
-
-    return _kept(store, folder, backbone, graph, to_safetensors(state))
-
-
-def _kept(store: ObjectStore, folder: str, backbone: Backbone, graph: bytes, weights: bytes) -> tuple[Backbone, bytes]:
-    put(store, f"{folder}/{backbone.backbone_id}", graph, weights)
-    stored = first_stored(store, backbone, folder)
-    if stored is None:
-        raise GraphDisagrees(f"the graph of {backbone.backbone_id} was stored and is not there")
-    if stored[0].graph_sha256 != hashlib.sha256(graph).hexdigest():
-        log.info("another worker stored this backbone's graph first", backbone_id=backbone.backbone_id)
-        inputs = agreement.inputs(backbone)
-        first, mine = (predictor.Backbone(each).of(inputs) for each in (stored[1], graph))
-        agreement.check(first, mine, backbone.architecture)
-    return stored
+    return stored_backbones.keep(store, folder, _describe(row, preprocessing, weights, origin), graph, state)
 
 
 def _copied(store: ObjectStore, row: ArchitectureRow, backbone: Backbone) -> tuple[Backbone, bytes] | None:
     """The graph that the same network has under its catalogue's preprocessing: preprocessing is not part of a graph."""
-    catalogued = first_stored(store, _describe(row, row.preprocessing, offered(row).sha256, "pretrained"))
+    catalogued = stored_backbones.first(store, _describe(row, row.preprocessing, _offered(row), "pretrained"))
     if catalogued is None:
         return None
     known, graph = catalogued
     weights = store.get(f"backbones/{known.backbone_id}/{known.weights_file_sha256}.safetensors")
-    put(store, f"backbones/{backbone.backbone_id}", graph, weights)
-    return first_stored(store, backbone)
+    stored_backbones.put(store, f"backbones/{backbone.backbone_id}", graph, weights)
+    return stored_backbones.first(store, backbone)
 
 
 def _quantize(store: ObjectStore, known: Backbone, backbone: Backbone) -> tuple[Backbone, bytes]:
     """The backbone in integers, made of a stored one; it is for a child."""
-    folder = f"backbones/{known.backbone_id}"
-    graph = store.get(f"{folder}/{known.graph_sha256}.onnx", known.graph_sha256)
-    state = store.get(f"{folder}/{known.weights_file_sha256}.safetensors", known.weights_file_sha256)
-    return _kept(store, "backbones", backbone, quantizing.quantize(graph), state)
+    graph, state = stored_backbones.files(store, known)
+    return stored_backbones.keep_files(store, "backbones", backbone, quantizing.quantize(graph), state)
 
 
-def put(store: ObjectStore, folder: str, graph: bytes, weights: bytes) -> None:
-    """Stores a graph and its weights, the graph last."""
-    for kind, data in (("safetensors", weights), ("onnx", graph)):
-        store.put(f"{folder}/{hashlib.sha256(data).hexdigest()}.{kind}", data)
+def _pretrained(row: ArchitectureRow) -> Recipe:
+    return Recipe(architecture=row.id, weights=WEIGHTS_PRETRAINED)
 
 
-def _describe(row: ArchitectureRow, preprocessing: ImagePreprocessing, weights_sha256: str, origin: str) -> Backbone:
+def _offered(row: ArchitectureRow) -> str:
+    """The SHA-256 of the pretrained weights. WeightsUnavailable where none are offered."""
+    return weights_sha256([offered(one) for one in row.networks])
+
+
+def _describe(row: ArchitectureRow, preprocessing: ImagePreprocessing, sha256: str, origin: str) -> Backbone:
     return Backbone(
-        backbone_id=backbone_id(row.id, preprocessing, weights_sha256),
+        backbone_id=backbone_id(row.id, preprocessing, sha256),
         architecture=row.id,
-        weights_sha256=weights_sha256,
+        weights_sha256=sha256,
         weights_origin=origin,
         preprocessing=preprocessing,
         feature_width=row.feature_width,
+        members=[BackboneMember(architecture=one.id, weights_sha256=_offered(one)) for one in row.members],
     )
 
 
 def _quantized(row: ArchitectureRow, preprocessing: ImagePreprocessing) -> Backbone:
     """The backbone of the pretrained weights whose graph computes in integers."""
-    backbone = _describe(row, preprocessing, offered(row).sha256, "pretrained")
+    backbone = _describe(row, preprocessing, _offered(row), "pretrained")
     backbone.precision, backbone.quantizer = BACKBONE_PRECISION_INT8, quantizing.QUANTIZER
     backbone.backbone_id = backbone_id(row.id, preprocessing, backbone.weights_sha256, backbone.quantizer)
     return backbone
-
-
-def first_stored(store: ObjectStore, backbone: Backbone, folder: str = "backbones") -> tuple[Backbone, bytes] | None:
-    """The backbone with the graph that was stored first, where there is one."""
-    found = _first(store, backbone, folder)
-    if found is None:
-        return None
-    return found, store.get(f"{folder}/{found.backbone_id}/{found.graph_sha256}.onnx", found.graph_sha256)
-
-
-def _first(store: ObjectStore, backbone: Backbone, folder: str = "backbones") -> Backbone | None:
-    first: dict[str, str] = {}
-    for key in store.keys(f"{folder}/{backbone.backbone_id}/"):
-        digest, _, kind = key.rpartition("/")[2].partition(".")
-        first.setdefault(kind, digest)
-    if "onnx" not in first or "safetensors" not in first:
-        return None
-    found = Backbone()
-    found.CopyFrom(backbone)
-    found.graph_sha256, found.weights_file_sha256 = first["onnx"], first["safetensors"]
-    return found

@@ -22,7 +22,7 @@ from services.shared import allocating, parent
 from services.shared.identifiers import new_id
 from services.shared.objects import open_store
 from services.shared.objects.retrying import RetryingStore
-from services.trainer.architectures import ARCHITECTURES
+from services.trainer.architectures import ARCHITECTURES, with_members
 from services.trainer.sound_architectures import can_be_had
 from services.trainer.understanding import known
 from services.trainer.worker import backbones, health
@@ -118,13 +118,14 @@ def _capabilities(kind: str, weights: PretrainedWeights) -> Capabilities:
     places = {
         id_: at for id_, at in weights.places().items() if id_ not in ARCHITECTURES or can_build(ARCHITECTURES[id_])
     }
-    here = {id_ for id_, place in places.items() if place in (Place.PACKAGE, Place.STORE)}
-    anywhere = here | {id_ for id_, place in places.items() if place == Place.SOURCE}
+    files = {id_ for id_, place in places.items() if place in (Place.PACKAGE, Place.STORE)}
+    sources = {id_ for id_, place in places.items() if place == Place.SOURCE}
+    here, anywhere = (with_members(had) | can_be_had(had) for had in (files, files | sources))
     return Capabilities(
         device=device,
         memory_bytes=memory,
-        pretrained=sorted(here | can_be_had(here)),
-        fetchable=sorted((anywhere | can_be_had(anywhere)) - (here | can_be_had(here))),
+        pretrained=sorted(here),
+        fetchable=sorted(anywhere - here),
         kind=KINDS[kind],
         lacks_torch=not torch,
         has_yolo=has_yolo(),

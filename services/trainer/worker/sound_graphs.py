@@ -2,15 +2,13 @@
 in; `features` float32[1, width] out, of every body the mean and the largest over its windows.
 """
 
-import hashlib
-
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto, checker, compose, helper, numpy_helper
+from onnx import TensorProto, checker, helper, numpy_helper
 
 from handful.v1.bundle_pb2 import Backbone, Spectrogram
 from services.shared.objects import ObjectStore
-from services.trainer.architectures import backbone_id
+from services.trainer.architectures import backbone_id, weights_sha256
 from services.trainer.sound_architectures import (
     PICTURE_BODY,
     PICTURES,
@@ -19,9 +17,10 @@ from services.trainer.sound_architectures import (
     SoundArchitectureRow,
     graph_input,
 )
-from services.trainer.worker import backbones, efficientnet_lite
+from services.trainer.worker import efficientnet_lite, stored_backbones
 from services.trainer.worker.children import Children
 from services.trainer.worker.efficientnet_lite import IR_VERSION, OPSET
+from services.trainer.worker.embedding import embed
 from services.trainer.worker.pretrained import PINNED, PretrainedWeights
 from services.trainer.worker.pretrained.torch_files import Arrays
 
@@ -35,19 +34,18 @@ def find(
 ) -> tuple[Backbone, bytes]:
     """The backbone of an architecture, with its graph: as it is stored, or built and stored. WeightsUnavailable."""
     backbone = describe(row)
-    stored = backbones.first_stored(store, backbone)
+    stored = stored_backbones.first(store, backbone)
     return stored if stored is not None else children.run(_build, store, weights, row, backbone)
 
 
 def describe(row: SoundArchitectureRow) -> Backbone:
     """The backbone, without its graph."""
-    digests = [one.sha256 for one in row.weights.values()]
-    weights_sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    digest = weights_sha256(tuple(row.weights.values()))
     return Backbone(
-        backbone_id=backbone_id(row.id, row.preprocessing, weights_sha256),
+        backbone_id=backbone_id(row.id, row.preprocessing, digest),
         architecture=row.id,
-        weights_sha256=weights_sha256,
-        weights_origin="pretrained" if digests else "none",
+        weights_sha256=digest,
+        weights_origin="pretrained" if row.weights else "none",
         sound_preprocessing=row.preprocessing,
         feature_width=row.feature_width,
     )
@@ -57,7 +55,7 @@ def _build(
     store: ObjectStore, weights: PretrainedWeights, row: SoundArchitectureRow, backbone: Backbone
 ) -> tuple[Backbone, bytes]:
     graph, constants = draw(row, weights)
-    return backbones.keep(store, "backbones", backbone, graph, constants)
+    return stored_backbones.keep(store, "backbones", backbone, graph, constants)
 
 
 def draw(row: SoundArchitectureRow, weights: PretrainedWeights) -> tuple[bytes, Arrays]:
@@ -89,21 +87,8 @@ def _block(graph: onnx.GraphProto, spectrogram: Spectrogram, weights: Pretrained
     else:
         state = efficientnet_lite.state(PICTURE_BODY.network.name, weights.tensors(PICTURE_BODY))
         body = onnx.load_model_from_string(efficientnet_lite.graph(state, PICTURE_BODY))
-    return _pooled(graph, _embedded(graph, body, spectrogram.name), spectrogram.name)
-
-
-def _embedded(graph: onnx.GraphProto, body: ModelProto, name: str) -> str:
-    """A body's nodes and constants, taking the input of that name: the name of what it gives of each window."""
-    body = compose.add_prefix(body, f"{name}/")
-    first = body.graph.input[0].name
-    output = next(one.name for one in body.graph.output if not one.name.endswith("feature_map"))
-    for node in body.graph.node:
-        for place, taken in enumerate(node.input):
-            if taken == first:
-                node.input[place] = name
-    graph.node.extend(body.graph.node)
-    graph.initializer.extend(body.graph.initializer)
-    return output
+    made = embed(graph, body, spectrogram.name, spectrogram.name)
+    return _pooled(graph, next(made[name] for name in made if name != "feature_map"), spectrogram.name)
 
 
 def _pooled(graph: onnx.GraphProto, output: str, name: str) -> str:

@@ -93,10 +93,10 @@ def _tried(row: Pinned, task: partial[None], weights: PretrainedWeights) -> Answ
 
 
 def _rows(ids: Iterable[str]) -> Iterator[Pinned]:
-    """What has weights, and architectures that have none."""
+    """What has weights, those of several networks one by one, and architectures that have none."""
     for id_ in ids:
         try:
-            yield PINNED[id_] if id_ in PINNED else find(id_, "architecture")
+            yield from [PINNED[id_]] if id_ in PINNED else find(id_, "architecture").networks
         except InvalidArgument as problem:
             _say({"id": id_, "problem": problem.message})
             sys.exit(1)
