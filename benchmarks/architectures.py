@@ -61,6 +61,8 @@ of an installation what it has, and whether the weights are there.
 - *difference*: the largest between probabilities that were served and those of the exported zip; at most 1e-3. Of
   networks whose zip would have more than 1 GiB none is made; they are trained and served all the same.
 - *weights here*: those of the packages are at hand; with others' random ones everything above is the same.
+
+Networks side by side, as `efficientnet_lite0_and_lite2`, are not in the table: they cost what their members do together.
 """
 
 
@@ -187,7 +189,9 @@ def line(*cells: object) -> str:
 
 
 def catalogue(names: list[str]) -> list[Architecture]:
-    """The architectures for pictures, the smallest first, once a worker has said what weights it has."""
+    """The architectures for pictures, the smallest first, once a worker has said what weights it has; of several
+    networks side by side only those that are named.
+    """
     home = Path(tempfile.mkdtemp(prefix="handful-bench-"))
     with Stack.on_free_ports(home) as stack, Client(stack.addresses) as client:
         ends = time.monotonic() + 60
@@ -197,7 +201,7 @@ def catalogue(names: list[str]) -> list[Architecture]:
                 break
             time.sleep(1)
     shutil.rmtree(home)
-    return sorted((one for one in found if not names or one.id in names), key=lambda one: one.gflops)
+    return sorted((one for one in found if (one.id in names if names else not one.members)), key=lambda one: one.gflops)
 
 
 def main() -> None:
