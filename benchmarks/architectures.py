@@ -62,7 +62,7 @@ of an installation what it has, and whether the weights are there.
   networks whose zip would have more than 1 GiB none is made; they are trained and served all the same.
 - *weights here*: those of the packages are at hand; with others' random ones everything above is the same.
 
-Networks side by side, as `efficientnet_lite0_and_lite2`, are not in the table: they cost what their members do together.
+Networks side by side (`efficientnet_lite0_and_lite2`) are not in the table: they cost what their members cost together.
 """
 
 
