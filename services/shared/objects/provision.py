@@ -17,6 +17,7 @@ from minio.minioadmin import MinioAdmin
 
 from services.shared import start
 from services.shared.objects import s3
+from services.shared.objects.errors import StoreUnavailable
 from services.shared.objects.retrying import patiently
 from services.shared.objects.settings import StoreSettings
 from services.shared.settings import CannotStart, log_level, setting
@@ -25,6 +26,8 @@ log = structlog.get_logger()
 
 POLICIES = Path(__file__).parent / "policies"
 _ALREADY = "XMinioAdminPolicyChangeAlreadyApplied"
+# It answers, and has buckets, before it has identities.
+_NOT_YET = "XMinioServerNotInitialized"
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,10 @@ def provision(settings: ProvisionSettings) -> None:
         secure=address.scheme == "https",
         http_client=s3.pool(),
     )
+    patiently(lambda: _identities(admin, settings), settings.store.store_seconds)
+
+
+def _identities(admin: MinioAdmin, settings: ProvisionSettings) -> None:
     bucket = settings.store.bucket
     with s3.translated(settings.store, bucket):
         _identity(admin, bucket, "write", settings.s3_write_access_key, settings.s3_write_secret_key)
@@ -70,6 +77,8 @@ def _try(step: Callable[[], object]) -> None:
     try:
         step()
     except MinioAdminException as problem:
+        if _NOT_YET in str(problem):
+            raise StoreUnavailable(f"The S3 server has no identities yet: {problem}") from problem
         if _ALREADY not in str(problem):
             raise CannotStart(f"The S3 server makes no identities for us: {problem}") from problem
 
