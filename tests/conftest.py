@@ -42,6 +42,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 MIGRATIONS = Path(__file__).parents[1] / "services" / "trainer" / "migrations"
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores, since some tests wait for a lease or a second to pass."""
     return min(cores.usable() + 1, MOST_PROCESSES)

@@ -28,7 +28,8 @@ STOP_SECONDS = 30.0
 # A service that ends by itself sooner than this after its start would only do so again.
 SETTLED_SECONDS = 10.0
 _POLL_SECONDS = 0.5
-# Systems give no port of these to who asks for any, so none is given away before the service that it is for listens.
+# Linux, macOS and Windows give none of these to who asks for any port, unless told to, so none is gone before the
+# service that it is for listens.
 _PORTS = range(20_000, 30_000)
 
 

@@ -1390,7 +1390,8 @@ class ErrorControl(_message.Message):
     leaves the head or the architecture open, by what the other folds choose; and where there was no cross-validation on the
     validation examples, which may be a little too good where they chose the epoch. A group counts as one example, whose loss
     is the share of it that is wrong: pieces of a recording are wrong together. So the promise is the mean over new groups,
-    each with the same weight. Nobody looked which of them were unknown: what that holds back comes on top.
+    each with the same weight. Out of fold it is models of fewer examples that answered, and their temperature was fitted to
+    these answers, which the theorem does not know: it is an approximation, measured by `benchmarks/few_errors.py`. Nobody looked which of them were unknown: what that holds back comes on top.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

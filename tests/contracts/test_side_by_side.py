@@ -34,7 +34,6 @@ from services.trainer.worker.side_by_side import spread
 
 pytestmark = pytest.mark.timeout(600)
 ROWS = [row for row in ARCHITECTURES.values() if row.members]
-PICTURES = Path("../shared/data/catsdogs")
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,10 @@ def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Stored(row, store, weights, backbone, graph)
 
 
-def pictures(row: ArchitectureRow) -> Pixels:
-    files = find_pictures(PICTURES)[::150]
+@pytest.fixture
+def pixels(stored: Stored, photographs: Path) -> Pixels:
+    """Of some photographs, uint8[n, size, size, 3]."""
+    files, row = find_pictures(photographs)[::150], stored.row
     return np.stack([to_pixels(file.path.read_bytes(), row.preprocessing) for file in files])
 
 
@@ -85,9 +86,8 @@ def test_there_are_some() -> None:
         assert {(member.mean, member.std) for member in row.members} == {(row.mean, row.std)}
 
 
-def test_features_are_those_of_the_members_on_the_same_picture(stored: Stored) -> None:
+def test_features_are_those_of_the_members_on_the_same_picture(stored: Stored, pixels: Pixels) -> None:
     """Each member, as torch builds it, on the picture as torch resizes it, scaled to the length 1; in their order."""
-    pixels = pictures(stored.row)
     apart = [by_torch(member, stored.weights, pixels) for member in stored.row.members]
     expected = np.concatenate([one / np.linalg.norm(one, axis=1, keepdims=True) for one in apart], axis=1)
     together = Backbone(stored.graph).features(pixels)
@@ -97,9 +97,9 @@ def test_features_are_those_of_the_members_on_the_same_picture(stored: Stored) -
         assert np.abs(Backbone(stored.graph).features(one[None])[0] - row).max() <= 1e-5 * np.abs(row).max()
 
 
-def test_the_feature_map_is_made_of_the_members_maps(stored: Stored) -> None:
+def test_the_feature_map_is_made_of_the_members_maps(stored: Stored, pixels: Pixels) -> None:
     """Its mean is the features, so places are told exactly; a coarser map gives each place its share."""
-    features, feature_map = Backbone(stored.graph).mapped(pictures(stored.row)[:1])
+    features, feature_map = Backbone(stored.graph).mapped(pixels[:1])
     assert feature_map is not None
     assert feature_map.shape[1] == stored.row.feature_width
     assert np.abs(feature_map.mean(axis=(2, 3)) - features).max() <= 1e-5 * np.abs(features).max()

@@ -223,8 +223,10 @@ def test_a_run_is_reported(stack: Stack, cli: Cli, pictures: Path, tmp_path: Pat
     store, key = FilesystemStore(stack.home / "store"), blob_key("default", content)
     lost = store.get(key)
     store.delete(key)
-    assert cli("report", "mislabelled", "--out", tmp_path / "report.html").returncode == 0
-    store.put(key, lost)  # other datasets have it too
+    try:
+        assert cli("report", "mislabelled", "--out", tmp_path / "report.html").returncode == 0
+    finally:
+        store.put(key, lost)  # other datasets have it too
     assert f"{suspect} has no picture here: The stored picture is damaged" in (tmp_path / "report.html").read_text()
     assert "<td>seconds in all</td>" in page
     queued = [cli("train", "mislabelled", "preset=fine_tune", "num_epochs=1000", "--detach").stdout for _ in range(3)]

@@ -20,9 +20,11 @@ _DIGITS = 9
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Probabilities float32[repeats, n, classes] as the published model gives them, and int64[n] the classes of the
-    examples and their groups. A group counts as one example, and each of its own as a share of that: it stands for what
-    may be asked next, which is like all of it.
+    """Probabilities float32[repeats, n, classes] at the temperature that is published, and int64[n] the classes of the
+    examples and their groups. They are of models that were fitted without the example, on fewer, and not of the
+    published one, so what is promised by them is near to what the theorem says of one model, and measured. A group
+    counts as one example, and each of its own as a share of that: it stands for what may be asked next, which is like
+    all of it.
     """
 
     probabilities: Floats
