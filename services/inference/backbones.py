@@ -61,8 +61,11 @@ class LoadedBackbone:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a graph is to be run by from now on; a body is None where what is there stays."""
+    """What a copy of a graph is to be run by from now on: the choice, as far as it could be had, and a body, None where
+    the one that is there stays.
+    """
 
+    choice: Choice
     body: Body | None
     lone: Body | None
 
@@ -93,10 +96,10 @@ class Backbones:
         """Has a graph measured once, on these inputs, and served by what is best from then on. What serves it then has
         passed the checks of all that asked for it meanwhile; a check raises where it does not pass.
         """
-        if self._chooser is None or self._chooser.known(graph.sha256):
-            return
-        if graph.sha256 in self._checks:
+        if graph.sha256 in self._checks:  # also while some copies are still to change over
             self._checks[graph.sha256].append(check)
+            return
+        if self._chooser is None or self._chooser.known(graph.sha256):
             return
         self._checks[graph.sha256] = [check]
         task = asyncio.create_task(self._measure(self._chooser, graph, inputs))
@@ -120,14 +123,15 @@ class Backbones:
     def _ready(self, graph: Graph, data: bytes, choice: Choice) -> tuple[Body, Body | None, Choice]:
         """The graph in the runtime that is chosen, or in the default one where that fails, and which it is."""
         try:
-            return RUNTIMES[choice.runtime].load(data, self._num_callers), _lone(choice, data), choice
+            body = RUNTIMES[choice.runtime].load(data, self._num_callers)
         except MemoryError:
             raise
         except Exception as problem:  # the runtime has many
             if choice.runtime == DEFAULT:
                 raise cannot_run() from problem
             log.exception("the default runtime stands in", graph_sha256=graph.sha256, runtime=choice.runtime)
-        return self._ready(graph, data, Choice())
+            return self._ready(graph, data, Choice())
+        return body, _lone(graph, choice, data), choice
 
     def _read(self, graph: Graph, *, private: bool) -> bytes:
         if private:
@@ -139,59 +143,76 @@ class Backbones:
             async with self._turn:  # who waits for it holds no graph meanwhile
                 data = await asyncio.to_thread(get_first, self._store, graph.keys, graph.sha256)
                 choice = await chooser.choose(graph.sha256, data, inputs)
-                prepare = partial(self._prepare, choice, data, inputs, self._checks[graph.sha256])
-                bodies = await self._bodies(graph, prepare)
-        except (StoreUnavailable, MemoryError):  # it passes: whoever loads the graph next has it measured again
+                await self._change_over(graph, partial(self._prepare, chooser, graph, choice, data, inputs))
+        except (StoreUnavailable, MemoryError):  # it passes: whoever loads the graph next may have it measured again
             log.exception("the graph cannot be measured now", graph_sha256=graph.sha256)
         except Exception:  # whatever it is, what serves the graph now goes on
             log.exception("the default runtime stays", graph_sha256=graph.sha256)
             chooser.settle(graph.sha256, Choice())
-        else:
-            self._change_over(chooser, graph, choice, bodies)
         finally:
             del self._checks[graph.sha256]
 
-    async def _bodies(self, graph: Graph, prepare: Callable[[], Awaitable[Prepared]]) -> dict[str, Prepared]:
-        """Bodies for each copy of the graph that is in memory, whoever's it is; and where there is none, some that have
-        passed the checks.
+    async def _change_over(self, graph: Graph, prepare: Callable[[], Awaitable[Prepared]]) -> None:
+        """What is prepared serves each copy of the graph that is in memory, whoever's it is, as soon as it is ready:
+        one at a time, for until then it is in no budget. Also where there is none it must have passed the checks.
         """
-        bodies = {graph.own if graph.own in self._pool else graph.shared: await prepare()}
-        while left := [key for key in self._copies(graph) if key not in bodies]:  # more may have come meanwhile
-            bodies[left[0]] = await prepare()
-        return bodies
+        ready: Prepared | None = await prepare()
+        for key, there in self._copies(graph):  # what comes from now on is loaded by what was settled
+            now = ready or await prepare()
+            if (key, there) in self._copies(graph):
+                self._pool.change(key, partial(_changed, now))
+            ready = None
 
-    def _copies(self, graph: Graph) -> list[str]:
+    def _copies(self, graph: Graph) -> list[tuple[str, LoadedBackbone]]:
         held = self._pool.items()
-        return [key for key, one in held if isinstance(one, LoadedBackbone) and one.graph_sha256 == graph.sha256]
+        return [(key, one) for key, one in held if isinstance(one, LoadedBackbone) and one.graph_sha256 == graph.sha256]
 
-    def _change_over(self, chooser: Chooser, graph: Graph, choice: Choice, bodies: dict[str, Prepared]) -> None:
-        """The runtime serves the graph where it is in memory, and is what loads it where it is not any more."""
-        chooser.settle(graph.sha256, choice)
-        for key, prepared in bodies.items():
-            self._pool.change(key, partial(_changed, choice, prepared))
-
-    async def _prepare(self, choice: Choice, data: bytes, inputs: Sequence[Inputs], checks: list[Check]) -> Prepared:
+    async def _prepare(
+        self, chooser: Chooser, graph: Graph, choice: Choice, data: bytes, inputs: Sequence[Inputs]
+    ) -> Prepared:
         """The graph in another runtime, which has seen every size of batch that will come, since the first pass of a
         size is slow, and has passed the checks, also those that come meanwhile; no body where the default one stays.
+        What is for lone pictures does not stand in the way of the rest. It loads the graph from then on.
         """
-        body, lone = None, await asyncio.to_thread(_lone, choice, data)
+        body, lone = None, await asyncio.to_thread(_lone, graph, choice, data)
         if choice.runtime != DEFAULT:
             body = await asyncio.to_thread(RUNTIMES[choice.runtime].load, data, self._num_callers)
             for size in range(2, choice.cap + 1):
                 await asyncio.to_thread(body.features, inputs[0]["pixels"].repeat(size, axis=0))
-        for check in checks:  # it may grow
-            for one in filter(None, (body, lone)):
-                await asyncio.to_thread(check, one)
-        return Prepared(body, lone)
+        for check in self._checks[graph.sha256]:  # it may grow
+            if body is not None:
+                await asyncio.to_thread(check, body)
+            if lone is not None and not await asyncio.to_thread(_agrees, graph, lone, check):
+                lone = None
+        choice = choice if lone else replace(choice, threads=1)
+        chooser.settle(graph.sha256, choice)
+        return Prepared(choice, body, lone)
 
 
-def _lone(choice: Choice, data: bytes) -> Body | None:
-    """What runs a picture that is alone, where it has several threads; a call at a time."""
-    return WIDE[choice.runtime].load(data, 1) if choice.threads > 1 else None
+def _lone(graph: Graph, choice: Choice, data: bytes) -> Body | None:
+    """What runs a picture that is alone, where it has several threads; a call at a time. None where it cannot be had:
+    the graph is served all the same.
+    """
+    if choice.threads == 1:
+        return None
+    try:
+        return WIDE[choice.runtime].load(data, 1)
+    except Exception:  # the runtime has many, and memory may not suffice
+        log.exception("lone pictures have one thread", graph_sha256=graph.sha256)
+        return None
 
 
-def _changed(choice: Choice, to: Prepared, there: LoadedBackbone) -> LoadedBackbone:
-    changed = replace(there, backbone=to.body or there.backbone, cap=choice.cap, runtime=choice.runtime)
+def _agrees(graph: Graph, lone: Body, check: Check) -> bool:
+    try:
+        check(lone)
+    except Exception:  # a check may raise anything
+        log.exception("lone pictures have one thread", graph_sha256=graph.sha256)
+        return False
+    return True
+
+
+def _changed(to: Prepared, there: LoadedBackbone) -> LoadedBackbone:
+    changed = replace(there, backbone=to.body or there.backbone, cap=to.choice.cap, runtime=to.choice.runtime)
     return _with(to.lone, changed)
 
 

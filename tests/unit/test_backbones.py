@@ -1,6 +1,7 @@
 """Backbones in memory: whose they are, and what runs them when they come, go and are measured."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import onnx.parser
@@ -33,6 +34,17 @@ def stored(store: FilesystemStore, data: bytes) -> Graph:
     graph = named(data)
     store.put(graph.shared, data)
     return graph
+
+
+class Settled(Chooser):
+    """Measures nothing: what is best is known."""
+
+    def __init__(self, choice: Choice) -> None:
+        super().__init__((choice.runtime,), choice.cap, choice.threads)
+        self._best = choice
+
+    async def choose(self, *_: object) -> Choice:
+        return self._best
 
 
 async def settled(chooser: Chooser, graph: Graph) -> Choice:
@@ -71,6 +83,86 @@ async def test_a_lone_picture_has_a_body_of_its_own_where_that_was_settled(store
     assert wide.num_bytes == pytest.approx(2 * narrow.num_bytes, rel=0.1)
     pixels = INPUTS[0]["pixels"]
     assert np.array_equal(wide.lone.features(pixels), wide.backbone.features(pixels))
+
+
+async def test_a_lone_picture_gets_a_body_of_its_own_where_it_is_measured_so(store: FilesystemStore) -> None:
+    """Beside the one that serves the graph already, once it has passed the checks; it counts as much memory again."""
+    graph, chooser, checked = stored(store, mean_colour()), Settled(Choice(DEFAULT, 4, 2)), list[Body]()
+    backbones = Backbones(store, Pool(MEBIBYTE, MEBIBYTE), chooser, 1)
+    before = await backbones.get(graph)
+    backbones.measure(graph, INPUTS, checked.append)
+    assert await settled(chooser, graph) == Choice(DEFAULT, 4, 2)
+    after = await backbones.get(graph)
+    assert after.backbone is before.backbone
+    assert (before.cap, after.cap) == (1, 4)
+    assert checked == [after.lone]
+    assert after.num_bytes == 2 * before.num_bytes
+
+
+async def test_a_lone_picture_s_body_that_disagrees_is_left_out_alone(store: FilesystemStore) -> None:
+    """The rest of the choice serves, and the graph is never loaded with such a body."""
+    graph, chooser = stored(store, mean_colour()), Settled(Choice(DEFAULT, 4, 2))
+    backbones = Backbones(store, Pool(MEBIBYTE, MEBIBYTE), chooser, 1)
+    await backbones.get(graph)
+
+    def refuse(body: Body) -> None:
+        raise MemoryError(body)
+
+    backbones.measure(graph, INPUTS, refuse)
+    assert await settled(chooser, graph) == Choice(DEFAULT, 4, 1)
+    after = await backbones.get(graph)
+    assert (after.cap, after.lone) == (4, None)
+
+
+@needs_openvino
+async def test_a_lone_picture_s_body_that_cannot_be_had_is_left_out_alone(store: FilesystemStore) -> None:
+    """A runtime that has none is served on one thread, and the log says so: when it is loaded, and when it changes."""
+    graph, wanted = stored(store, mean_colour()), Choice("openvino", 4, 2)
+    known, measured = Settled(wanted), Settled(wanted)
+    known.settle(graph.sha256, wanted)
+    with capture_logs() as lines:
+        loaded = await Backbones(store, Pool(MEBIBYTE, MEBIBYTE), known, 1).get(graph)
+        backbones = Backbones(store, Pool(MEBIBYTE, MEBIBYTE), measured, 1)
+        await backbones.get(graph)
+        backbones.measure(graph, INPUTS, lambda _: None)
+        assert await settled(measured, graph) == replace(wanted, threads=1)
+    changed = await backbones.get(graph)
+    assert [(one.runtime, one.cap, one.lone) for one in (loaded, changed)] == [("openvino", 4, None)] * 2
+    assert [line["event"] for line in lines].count("lone pictures have one thread") == 2
+
+
+async def test_copies_change_over_one_at_a_time(store: FilesystemStore) -> None:
+    """No more than one body is in memory that no budget counts: the next is loaded when the last one serves."""
+    data, pool, chooser = mean_colour(), Pool(MEBIBYTE, MEBIBYTE), Settled(Choice(threads=2))
+    backbones, graphs = Backbones(store, pool, chooser, 1), [named(data, project) for project in ("a", "b", "c")]
+    for graph in graphs:
+        store.put(graph.own, data)
+        await backbones.get(graph)
+    serving = list[int]()
+    backbones.measure(graphs[0], INPUTS, lambda _: serving.append(sum(one.lone is not None for one in pool.values())))
+    await asyncio.to_thread(until, lambda: all(one.lone for one in pool.values()), "all have changed", 60)
+    assert serving == [0, 1, 2]
+
+
+async def test_what_comes_while_copies_change_over_is_checked_with_the_next(store: FilesystemStore) -> None:
+    """A check of a model whose copy of the graph is still to change, though what serves is settled."""
+    data, pool, chooser = mean_colour(), Pool(MEBIBYTE, MEBIBYTE), Settled(Choice(threads=2))
+    backbones, graphs = Backbones(store, pool, chooser, 1), [named(data, project) for project in ("a", "b")]
+    for graph in graphs:
+        store.put(graph.own, data)
+        await backbones.get(graph)
+    loop, late = asyncio.get_running_loop(), list[Body]()
+
+    async def ask() -> None:
+        backbones.measure(graphs[1], INPUTS, late.append)
+
+    def check(_: Body) -> None:
+        if chooser.known(graphs[0].sha256):
+            asyncio.run_coroutine_threadsafe(ask(), loop).result(30)
+
+    backbones.measure(graphs[0], INPUTS, check)
+    await asyncio.to_thread(until, lambda: all(one.lone for one in pool.values()), "all have changed", 60)
+    assert late == [(await backbones.get(graphs[1])).lone]
 
 
 @needs_openvino
@@ -133,13 +225,14 @@ async def test_every_copy_is_changed_over(store: FilesystemStore) -> None:
     """
     data = mean_colour()
     mine, theirs, shared = (named(data, project) for project in ("mine", "theirs", "others"))
-    chooser = Chooser(("openvino",), 2)
-    backbones = Backbones(store, Pool(MEBIBYTE, MEBIBYTE, patience=0), chooser, 1)
+    chooser, pool = Chooser(("openvino",), 2), Pool(MEBIBYTE, MEBIBYTE, patience=0)
+    backbones = Backbones(store, pool, chooser, 1)
     for graph, key in ((mine, mine.own), (theirs, theirs.own), (shared, shared.shared)):
         store.put(key, data)
         await backbones.get(graph)
     backbones.measure(mine, INPUTS, lambda _: None)
     choice = await settled(chooser, mine)
+    await asyncio.to_thread(until, lambda: all(one.runtime != DEFAULT for one in pool.values()), "all have changed", 60)
     loaded = [await backbones.get(one) for one in (mine, theirs, shared)]
     assert [(one.runtime, one.cap, one.private) for one in loaded] == [
         ("openvino", choice.cap, private) for private in (True, True, False)
