@@ -19,9 +19,10 @@ from handful.errors import InvalidArgument, ResourceExhausted
 from services.inference.answering import Answer, Spent, say
 from services.inference.glancing import glance
 from services.inference.large import LargePictures
+from services.inference.lines import Batch, Waiting
 from services.inference.listening import listen
 from services.inference.loading import Model
-from services.inference.queueing import Batch, Queue, Waiting
+from services.inference.queueing import Queue
 from services.inference.runtimes import Body
 from services.inference.statistics import Statistics
 from services.shared import deadlines
@@ -107,8 +108,6 @@ class Batcher:
             except Exception as problem:  # noqa: BLE001 - whoever waits must hear of it, and the thread must live
                 for one in batch.waiting:
                     self._fail(one, problem)
-            if computed and batch.wide:
-                self.num_wide += 1  # one thread at a time: until it is done no other picture is alone
             self._queue.done(batch, time.perf_counter() - started, computed)
 
     def _answer(self, batch: Batch) -> int:
@@ -124,6 +123,7 @@ class Batcher:
             return sum(one.model.head.of_sounds for one in batch.waiting)
         try:
             self._compute(rows, batch.wide or rows[0][0].body)
+            self.num_wide += batch.wide is not None  # one thread at a time: until it is done no other picture is alone
         except MemoryError:
             log.warning("memory did not suffice", num_pictures=len(rows))
             self._compute_each(rows)

@@ -4,91 +4,24 @@ the private ones do, and projects the same: neither a private network that is sl
 up everyone else.
 """
 
-import asyncio
-import math
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from weakref import WeakKeyDictionary
 
-from handful.bundle.predictor import Pixels
 from services.inference.admission import MAX_WAIT_SECONDS, has_room, overloaded
-from services.inference.answering import Answer
+from services.inference.lines import CROWDED_SECONDS, FIRST_GUESS_SECONDS, Batch, Line, Waiting
 from services.inference.loading import Model
-from services.inference.runtimes import Body
+from services.inference.runtimes import LONE_THREADS, Body
 
 # Of the shared lines, and of all private ones together.
 MAX_QUEUED_BYTES = 64 * 1024 * 1024
-# The first guess of how long a picture takes; measured from then on.
-FIRST_GUESS_SECONDS = 0.02
 _SMOOTHING = 0.1
 SHARED_WEIGHT = 3
 # So long after shared work one thread is kept free of private work.
 KEPT_SECONDS = 1.0
-# So long after it was found full fewer may wait.
-CROWDED_SECONDS = 1.0
-
-
-class Line:
-    """What a project waits for: its shared backbones, or one of its own. `seconds` are those that all who wait are
-    expected to take, `used` those that were taken, for its weight.
-    """
-
-    def __init__(self, project: str, *, private: bool) -> None:
-        self.project = project
-        self.private = private
-        self.waiting: deque[Waiting] = deque()
-        self.num_bytes = 0
-        self.seconds = 0.0
-        self.used = 0.0
-        self.crowded_at = -CROWDED_SECONDS
-
-
-@dataclass(eq=False)
-class Waiting:
-    """One picture or sound whose answer someone awaits: a file, or a picture as its model takes it."""
-
-    data: bytes | Pixels
-    model: Model
-    answer: "asyncio.Future[Answer]"
-    # What it is called in an error.
-    name: str = ""
-    # When nobody wants the answer any more, by `time.monotonic`.
-    end: float = math.inf
-    since_ns: int = field(default_factory=time.perf_counter_ns)
-    # Nanoseconds that it waited, and that it took to decode.
-    queue: int = 0
-    decode: int = 0
-    # Where it was let in, and the seconds that it is expected to take.
-    line: Line | None = None
-    seconds: float = FIRST_GUESS_SECONDS
-
-    @property
-    def num_bytes(self) -> int:
-        return len(self.data) if isinstance(self.data, bytes) else self.data.nbytes
-
-    @property
-    def body(self) -> Body:
-        return self.model.backbone.backbone
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What is answered in one pass: of the line whose turn it was, and of others that wait for the same backbone.
-    `alone` where it is one, nothing else waits, and every other thread is free.
-    """
-
-    line: Line
-    waiting: Sequence[Waiting]
-    alone: bool
-
-    @property
-    def wide(self) -> Body | None:
-        """What runs it on more threads than the one that took it; None where that one does."""
-        return self.waiting[0].model.backbone.lone if self.alone else None
 
 
 class Queue:
@@ -166,12 +99,16 @@ class Queue:
             return batch
 
     def done(self, batch: Batch, seconds: float, computed: int) -> None:
-        """A batch took so long, and so many of it were computed: the others were no pictures, or too late."""
+        """A batch took so long, and so many of it were computed: the others were no pictures, or too late. What several
+        threads took is charged for each of them, and says nothing of how long who waits for one will be.
+        """
         with self._changed:
+            threads = LONE_THREADS if batch.wide else 1
             for one in batch.waiting:
-                self._charge(one, seconds / len(batch.waiting) - one.seconds)
+                self._charge(one, threads * seconds / len(batch.waiting) - one.seconds)
             if computed:
                 self._passes[computed] += 1
+            if computed and threads == 1:
                 body = batch.waiting[0].body
                 usual = self._seconds.get(body, FIRST_GUESS_SECONDS)
                 self._seconds[body] = usual + _SMOOTHING * (seconds / computed - usual)

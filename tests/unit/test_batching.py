@@ -324,4 +324,17 @@ async def test_a_lone_picture_has_what_is_for_it(batcher: Batcher, model: Model,
     await asyncio.sleep(0)
     lone.opened.set()
     await asyncio.gather(*asking)
+    await batcher.close()  # it counts after it answers
     assert (lone.passes, gate.passes, batcher.num_wide) == ([1, 1], [2], 2)
+
+
+async def test_a_lone_picture_that_falls_back_is_not_counted_as_one_on_several_threads(
+    batcher: Batcher, model: Model
+) -> None:
+    """Where memory does not suffice for what is for it, what is for all answers it."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((SIZE, SIZE, 3), 255, np.uint8)).save(buffer, "PNG")
+    short = Model(model.head, LoadedBackbone(Backbone(mean_colour()), 0, CAP, lone=Backbone(greedy())))
+    assert (await batcher.answer(buffer.getvalue(), short)).probabilities.shape == (3,)
+    await batcher.close()  # it counts after it answers
+    assert batcher.num_wide == 0

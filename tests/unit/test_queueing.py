@@ -14,18 +14,11 @@ import pytest
 from handful.bundle.predictor import Backbone
 from handful.errors import ResourceExhausted
 from services.inference.admission import MAX_WAIT_SECONDS
+from services.inference.lines import CROWDED_SECONDS, FIRST_GUESS_SECONDS, Batch, Line, Waiting
 from services.inference.loading import Loader, Model
 from services.inference.pointers import VersionRef
-from services.inference.queueing import (
-    CROWDED_SECONDS,
-    FIRST_GUESS_SECONDS,
-    KEPT_SECONDS,
-    MAX_QUEUED_BYTES,
-    Batch,
-    Line,
-    Queue,
-    Waiting,
-)
+from services.inference.queueing import KEPT_SECONDS, MAX_QUEUED_BYTES, Queue
+from services.inference.runtimes import LONE_THREADS
 from services.shared.objects.filesystem import FilesystemStore
 from services.shared.server import MEBIBYTE
 from tests.bundles import mean_colour, publish
@@ -352,3 +345,29 @@ async def test_what_was_no_picture_says_nothing_of_how_long_pictures_take(shared
     fill(queue, shared, 1)
     assert queue.passes() == {}
     assert queue.wait(queue.line(shared)) == pytest.approx(FIRST_GUESS_SECONDS)
+
+
+async def test_what_several_threads_took_says_nothing_of_how_long_one_takes(shared: Model) -> None:
+    """A burst after lone calls is let in by what passes on one thread take, as one that comes first is."""
+    wide = replace(shared, backbone=replace(shared.backbone, lone=Backbone(mean_colour())))
+    queue = Queue(1, LENGTH)
+    for _ in range(50):
+        fill(queue, wide, 1)
+        queue.done(taken(queue), FIRST_GUESS_SECONDS / LONE_THREADS, 1)
+    fill(queue, wide, LENGTH)
+    assert queue.wait(queue.line(wide)) == pytest.approx(LENGTH * FIRST_GUESS_SECONDS)
+    with pytest.raises(ResourceExhausted):
+        queue.put([waiting(wide, left=0.9 * LENGTH * FIRST_GUESS_SECONDS)])
+
+
+async def test_a_pass_on_several_threads_is_charged_for_each(shared: Model) -> None:
+    """A project is behind by the processor's time that it had, as by as many passes on one thread."""
+    lone, usual = of_project(shared, "lone"), of_project(shared, "usual")
+    lone = replace(lone, backbone=replace(lone.backbone, lone=Backbone(mean_colour())))
+    used = []
+    for model in (lone, usual):
+        queue = Queue(1, LENGTH)
+        fill(queue, model, 1)
+        queue.done(taken(queue), 0.3, 1)
+        used.append(queue.line(model).used)
+    assert used[0] == pytest.approx(LONE_THREADS * used[1])
