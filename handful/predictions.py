@@ -1,7 +1,9 @@
 """Files that a model is asked about: what they show or are of, and why it says so."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +30,7 @@ class Stored(Protocol):
     def content_sha256(self) -> str: ...
 
 
-File = Path | str | bytes | Stored
+File = PathLike[str] | str | bytes | Stored
 # What became of one of many: the answer, or why there is none.
 Answer = PredictResponse | HandfulError | OSError
 # As the service takes them.
@@ -36,13 +38,17 @@ MAX_BYTES = 32 * MEBIBYTE
 # In one call of many, fewer than the service takes: all must be answered before the call's time is up.
 BATCH_FILES = {"image": 16, "sound": 4, "content_sha256": 4}
 BATCH_BYTES = 16 * MEBIBYTE
+# What a server says of no bytes, as of a file; none that is stored has none.
+_EMPTY = ": The file is empty."
 
 
 def predict(
     stub: InferenceServiceStub, model: str, file: File, top_k: int, max_error_rate: float | None
 ) -> PredictResponse:
     request = PredictRequest(model=model, top_k=top_k, max_error_rate=max_error_rate, **_content(file))
-    return _promised(call(stub.Predict, request), max_error_rate)
+    with _known(request.content_sha256):
+        answer = call(stub.Predict, request)
+    return _promised(answer, max_error_rate)
 
 
 def predict_many(
@@ -67,7 +73,9 @@ def predict_many(
 
 
 def explain(stub: InferenceServiceStub, model: str, file: File, label: str) -> ExplainResponse:
-    answer: ExplainResponse = call(stub.Explain, ExplainRequest(model=model, label=label, **_content(file)))
+    request = ExplainRequest(model=model, label=label, **_content(file))
+    with _known(request.content_sha256):
+        answer: ExplainResponse = call(stub.Explain, request)
     return answer
 
 
@@ -98,7 +106,8 @@ class _Batch:
         request.CopyFrom(asked)
         getattr(request, kind).extend(self.files)
         try:
-            answered: PredictBatchResponse = call(stub.PredictBatch, request)
+            with _known(*request.content_sha256s):
+                answered: PredictBatchResponse = call(stub.PredictBatch, request)
         except InvalidArgument as other:
             if [named for named, _ in other.violations] != [kind]:
                 raise
@@ -112,8 +121,24 @@ class _Batch:
 def _promised(answer: PredictResponse, max_error_rate: float | None) -> PredictResponse:
     """The answer. Unimplemented where a rate was asked for and the server did not look at it: then none is unsure."""
     if max_error_rate is not None and not answer.HasField("min_confidence"):
-        raise Unimplemented("max_error_rate: The inference service is of an older release, which does not know it.")
+        raise _too_old("max_error_rate")
     return answer
+
+
+@contextmanager
+def _known(*content_sha256s: str) -> Iterator[None]:
+    """Unimplemented where examples were asked about, and the server says that there is no file: it did not see them."""
+    try:
+        yield
+    except InvalidArgument as missing:
+        fields = {field for field, _ in missing.violations}
+        if any(content_sha256s) and (fields & {"images", "sounds"} or missing.message.endswith(_EMPTY)):
+            raise _too_old("content_sha256") from missing
+        raise
+
+
+def _too_old(field: str) -> Unimplemented:
+    return Unimplemented(f"{field}: The inference service is of an older release, which does not know it.")
 
 
 def _error(error: PredictError) -> HandfulError:
@@ -123,7 +148,7 @@ def _error(error: PredictError) -> HandfulError:
 
 def _content(file: File) -> dict[str, Any]:
     """The field of a request that takes the file, and its bytes; of what is stored, its hash."""
-    if not isinstance(file, Path | str | bytes):
+    if hasattr(file, "content_sha256"):
         return {"content_sha256": file.content_sha256}
     data = file if isinstance(file, bytes) else Path(file).read_bytes()
     field = "sound" if is_sound(data) else "image"

@@ -9,6 +9,9 @@ from handful.bundle.manifest import blob_key
 from handful.errors import InvalidArgument, NotFound
 from services.shared.objects import ObjectMissing, ObjectStore
 
+# At a time, of all calls: what is read holds memory before the queue can refuse it, and models and pointers are read by
+# the threads that are left, of which the smallest machine has five.
+MAX_READS = 4
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -17,6 +20,7 @@ class Examples:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
+        self._reads = asyncio.Semaphore(MAX_READS)
 
     async def read(self, project: str, content_sha256: str) -> bytes:
         """The file of a project's example, hash-checked. InvalidArgument, NotFound."""
@@ -25,7 +29,8 @@ class Examples:
             raise InvalidArgument.fields([("content_sha256", told)])
         key = blob_key(project, content_sha256)
         try:
-            return await asyncio.to_thread(self._store.get, key, content_sha256)
+            async with self._reads:
+                return await asyncio.to_thread(self._store.get, key, content_sha256)
         except ObjectMissing:
             message = f"There is no example in projects/{project} whose content_sha256 is {content_sha256}."
             raise NotFound(message) from None

@@ -67,7 +67,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     async def Explain(self, request: inference_pb2.ExplainRequest, context: Context) -> inference_pb2.ExplainResponse:
         ref, model = await self._models.get(request.model)
         labels = model.head.labels
-        data, label = await self._data(request, model), _label(request.label, labels)
+        label, data = _label(request.label, labels), await self._data(request, model)
         with self._batcher.statistics.counting(model.version):
             found = await self._explainer.explain(data, model, label)
         return inference_pb2.ExplainResponse(

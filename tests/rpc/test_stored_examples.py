@@ -1,7 +1,11 @@
 """Examples that are asked about by what is in them, in place of a file: every call that takes a file takes them."""
 
 import asyncio
+import os
+import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeAlias
 
 import pytest
@@ -10,18 +14,22 @@ from grpc import aio
 from handful import Client
 from handful.bundle import manifest
 from handful.channel import Addresses
-from handful.errors import InvalidArgument, NotFound, from_rpc_error
+from handful.errors import InvalidArgument, NotFound, Unimplemented, from_rpc_error
 from handful.predictions import File
 from handful.v1 import inference_pb2_grpc
 from handful.v1.dataset_pb2 import Example
 from handful.v1.inference_pb2 import (
     ExplainRequest,
+    ExplainResponse,
     NearestExample,
     PredictBatchRequest,
+    PredictBatchResponse,
     PredictRequest,
     PredictResponse,
     StreamPredictRequest,
 )
+from services.inference.examples import MAX_READS, Examples
+from services.inference.servicer import Context, InferenceServicer
 from services.shared.objects.filesystem import FilesystemStore
 from tests.bundles import COLOURS, point, publish
 from tests.servers import open_inference, reason
@@ -148,3 +156,90 @@ async def test_the_client_takes_what_has_a_content(store: FilesystemStore, paint
 
     async with open_inference(store) as address:
         await asyncio.to_thread(ask, address)
+
+
+async def test_a_file_may_be_named_by_whatever_is_a_path(store: FilesystemStore, paint: Paint, tmp_path: Path) -> None:
+    """As the entries of a folder are, which are no `Path`."""
+    point(store, {"flowers": [publish(store)]})
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "green.png").write_bytes(paint("green"))
+
+    def ask(address: str) -> None:
+        with Client(Addresses(inference=address)) as client, os.scandir(folder) as entries:
+            assert [client.predict("flowers", one).predictions[0].label for one in entries] == ["green"]
+
+    async with open_inference(store) as address:
+        await asyncio.to_thread(ask, address)
+
+
+class Older(InferenceServicer):
+    """A server of a release that does not know the field."""
+
+    async def Predict(self, request: PredictRequest, context: Context) -> PredictResponse:  # noqa: N802 - so named there
+        request.ClearField("content_sha256")
+        return await super().Predict(request, context)
+
+    async def PredictBatch(  # noqa: N802 - so named there
+        self, request: PredictBatchRequest, context: Context
+    ) -> PredictBatchResponse:
+        request.ClearField("content_sha256s")
+        return await super().PredictBatch(request, context)
+
+    async def Explain(self, request: ExplainRequest, context: Context) -> ExplainResponse:  # noqa: N802 - so named there
+        request.ClearField("content_sha256")
+        return await super().Explain(request, context)
+
+
+async def test_an_older_server_is_said_to_be_one(store: FilesystemStore, paint: Paint) -> None:
+    """It finds no file in what it is asked; the SDK says that the server does not know the question."""
+    point(store, {"flowers": [publish(store)]})
+    example = Example(content_sha256=keep(store, paint("green")))
+
+    def ask(address: str) -> None:
+        with Client(Addresses(inference=address)) as client:
+            for question in (
+                lambda: client.predict("flowers", example),
+                lambda: client.explain("flowers", example),
+                lambda: list(client.predict_many("flowers", [example])),
+            ):
+                with pytest.raises(Unimplemented, match=r"content_sha256: .* older release"):
+                    question()
+            with pytest.raises(InvalidArgument, match="The file is empty"):
+                client.predict("flowers", b"")
+
+    async with open_inference(store, servicer=Older) as address:
+        await asyncio.to_thread(ask, address)
+
+
+async def test_nothing_is_read_for_a_question_that_is_wrong(store: FilesystemStore, inference_stub: Stub) -> None:
+    """Of a label that the model has not that is said, whatever is in the store."""
+    point(store, {"flowers": [publish(store)]})
+    with pytest.raises(aio.AioRpcError) as caught:
+        await inference_stub.Explain(ExplainRequest(model=FLOWERS, content_sha256=NOWHERE, label="purple"))
+    assert str(from_rpc_error(caught.value)).startswith("label: is no class of the model")
+
+
+class SlowStore(FilesystemStore):
+    """Remembers how many were reading at the same time, at most."""
+
+    most = reading = 0
+    _lock = threading.Lock()
+
+    def get(self, key: str, sha256: str | None = None) -> bytes:
+        with self._lock:
+            self.reading += 1
+            self.most = max(self.most, self.reading)
+        time.sleep(0.05)
+        with self._lock:
+            self.reading -= 1
+        return super().get(key, sha256)
+
+
+async def test_few_examples_are_read_at_a_time(tmp_path: Path) -> None:
+    """However many are asked about: what is read holds memory, and models are read by the same threads."""
+    store = SlowStore(tmp_path / "store")
+    kept = keep(store, b"anything")
+    examples = Examples(store)
+    assert await asyncio.gather(*(examples.read("default", kept) for _ in range(12))) == [b"anything"] * 12
+    assert store.most <= MAX_READS
