@@ -17,7 +17,7 @@ VERSION: str = ort.__version__
 
 
 # Threads of one pass look so long for its next part before they sleep. To wake them for each part takes all that they
-# win, and while they look longer they keep others from the core.
+# win, and while they look longer they keep others from the core. Below 1.26 nobody heeds it.
 _SPIN_MICROSECONDS = 100
 
 # What it says where memory ran out: it has no exception for that alone.
