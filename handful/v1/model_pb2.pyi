@@ -635,7 +635,9 @@ class ExportFormat(_message.Message):
     has them. 0: it is tried on golden inputs alone.
     """
     examples_min_agreement: _builtins.float
-    """Least share of these whose best class is the model's own, in (0, 1]. 0 where `examples_max_abs_diff` is."""
+    """Least share of these whose best class is the model's own, in (0, 1], but that of one may always be another. 0 where
+    `examples_max_abs_diff` is.
+    """
     @_builtins.property
     def needs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What whoever runs it needs, such as `Python 3.11 or newer`."""
@@ -733,9 +735,11 @@ class ExportModelVersionResponse(_message.Message):
         format: _builtins.str
         """Name of the format."""
         num_examples: _builtins.int
-        """Validation examples that it was tried on as well, at most 64; 0 where the format is not, or the store has none."""
+        """Validation examples that it was tried on as well, at most 64, none of them golden inputs; 0 where the format is not,
+        or the store has no others.
+        """
         examples_top1_agreement: _builtins.float
-        """Share of these whose best class is the model's; at least the format's `examples_min_agreement`."""
+        """Share of these whose best class is the model's; at least the format's `examples_min_agreement`, or all but one."""
         examples_max_abs_diff: _builtins.float
         """Largest difference from a probability of the model on these; at most the format's `examples_max_abs_diff`."""
         def __init__(

@@ -54,7 +54,7 @@ other figures here are of the model itself.
 _FEW = "So few pictures say little of\nothers: try it on your own."
 _ON_EXAMPLES = """On {num} pictures
 that the model was validated on they differ by at most {said:g}, and {others}; above {bound:g}, or with
-fewer than {agreement:.0%} of them the same, it would not have been exported."""
+more others than {most}, it would not have been exported."""
 
 
 def write(bundle: Bundle, wanted: Format, near: Sequence[Nearness], names: list[str]) -> dict[str, bytes]:
@@ -105,7 +105,7 @@ def _near(wanted: Format, near: Sequence[Nearness]) -> str:
     if len(near) > 1 and wanted.in_fewer_bits:
         bound = wanted.in_fewer_bits
         told = {"num": near[1].num, "said": near[1].said, "others": _others(near[1])}
-        more = _ON_EXAMPLES.format(**told, bound=bound.max_abs_diff, agreement=bound.agreement)
+        more = _ON_EXAMPLES.format(**told, bound=bound.max_abs_diff, most=bound.most_flips(near[1].num))
     told = {"num": first.num, "said": first.said, "others": _others(first)}
     return _NEAR.format(title=wanted.title, **told, bound=wanted.max_abs_diff, more=more)
 

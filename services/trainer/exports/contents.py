@@ -28,16 +28,16 @@ SHIPPED = Path(__file__).parent / "shipped"
 FOLDER = "bundle"
 
 
-def make(bundle: Bundle, wanted: Format) -> dict[str, bytes]:
-    """The files but for what is said of them, by their names in the zip. FailedPrecondition FORMAT_UNSUITABLE where the
-    network cannot be written so.
+def make(bundle: Bundle, wanted: Format, merged: bytes) -> dict[str, bytes]:
+    """The files but for what is said of them, by their names in the zip, with its graph merged. FailedPrecondition
+    FORMAT_UNSUITABLE where the network cannot be written so.
     """
-    described, merged = _described(bundle), whole(bundle)
+    described = _described(bundle)
     with wanted.suits():
         return {**described, **_NETWORKS[wanted.name](bundle, merged)}
 
 
-def whole(bundle: Bundle) -> bytes:
+def merged(bundle: Bundle) -> bytes:
     """The model as one graph, which answers as it does."""
     return merge(bundle.graph, LinearHead.from_bytes(bundle.model.head, bundle.files["head.safetensors"]))
 

@@ -1,5 +1,6 @@
 """The formats that versions are exported in: a table, and whether a version can be had in one. It builds none."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,10 +18,16 @@ _HELD = {MODALITY_IMAGE: "pictures", MODALITY_SOUND: "sounds"}
 
 @dataclass(frozen=True)
 class Bound:
-    """How far answers to validation examples may be from the model's, and the least share of the same best classes."""
+    """How far answers to validation examples may be from the model's, and the least share of the same best classes; one
+    may always be another, since of few examples that is already a large share.
+    """
 
     max_abs_diff: float
     agreement: float
+
+    def most_flips(self, num: int) -> int:
+        """How many best classes of so many may be others."""
+        return max(1, math.floor((1 - self.agreement) * num))
 
 
 @dataclass(frozen=True)
@@ -90,8 +97,8 @@ _ROWS = (
     Format(
         name="onnx",
         title="ONNX and PyTorch",
-        description="The network as one ONNX graph, of pictures also as PyTorch code with its weights, with a script "
-        "that predicts and tests itself. Handful takes it back.",
+        description="The network as one ONNX graph, with a script that predicts and tests itself; one network of "
+        "pictures, in floats, also as PyTorch code with its weights. Handful takes it back.",
         needs=_PYTHON,
         max_abs_diff=1e-3,
         importable=True,

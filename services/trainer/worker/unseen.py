@@ -2,9 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from handful.bundle import manifest
-from handful.v1.bundle_pb2 import SPLIT_TRAIN, DatasetManifest
-from services.shared.objects import ObjectMissing, ObjectStore
+from services.trainer import learnt
 from services.trainer.worker.examples import Example, Examples
 from services.trainer.worker.work import Work
 
@@ -16,32 +14,16 @@ def unseen(work: Work, wanted: Sequence[Example], examples: Examples, manifests:
     """
     seen: set[str] = set()
     for digest in manifests:
-        learnt = _trained_on(work.store, work.project, digest)
-        if learnt is None:
+        contents = learnt.contents(work.store, work.project, digest)
+        if contents is None:
             message = (
                 "It is not known here what the model was trained on; some of these examples may have been among it."
             )
             work.notice("TRAINING_DATA_UNKNOWN", message)
         else:
-            seen |= learnt
-    groups = {_group(one) for one in (*examples.train, *examples.val) if one.content_sha256 in seen}
-    left = tuple(one for one in wanted if one.content_sha256 not in seen and _group(one) not in groups)
+            seen |= contents
+    left = learnt.without(seen, wanted, (*examples.train, *examples.val))
     if len(left) < len(wanted):
         message = f"{len(wanted) - len(left)} examples were left out, because the model was trained on them."
         work.notice("SEEN_IN_TRAINING", message)
     return left
-
-
-def _group(example: Example) -> str:
-    return example.group or example.content_sha256
-
-
-def _trained_on(store: ObjectStore, project: str, digest: str) -> set[str] | None:
-    """The contents that a model learnt from; None where its dataset manifest is not in this store."""
-    try:
-        data = store.get(manifest.dataset_manifest_key(project, digest), digest)
-    except ObjectMissing:
-        return None
-    sealed = manifest.from_bytes(DatasetManifest, data)
-    groups = {one.group for one in sealed.examples if one.split == SPLIT_TRAIN}
-    return {one.content_sha256 for one in sealed.examples if one.group in groups}
