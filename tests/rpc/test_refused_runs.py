@@ -21,6 +21,7 @@ from handful.v1.bundle_pb2 import (
 )
 from handful.v1.trainer_pb2 import Architecture
 from services.shared.objects.filesystem import FilesystemStore
+from services.trainer.architectures import ARCHITECTURES
 from services.trainer.presets import PRESETS
 from services.trainer.sound_architectures import SOUND_ARCHITECTURES
 from tests.playing_worker import PROJECT, asking, create, refusal, run_names, seal
@@ -181,7 +182,7 @@ async def test_what_no_worker_can_do_is_refused_at_once(trainer_service: Trainer
 async def test_the_architectures_are_listed_in_full(trainer_service: TrainerService, version: str) -> None:
     """Every architecture says what it is and where its weights come from, and can be asked for; one is the default."""
     listed = await trainer_service.trainer.ListArchitectures(trainer_pb2.ListArchitecturesRequest())
-    for one in (each for each in listed.architectures if each.modality == MODALITY_IMAGE):
+    for one in (each for each in listed.architectures if each.modality == MODALITY_IMAGE and not each.members):
         assert not one.HasField("sound_preprocessing")
         filled = {descriptor.name for descriptor, _ in one.ListFields()}
         filled |= {"is_default", "weights_license_note", "weights_state", "lacks_extra", "sound_preprocessing"}
@@ -189,13 +190,15 @@ async def test_the_architectures_are_listed_in_full(trainer_service: TrainerServ
         if not offered:
             filled |= {"weights_source", "weights_license", "weights_sha256", "weights_max_bytes"}
         assert bool(one.extra) == bool(one.code_license)
-        filled |= {"extra", "code_license"}
+        filled |= {"extra", "code_license", "members"}
         assert filled == set(one.DESCRIPTOR.fields_by_name)
         assert bool(SHA256.fullmatch(one.weights_sha256)) == bool(one.weights_source) == offered
         assert one.training_memory_bytes > 16 * one.num_parameters
         assert (
             await create(trainer_service, version, recipe=Recipe(architecture=one.id, weights=WEIGHTS_RANDOM))
         ).recipe.architecture == one.id
+    joined = {one.id: one.members for one in listed.architectures if one.members}
+    assert joined == {row.id: [member.id for member in row.members] for row in ARCHITECTURES.values() if row.members}
     of_sounds = [one for one in listed.architectures if one.modality == MODALITY_SOUND]
     assert [one.id for one in of_sounds] == list(SOUND_ARCHITECTURES)
     assert all(one.description and one.feature_width and one.sound_preprocessing.spectrograms for one in of_sounds)
