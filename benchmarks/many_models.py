@@ -3,7 +3,8 @@
 usage: many_models.py [--models 1000] [--seconds 10] [--examples 0]
 
 EfficientNet-Lite0 with its real weights; heads of five classes of random numbers. With `--examples 15` each model also
-knows so many training examples of each class, to say `unknown` and name the nearest, as those do that are trained here.
+knows so many training examples of each class, to say `unknown` and name the nearest, and was measured on as many, to
+promise few wrong answers, as those are that are trained here.
 The server has a core and a thread of its own, where there are two cores. Printed: from its start until it listens, its
 memory then, with one model, and with all; how long the first answer of each takes, one after another; and answers per
 second to 32 callers who wait for their answers, of one model and of all at random, in turns.
@@ -27,6 +28,7 @@ from benchmarks.lanes import picture
 from handful.bundle.neighbours import Named, Neighbours
 from handful.bundle.rows import CoarseRows
 from handful.v1 import inference_pb2_grpc
+from handful.v1.bundle_pb2 import ErrorControl
 from handful.v1.inference_pb2 import PredictRequest
 from services.shared.objects.filesystem import FilesystemStore
 from tests import real_bundles
@@ -49,6 +51,20 @@ def known(examples: int, seed: int) -> Neighbours | None:
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
     contents = [f"{number:064x}" for number in range(count)]
     return Neighbours(CoarseRows.of(rows), 3, 0.5, Named.of(contents, np.arange(count) % real_bundles.NUM_CLASSES))
+
+
+def publish(store: FilesystemStore, body: bytes, number: int, examples: int) -> str:
+    """The SHA-256 of its manifest."""
+    return real_bundles.publish(store, body, seed=number, known=known(examples, number), control=measured(examples))
+
+
+def measured(examples: int) -> ErrorControl | None:
+    """As of a model that answered one in twenty of as many wrongly."""
+    count = examples * real_bundles.NUM_CLASSES
+    if not count:
+        return None
+    wrong = count // 20
+    return ErrorControl(num_groups=count, min_confidences=np.linspace(0.9, 0, wrong + 1), errors=range(wrong + 1))
 
 
 async def ask(stub: Stub, model: str, image: bytes) -> float:
@@ -125,10 +141,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="handful-bench-") as folder:
         store, body = FilesystemStore(Path(folder) / "store"), real_bundles.graph()
-        models = {
-            f"m{number:04}": [real_bundles.publish(store, body, seed=number, known=known(given.examples, number))]
-            for number in range(given.models)
-        }
+        models = {f"m{number:04}": [publish(store, body, number, given.examples)] for number in range(given.models)}
         point(store, models)
         sizes = [one.stat().st_size for one in (Path(folder) / "store" / "projects").rglob("*.safetensors")]
         print(f"{len(models)} models; {sum(sizes) / 1e3 / len(models):.1f} kB each on disk, but for manifests")

@@ -66,7 +66,15 @@ class Probe:
     async def refuse_large(self, request: Sent, _context: Any) -> StringValue:
         made = Sent(2 * request.data)
         self.seen += [weakref.ref(request), weakref.ref(made)]
-        raise errors.InvalidArgument("broken") from ValueError("unreadable")
+        try:
+            return StringValue(value=vars(made)[CANARY])
+        except KeyError:
+            raise errors.InvalidArgument("broken") from ValueError("unreadable")
+
+    async def fail_in_a_ring(self, request: StringValue, _context: Any) -> StringValue:
+        first, second = ValueError(CANARY, request), KeyError(CANARY)
+        first.__cause__, second.__cause__ = second, first
+        raise first
 
     async def recover(self, request: StringValue, _context: Any) -> StringValue:
         self.refusals += 1
@@ -96,7 +104,7 @@ class Probe:
             "request_deserializer": StringValue.FromString,
             "response_serializer": StringValue.SerializeToString,
         }
-        unary = [self.who, self.echo, self.peer, self.wait, self.fail, self.refuse, self.recover]
+        unary = [self.who, self.echo, self.peer, self.wait, self.fail, self.fail_in_a_ring, self.refuse, self.recover]
         methods: dict[str, Any] = {one.__name__: grpc.unary_unary_rpc_method_handler(one, **how) for one in unary}
         large = {**how, "request_deserializer": Sent}
         methods["refuse_large"] = grpc.unary_unary_rpc_method_handler(self.refuse_large, **large)

@@ -58,6 +58,7 @@ def publish(
     project: str = "default",
     seed: int = 1,
     known: Neighbours | None = None,
+    control: bundle_pb2.ErrorControl | None = None,
 ) -> str:
     """Stores a project's bundle of five classes on the default backbone; the SHA-256 of its manifest. A private one has
     a graph of its own, which computes the same. A seed is a head.
@@ -91,6 +92,7 @@ def publish(
             bundle_pb2.BundleFile(path=path, sha256=manifest.sha256(data), size_bytes=len(data))
             for path, data in sorted(files.items())
         ],
+        error_control=control,
     )
     if known is not None:
         bundle.neighbours.nearest, bundle.neighbours.max_distance = known.nearest, known.max_distance

@@ -28,6 +28,11 @@ def groups_needed(max_error_rate: float) -> int:
     return math.ceil(min(1 / max_error_rate - 1 - _ROUNDING, _MOST))
 
 
+def least_rate(num_groups: int) -> float:
+    """What can be promised of a model that was measured on so many groups, rounded up to a thousandth."""
+    return math.ceil(1e3 / (num_groups + 1)) / 1e3
+
+
 def check(known: ErrorControl) -> None:
     """ValueError where it is none."""
     confidences, errors = known.min_confidences, known.errors

@@ -11,11 +11,15 @@ from handful.v1.bundle_pb2 import Backbone
 
 DATASET_FORMAT = "handful.dataset/1"
 # Of models that keep their neighbours in two bits the second: releases that cannot read these refuse the whole model.
-MODEL_FORMAT, COARSE_MODEL_FORMAT = "handful.model/1", "handful.model/2"
+MODEL_FORMATS = MODEL_FORMAT, COARSE_MODEL_FORMAT = "handful.model/1", "handful.model/2"
 BACKBONE_GRAPH, BACKBONE_WEIGHTS = "backbone.onnx", "backbone.safetensors"
-_FORMATS = {"DatasetManifest": (DATASET_FORMAT,), "ModelManifest": (MODEL_FORMAT, COARSE_MODEL_FORMAT)}
+_FORMATS = {"DatasetManifest": (DATASET_FORMAT,), "ModelManifest": MODEL_FORMATS}
 
 Manifest = TypeVar("Manifest", bound=Message)
+
+
+class UnknownFormat(ValueError):
+    """A manifest of a kind that we do not know."""
 
 
 def to_bytes(message: Message) -> bytes:
@@ -25,7 +29,7 @@ def to_bytes(message: Message) -> bytes:
 
 
 def from_bytes(kind: type[Manifest], data: bytes) -> Manifest:
-    """The message; ValueError where the bytes are no JSON of its kind, or of another format than we know.
+    """The message; ValueError where the bytes are no JSON of its kind, UnknownFormat where of another than we know.
 
     Fields that are not known are ignored.
     """
@@ -37,7 +41,7 @@ def from_bytes(kind: type[Manifest], data: bytes) -> Manifest:
         raise ValueError("not a manifest") from problem
     expected = _FORMATS.get(message.DESCRIPTOR.name)
     if expected and getattr(message, "format") not in expected:  # noqa: B009 - not every manifest has one
-        raise ValueError(f"not of format {' or '.join(expected)}")
+        raise UnknownFormat(f"not of format {' or '.join(expected)}")
     return message
 
 

@@ -24,6 +24,8 @@ NEAREST = 3
 KNOWN = 0.95
 # More training examples than these tell little more, and all of them are compared with at each prediction.
 MAX_ROWS = 500
+# What an example's features may be off by on another processor or runtime; a model of copies knows one more of them.
+MIN_DISTANCE = 1e-5
 # The farthest of m held-out examples is nearer than one new one in m + 1, whatever the features: one in 6 at worst.
 MIN_HELD_OUT = 5
 
@@ -86,7 +88,7 @@ class Neighbours:
 
     def _cosines(self, features: Floats) -> Floats:
         """float32[n, rows] of float32[n, feature_width]."""
-        return np.clip(self.rows.cosines(_unit(features)), -1, 1)
+        return self.rows.cosines(_unit(features))
 
     @property
     def num_bytes(self) -> int:
@@ -144,9 +146,9 @@ def _thinned(count: int) -> npt.NDArray[np.intp]:
 
 
 def _limit(distances: Floats) -> float:
-    """What ceil(0.95 (n + 1)) of them keep, at most the largest."""
+    """What ceil(0.95 (n + 1)) of them keep, at most the largest; at least `MIN_DISTANCE`."""
     place = min(math.ceil(KNOWN * (len(distances) + 1)), len(distances))
-    return float(np.sort(distances)[place - 1])
+    return max(float(np.sort(distances)[place - 1]), MIN_DISTANCE)
 
 
 def _named(tensors: Tensors, count: int) -> Named:

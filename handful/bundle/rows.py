@@ -126,7 +126,7 @@ class CoarseRows:
         turned, step = _rotated(unit), max(1, PRODUCT // self.codes.shape[1])
         parts = [self.codes[first : first + step] for first in range(0, len(self), step)]
         levels = np.concatenate([_products(turned, part) for part in parts], axis=1)
-        found: Floats = self.along * centred + self.scales * levels
+        found: Floats = np.clip(self.along * centred + self.scales * levels, -1, 1)
         return found
 
     def plain(self) -> Floats:

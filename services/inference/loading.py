@@ -6,8 +6,10 @@ others than where it was made.
 import asyncio
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import structlog
+from google.protobuf.message import Message
 
 from handful.bundle import error_control, golden, neighbours
 from handful.bundle.golden import MAX_DIFFERENCE, MAX_LEVELS, Golden
@@ -22,10 +24,11 @@ from services.inference.pointers import VersionRef
 from services.inference.pool import Pool, Sized
 from services.inference.runtimes import Body
 from services.inference.runtimes.choosing import Chooser
-from services.shared import allocating
 from services.shared.objects import ObjectStore, StoreUnavailable
 
 log = structlog.get_logger()
+
+Part = TypeVar("Part", bound=Message)
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Loader:
 
     async def load(self, ref: VersionRef) -> Model:
         """The model of a version."""
-        head = await self._pool.get(f"{ref.project}/{ref.manifest_sha256}", partial(self._load, ref))
+        head = await self._pool.get(f"{ref.project}/{ref.manifest_sha256}", partial(self._head, ref))
         return Model(head, await self._backbones.get(head.graph), ref.name)
 
     def loaded(self) -> dict[str, list[Sized]]:
@@ -109,12 +112,6 @@ class Loader:
         """Those in memory, the least recently used first."""
         return [one for one in self._pool.values() if isinstance(one, LoadedBackbone)]
 
-    async def _load(self, ref: VersionRef) -> LoadedHead:
-        """A head; what it took to read and try it, many times as much, is given back."""
-        head = await self._head(ref)
-        await asyncio.to_thread(allocating.trim)
-        return head
-
     async def _head(self, ref: VersionRef) -> LoadedHead:
         data = await self._read(bundle_key(ref.project, ref.manifest_sha256, "manifest.json"), ref.manifest_sha256)
         try:
@@ -128,7 +125,7 @@ class Loader:
         try:
             head = LinearHead.from_bytes(manifest.head, stored)
             near = None if known is None else Neighbours.from_bytes(manifest.neighbours, known)
-            control = manifest.error_control if manifest.HasField("error_control") else None
+            control = _alone(manifest.error_control) if manifest.HasField("error_control") else None
             if control is not None:
                 error_control.check(control)
         except ValueError as problem:
@@ -174,9 +171,9 @@ class Loader:
         return await asyncio.to_thread(self._store.get, key, sha256)
 
 
-def _alone(backbone: BackboneMessage) -> BackboneMessage:
-    """Its own; as a part of the manifest it would hold all of that in memory."""
-    return BackboneMessage.FromString(backbone.SerializeToString())
+def _alone(part: Part) -> Part:
+    """A copy; a part of the manifest would hold all of that in memory."""
+    return type(part).FromString(part.SerializeToString())
 
 
 def _check(ref: VersionRef, head: LoadedHead, known: Golden, body: Body) -> None:

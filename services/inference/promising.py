@@ -48,5 +48,5 @@ def _why_not(model: Model, rate: float) -> str:
             f"{takes} that the model was not fitted on, and it was measured on none, or an earlier release made it; "
             "train it anew, with examples that validate or two of every class at least."
         )
-    least = f"{1 / (known.num_groups + 1):.2g}"
-    return f"{takes}, and the model was measured on {known.num_groups}. Ask for {least} or more, or add examples."
+    least = error_control.least_rate(known.num_groups)
+    return f"{takes}, and the model was measured on {known.num_groups}. Ask for {least:g} or more, or add examples."

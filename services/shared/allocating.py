@@ -6,12 +6,14 @@ something larger had, makes the next of these take new room.
 
 import asyncio
 import ctypes
+import time
 
 # Blocks of this size and more are of their own, and gone when they are freed: decoded pictures and recordings. What a
 # forward pass takes is smaller, or kept by its runtime.
 OWN_BYTES = 4 * 1024 * 1024
-# So often what lies free between smaller ones is given back, which takes less than a millisecond.
-SECONDS = 2.0
+# So often at most what lies free between smaller ones is given back. It takes the longer the more lies between, up to
+# tens of milliseconds in which other threads may wait for room: so at most that share of the time.
+SECONDS, SHARE = 2.0, 0.01
 # Of mallopt(3).
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 
@@ -35,6 +37,18 @@ def trim() -> None:
 
 async def keep_giving_back() -> None:
     """For ever: whole pages that lie free between smaller blocks, where the C library can."""
+    took = 0.0
     while True:
-        await asyncio.sleep(SECONDS)
-        await asyncio.to_thread(trim)
+        await asyncio.sleep(pause(took))
+        took = await asyncio.to_thread(_timed)
+
+
+def pause(took: float) -> float:
+    """Seconds until the next time, where the last took so many."""
+    return max(SECONDS, took / SHARE)
+
+
+def _timed() -> float:
+    began = time.thread_time()  # what other programs took meanwhile is none of its business
+    trim()
+    return time.thread_time() - began

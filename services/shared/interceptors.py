@@ -150,9 +150,13 @@ def _let_go(problem: BaseException | None) -> None:
     """Of everything that was on the way to an error. gRPC keeps what ended a call with the call, in a ring that only
     Python's collector opens, perhaps minutes later: a server that refuses large files would hold many of them.
     """
-    while problem is not None:
-        problem.__traceback__ = None
-        problem = problem.__cause__ or problem.__context__
+    left, seen = [problem], set[int]()
+    while left:
+        one = left.pop()
+        if one is not None and id(one) not in seen:  # an error may come of itself, by way of others
+            seen.add(id(one))
+            one.__traceback__ = None
+            left += [one.__cause__, one.__context__]
 
 
 async def _write(context: Context, answer: Any, slow_reader_seconds: float) -> None:

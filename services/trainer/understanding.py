@@ -9,12 +9,17 @@ from collections.abc import Iterator
 
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from handful.bundle.manifest import MODEL_FORMATS
 from handful.recipe import as_dict
 from handful.v1.bundle_pb2 import Recipe
 from handful.v1.worker_pb2 import Capabilities
 from services.trainer.presets import PRESETS
 
-EVALUATED, CONTINUED = "evaluations", "continued runs"
+CONTINUED = "continued runs"
+# A worker measures models of the formats that it can read, and a run does not say of which its model is.
+EVALUATED = f"evaluations of {MODEL_FORMATS[-1]}"
+# What trainers of a release before that one's ask for.
+_EVALUATED_BEFORE = "evaluations"
 # Of workers that say nothing, whose releases are older than the question, only what such releases do rightly.
 _OLDEST = {
     "fast": "weights weights=PRETRAINED weights=RANDOM architecture seed num_epochs regularization_c head head=AUTO "
@@ -23,7 +28,7 @@ _OLDEST = {
     "weight_decay freeze freeze=BODY freeze=NONE frozen_mode frozen_mode=EVAL frozen_mode=TRAIN target_size "
     "horizontal_flip rotation_degrees brightness contrast saturation",
 }
-OLDEST = frozenset({EVALUATED} | {f"{preset}.{one}" for preset, all_ in _OLDEST.items() for one in all_.split()})
+OLDEST = frozenset(f"{preset}.{one}" for preset, all_ in _OLDEST.items() for one in all_.split())
 
 
 def needed(recipe: Recipe, *, continued: bool) -> frozenset[str]:
@@ -47,7 +52,7 @@ def _of_recipe(recipe: Recipe) -> Iterator[str]:
 
 def known() -> frozenset[str]:
     """What a worker of this release understands."""
-    return frozenset({EVALUATED, CONTINUED} | set(_of_presets()))
+    return frozenset({EVALUATED, _EVALUATED_BEFORE, CONTINUED} | set(_of_presets()))
 
 
 def _of_presets() -> Iterator[str]:

@@ -218,6 +218,9 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 for file in model.files
             }
             return model, _measured(manifest.from_bytes(bundle_pb2.Evaluation, files["evaluation.json"]))
+        except manifest.UnknownFormat:
+            message = "The bundle is of a kind that this server does not know. It is a worker's of another release."
+            raise FailedPrecondition(message, reason="BUNDLE_UNKNOWN") from None
         except (ValueError, KeyError):
             raise FailedPrecondition(
                 "The bundle is not one, or has no evaluation.", reason="BUNDLE_INCOMPLETE"

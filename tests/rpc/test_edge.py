@@ -66,7 +66,8 @@ async def test_a_call_without_a_usable_id_gets_one(edge: Edge, given: str | None
 
 async def test_what_went_wrong_inside_stays_inside(edge: Edge) -> None:
     """An exception nobody meant reaches the caller as INTERNAL with the request id, without a word of its own."""
-    for call in (edge.unary("fail", CANARY), edge.each(StringValue(value="fail").SerializeToString()).read()):
+    ring = edge.unary("fail_in_a_ring", CANARY)  # an error that comes of itself
+    for call in (edge.unary("fail", CANARY), ring, edge.each(StringValue(value="fail").SerializeToString()).read()):
         error = await failure(call)
         assert error.code() is grpc.StatusCode.INTERNAL
         seen = repr((error.details(), error.initial_metadata(), error.trailing_metadata(), error.debug_error_string()))

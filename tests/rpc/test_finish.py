@@ -103,13 +103,17 @@ async def test_a_bundle_is_named_by_a_hash(hold: Hold) -> None:
 async def test_what_is_no_bundle_is_not_published(
     trainer_service: TrainerService, store: FilesystemStore, hold: Hold
 ) -> None:
-    """An object that is no manifest, a bundle without evaluation, and an end without outcome end nothing."""
-    data = b"no manifest"
-    store.put(manifest.bundle_key("default", manifest.sha256(data), "manifest.json"), data)
-    for digest in (manifest.sha256(data), bundle(store, without="evaluation.json")):
+    """An object that is no manifest, or of a later release, a bundle without evaluation, and an end without outcome
+    end nothing.
+    """
+    digests = {bundle(store, without="evaluation.json"): "BUNDLE_INCOMPLETE"}
+    for data, reason in ((b"no manifest", "BUNDLE_INCOMPLETE"), (b'{"format":"handful.model/99"}', "BUNDLE_UNKNOWN")):
+        store.put(manifest.bundle_key("default", manifest.sha256(data), "manifest.json"), data)
+        digests[manifest.sha256(data)] = reason
+    for digest, reason in digests.items():
         error = await refusal(hold.succeed(digest))
         assert isinstance(error, FailedPrecondition)
-        assert error.reason == "BUNDLE_INCOMPLETE"
+        assert error.reason == reason
     assert isinstance(await refusal(hold.finish()), InvalidArgument)
     assert (await read(trainer_service, hold.run)).state == TrainingRun.STATE_RUNNING
 

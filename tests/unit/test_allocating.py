@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from services.shared import allocating
+
 # Blocks too small to be the system's when they are freed, and a last one that keeps what lies below it.
 SCRIPT = """
 import sys
@@ -60,3 +62,8 @@ def test_small_blocks_that_are_freed_are_given_back_by_themselves() -> None:
     assert most > 90e6
     assert after < 15e6
     assert not done
+
+
+def test_giving_back_takes_a_hundredth_of_the_time_at_most() -> None:
+    """Every two seconds, and where that takes long the more rarely."""
+    assert [allocating.pause(took) for took in (0, 0.02, 0.07)] == pytest.approx([2, 2, 7])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from handful.bundle import manifest
-from handful.bundle.error_control import check, groups_needed, min_confidence
+from handful.bundle.error_control import check, groups_needed, least_rate, min_confidence
 from handful.bundle.heads import Floats
 from handful.v1.bundle_pb2 import ErrorControl, ModelManifest
 from services.trainer.worker.held_out import MAX_CONFIDENCES, HeldOut
@@ -44,6 +44,14 @@ def test_how_many_groups_a_promise_needs(rate: float, needed: int) -> None:
         if num:
             control = ErrorControl(num_groups=num, min_confidences=[0], errors=[0])
             assert (min_confidence(control, rate) is not None) == enough
+
+
+def test_the_least_rate_that_is_told_is_promised() -> None:
+    """Of however many groups, as it is written; a thousandth less is not."""
+    for num in range(1, 3000):
+        control, told = ErrorControl(num_groups=num, min_confidences=[0], errors=[0]), float(f"{least_rate(num):g}")
+        assert min_confidence(control, told) is not None
+        assert min_confidence(control, told - 0.001) is None
 
 
 def test_what_was_wrong_is_counted_from_the_surest_on() -> None:

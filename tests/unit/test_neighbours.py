@@ -80,6 +80,17 @@ def test_examples_that_a_body_was_trained_on_do_not_set_the_limit() -> None:
     assert neighbours.widened(known, new[:4]) is None
 
 
+def test_examples_that_are_all_but_the_same_know_more_of_them() -> None:
+    """However near they lie, rounding makes none of their like unknown."""
+    for count in (8, 50):
+        for seed in range(5):
+            random = np.random.default_rng(seed)
+            one, noise = random.normal(size=1280), random.normal(scale=3e-4, size=(count + 100, 1280))
+            rows = (one + noise).astype(np.float32)
+            known = fitted(rows[:count])
+            assert (known.distances(rows) <= known.max_distance).all()
+
+
 def test_too_few_examples_tell_nothing() -> None:
     assert neighbours.fit(cluster(0, 40, 9), ["a", "b", "c", "a"] * 10) is None
 
@@ -104,6 +115,12 @@ def test_a_file_of_an_earlier_release_is_read() -> None:
     read = Neighbours.from_bytes(bundle_pb2.Neighbours(nearest=1, max_distance=0.25), save({"rows": rows}))
     assert read.distances(np.array([[0, 2], [3, 4]], np.float32)) == pytest.approx([0, 0], abs=1e-3)
     assert read.nearest_to(np.array([0, 2], np.float32), 3) == ()
+
+
+def test_rows_of_an_earlier_release_are_taken_as_they_are() -> None:
+    """Rounded to 16 bits a row may be longer than 1, and such models answer as they did."""
+    known = Neighbours(HalfRows(np.array([[1.001, 0]], np.float16)), 1, 0.5)
+    assert known.distances(np.array([[1, 0]], np.float32))[0] == pytest.approx(-0.001, abs=1e-4)
 
 
 def test_no_distance_is_below_zero() -> None:

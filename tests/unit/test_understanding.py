@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from handful.bundle.manifest import MODEL_FORMATS
 from handful.recipe import recipe
 from handful.v1.bundle_pb2 import Recipe
 from handful.v1.worker_pb2 import Capabilities, Claim
@@ -106,7 +107,7 @@ def test_every_field_of_a_claim_is_every_workers_or_belongs_to_a_kind_of_run() -
 
 
 def test_an_old_worker_gets_what_it_trains_rightly() -> None:
-    """Presets fast and baseline as they are, and evaluations of pictures; no LDA, no sounds, nothing that goes on."""
+    """Presets fast and baseline as they are; no LDA, no sounds, nothing that goes on and nothing that measures."""
     for preset, lda in itertools.product(("fast", "baseline", "fine_tune"), (False, True)):
         if lda and preset != "fast":
             continue
@@ -114,8 +115,18 @@ def test_an_old_worker_gets_what_it_trains_rightly() -> None:
         rightly = preset != "fine_tune" and not lda
         assert suits(resolve(asked, DEFAULT_ARCHITECTURE), OLD, continued=False) == rightly
         assert not suits(resolve(asked, DEFAULT_ARCHITECTURE), OLD, continued=True)
-    assert suits(Recipe(architecture="resnet18"), OLD, continued=False)
-    assert not any(suits(Recipe(architecture=one), OLD, continued=False) for one in SOUND_ARCHITECTURES)
+    assert not any(suits(Recipe(architecture=one), OLD, continued=False) for one in ("resnet18", *SOUND_ARCHITECTURES))
+
+
+def test_models_are_measured_by_workers_that_can_read_them() -> None:
+    """A worker of a release before the newest format of models is given no evaluation; those that can read it are given
+    evaluations by trainers of such a release, too.
+    """
+    newest, measured = f"evaluations of {MODEL_FORMATS[-1]}", Recipe(architecture=DEFAULT_ARCHITECTURE)
+    assert needed(measured, continued=False) >= {newest}
+    assert known() >= {"evaluations", newest}
+    assert not suits(measured, knows(newest), continued=False)
+    assert newest in waits_for(measured, [knows(newest)], continued=False)
 
 
 def test_recipes_of_a_newer_release_are_given_to_nobody() -> None:
