@@ -18,12 +18,13 @@ from handful.v1.bundle_pb2 import (
     WEIGHTS_AUTO,
     WEIGHTS_PRETRAINED,
     WEIGHTS_RANDOM,
+    ImagePreprocessing,
     Recipe,
 )
 from handful.v1.trainer_pb2 import Progress, TrainingRunEvent
 from handful.v1.worker_pb2 import Claim
 from services.shared.objects.filesystem import FilesystemStore
-from services.trainer.architectures import ARCHITECTURES, backbone_id
+from services.trainer.architectures import ARCHITECTURES, backbone_id, preprocessing
 from services.trainer.recipes import resolve
 from services.trainer.worker.pretrained import PretrainedWeights, WeightsUnavailable, offered
 from services.trainer.worker.reporting import Reporter, RunCancelled
@@ -94,6 +95,7 @@ def test_auto_without_weights_trains_everything(tmp_path: Path) -> None:
     """A head on a random body would be worth nothing: the whole network is trained, and event and manifest say so."""
     work, recorder = settled(tmp_path, Recipe(architecture=B0, weights=WEIGHTS_AUTO, seed=4))
     expected = Recipe(preset="baseline", architecture=B0, weights=WEIGHTS_RANDOM, freeze=FREEZE_NONE, seed=4)
+    expected.fit = ImagePreprocessing.FIT_CENTER_CROP
     assert work.recipe == resolve(expected, LITE0)
     assert [event.WhichOneof("event") for event in recorder.events] == ["notice", "recipe_settled"]
     (notice,) = work.notices
@@ -101,6 +103,21 @@ def test_auto_without_weights_trains_everything(tmp_path: Path) -> None:
     assert notice == recorder.events[0].notice
     assert "HANDFUL_WEIGHTS_DOWNLOAD" in notice.message
     assert recorder.events[1].recipe_settled.recipe == work.recipe
+
+
+@pytest.mark.parametrize(("fields", "fit"), [({}, "FIT_CENTER_CROP"), ({"fit": "SQUASH"}, "FIT_SQUASH")], ids=str)
+def test_auto_keeps_how_pictures_are_cut(tmp_path: Path, fields: dict[str, object], fit: str) -> None:
+    """Of features or of a whole network: pictures come to it as they were to, though defaults differ."""
+    work, _ = settled(tmp_path, from_words({"preset": "fast", "architecture": B0, "weights": "AUTO", **fields}))
+    assert work.recipe.preset == "baseline"
+    assert preprocessing(work.recipe, textbook=True).fit == ImagePreprocessing.Fit.Value(fit)
+
+
+def test_a_yolo_is_cut_as_its_trainer_cuts(tmp_path: Path) -> None:
+    """How pictures come to a YOLO that is trained is no field of a recipe, whatever was asked for its features."""
+    asked = from_words({"preset": "fast", "architecture": "yolo11n_cls", "weights": "AUTO", "fit": "SQUASH"})
+    work, _ = settled(tmp_path, asked)
+    assert (work.recipe.preset, work.recipe.fit) == ("baseline", ImagePreprocessing.FIT_UNSPECIFIED)
 
 
 def test_auto_keeps_what_else_was_asked_for(tmp_path: Path) -> None:

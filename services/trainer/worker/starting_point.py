@@ -14,9 +14,10 @@ from handful.v1.bundle_pb2 import (
     WEIGHTS_AUTO,
     WEIGHTS_PRETRAINED,
     WEIGHTS_RANDOM,
+    ImagePreprocessing,
     Recipe,
 )
-from services.trainer.architectures import ARCHITECTURES
+from services.trainer.architectures import ARCHITECTURES, ULTRALYTICS
 from services.trainer.presets import BASELINE, FINE_TUNE, OF_FEATURES
 from services.trainer.recipes import resolve
 from services.trainer.sound_architectures import AUTO, modality
@@ -62,6 +63,9 @@ def _fetch(work: Work) -> None:
 def _from_nothing(recipe: Recipe) -> Recipe:
     """The recipe as gradient training of everything; of one that fits a head alone, what it shares with that."""
     asked = Recipe(preset=BASELINE, architecture=recipe.architecture, seed=recipe.seed)
+    if recipe.preset in OF_FEATURES and ARCHITECTURES[recipe.architecture].network.library != ULTRALYTICS:
+        # The default of features is not written down, and another than this preset's.
+        asked.fit = recipe.fit or ImagePreprocessing.FIT_CENTER_CROP
     if recipe.preset == BASELINE:
         asked.CopyFrom(recipe)
         asked.ClearField("frozen_mode")  # nothing is frozen
