@@ -141,11 +141,12 @@ def continued(base: Recipe, asked: Recipe, num_epochs: int) -> Recipe:
         problems.append(("recipe.num_epochs", "follows from num_additional_epochs; leave it out"))
     wanted = Recipe()
     wanted.CopyFrom(base)
-    for field in preset.fields:
-        # What hangs on a field that is other now has its default again.
-        if field.needs is not None and field.needs.field in changed and field.name not in given:
-            wanted.ClearField(field.name)  # type: ignore[arg-type]
     wanted.MergeFrom(asked)
+    for field in preset.fields:
+        # What hangs on a field that is other now has its default again. What says nothing, earlier releases took.
+        hangs = field.needs is not None and field.needs.field in changed and field.name not in given
+        if hangs or (field.name not in changed and not recipes.matters(wanted, field)):
+            wanted.ClearField(field.name)  # type: ignore[arg-type]
     for name in (name for name in _FIXED if name in shown):
         setattr(wanted, name, getattr(base, name))
     wanted.num_epochs = num_epochs

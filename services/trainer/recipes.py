@@ -248,11 +248,11 @@ def _given(asked: Recipe) -> list[str]:
 
 def _value(asked: Recipe, field: Field, resolved: Recipe) -> tuple[Any, str]:
     descriptor = Recipe.DESCRIPTOR.fields_by_name[field.name]
-    if field.needs is not None and not _has_one_of(resolved, field.needs.field, field.needs.values):
-        matters = f"only matters with {field.needs.field} {' or '.join(field.needs.values)}"
+    if field.needs is not None and not matters(resolved, field):
+        problem = f"only matters with {field.needs.field} {' or '.join(field.needs.values)}"
         otherwise = _from_text(descriptor, field.needs.otherwise)
         given = field.name in _given(asked) and getattr(asked, field.name) != otherwise
-        return otherwise, matters if given else ""
+        return otherwise, problem if given else ""
     if field.name not in _given(asked):
         return _from_text(descriptor, field.default), ""
     value = getattr(asked, field.name)
@@ -268,9 +268,12 @@ def _value(asked: Recipe, field: Field, resolved: Recipe) -> tuple[Any, str]:
     )
 
 
-def _has_one_of(resolved: Recipe, name: str, values: tuple[str, ...]) -> bool:
-    descriptor = Recipe.DESCRIPTOR.fields_by_name[name]
-    return getattr(resolved, name) in [_from_text(descriptor, value) for value in values]
+def matters(recipe: Recipe, field: Field) -> bool:
+    """Whether a recipe has what one of its fields needs to matter."""
+    if field.needs is None:
+        return True
+    descriptor = Recipe.DESCRIPTOR.fields_by_name[field.needs.field]
+    return getattr(recipe, field.needs.field) in [_from_text(descriptor, value) for value in field.needs.values]
 
 
 def _presets_with(name: str) -> str:

@@ -8,8 +8,11 @@ from handful.errors import FailedPrecondition, InvalidArgument, NotFound
 from handful.history import History
 from handful.recipe import as_dict, recipe
 from handful.v1 import model_pb2, trainer_pb2
+from handful.v1.bundle_pb2 import FROZEN_MODE_TRAIN, Recipe
 from handful.v1.trainer_pb2 import TrainingRun
 from services.shared.objects.filesystem import FilesystemStore
+from services.trainer import continuing, recipes
+from services.trainer.architectures import DEFAULT_ARCHITECTURE
 from tests.playing_worker import PROJECT, add, bundle, cancel, claim, create, epoch, events, read, refusal, seal
 from tests.servers import DatasetService, TrainerService
 
@@ -139,6 +142,20 @@ async def test_newer_data_of_the_same_classes_may_be_taken(
     assert back.dataset_manifest_sha256 == first.dataset_manifest_sha256
     hold = await claim(trainer_service)
     assert list(hold.claim.earlier_dataset_manifest_sha256s) == [second.dataset_manifest_sha256]
+
+
+def test_what_says_nothing_does_not_hold_a_run_up() -> None:
+    """A run of a release that took a frozen mode where nothing is frozen goes on, even where its recipe is sent along;
+    who asks for that now is refused.
+    """
+    base = recipes.resolve(recipe({"preset": "baseline", "freeze": "NONE"}), DEFAULT_ARCHITECTURE)
+    expected = as_dict(base) | {"num_epochs": 12}
+    base.frozen_mode = FROZEN_MODE_TRAIN
+    again = Recipe(frozen_mode=FROZEN_MODE_TRAIN)
+    for asked in (Recipe(), again):
+        assert as_dict(continuing.continued(base, asked, 12)) == expected
+    with pytest.raises(InvalidArgument, match=r"recipe\.frozen_mode"):
+        continuing.continued(recipe(expected), again, 12)
 
 
 FIXED: dict[str, tuple[dict[str, object], str, str]] = {
