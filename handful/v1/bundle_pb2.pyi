@@ -575,7 +575,7 @@ class Recipe(_message.Message):
     fit: Global___ImagePreprocessing.Fit.ValueType
     """How pictures are brought to the network's input size. CENTER_CROP, the default but of `baseline`: as the weights were
     trained. SQUASH: all of the picture, its sides out of proportion, where what matters lies at the edges. Not in
-    `quality`.
+    `quality`, nor for a YOLO in `baseline`, which Ultralytics' trainer crops.
     """
     max_gflops: _builtins.float
     """Of the networks at hand `quality` tries those that cost at most so many GFLOPs (Architecture.gflops); with

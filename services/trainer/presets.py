@@ -290,8 +290,8 @@ PRESETS: dict[str, Preset] = {
         Preset(
             BASELINE,
             "The textbook recipe, to compare with: a new linear head on a frozen body, by Adam, on augmented views. A "
-            "YOLO is trained by Ultralytics' own trainer, which has no rotation, and one strength for brightness and "
-            "contrast.",
+            "YOLO is trained by Ultralytics' own trainer, which has no rotation, one strength for brightness and "
+            "contrast, and crops.",
             _BASELINE,
         ),
     )

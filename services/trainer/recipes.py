@@ -197,8 +197,8 @@ def _yolo_problems(asked: Recipe, recipe: Recipe) -> list[tuple[str, str]]:
     if "contrast" in given and recipe.HasField("brightness") and recipe.contrast != recipe.brightness:
         equal = f"must equal brightness, which is {_number(recipe.brightness)}"
         problems.append(("recipe.contrast", f"{equal}: Ultralytics has one strength for both"))
-    if recipe.fit:
-        problems.append(("recipe.fit", "must be SQUASH: Ultralytics' trainer has its own way to cut pictures"))
+    if "fit" in given:
+        problems.append(("recipe.fit", "must be left out: Ultralytics' trainer has its own way to cut pictures"))
     recipe.rotation_degrees, recipe.contrast = 0, recipe.brightness
     return problems
 
