@@ -225,6 +225,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     "an evaluation with more in it": (replaced("evaluation.json", b'{"classes"', b'{"a":1,"classes"'), UNSUPPORTED),
     "an accuracy that is no number": (replaced("evaluation.json", b'"value":1.0', b'"value":"NaN"'), CORRUPT),
     "a parity that is no number": (lambda parts: setattr(parts.model.parity, "bound", np.inf), CORRUPT),
+    "a promise that is no number": (lambda parts: promise(parts, np.nan), CORRUPT),
     "a plot that is a page": (file("plots/loss.png", b"<script>"), CORRUPT),
     "a head that is none": (file("head.safetensors", b"\x80\x04."), CORRUPT),
     "a head without a bias": (lambda parts: without(parts, "bias"), CORRUPT),
@@ -271,6 +272,12 @@ def figures(parts: Parts, count: int) -> None:
     evaluation = parts.bundle.evaluation
     for number in range(count):
         evaluation.metrics.add(name=f"val/figure_{number}", value=number)
+    parts.files["evaluation.json"] = manifest.to_bytes(evaluation)
+
+
+def promise(parts: Parts, confidence: float) -> None:
+    evaluation = parts.bundle.evaluation
+    evaluation.error_rate_promises.add(max_error_rate=0.05, min_confidence=confidence)
     parts.files["evaluation.json"] = manifest.to_bytes(evaluation)
 
 

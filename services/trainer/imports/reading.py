@@ -197,5 +197,5 @@ def _numbers(message: Message) -> Iterator[float]:
         if field.message_type is not None:
             for one in values:
                 yield from _numbers(one)
-        elif field.cpp_type == field.CPPTYPE_DOUBLE:
+        elif field.cpp_type in (field.CPPTYPE_DOUBLE, field.CPPTYPE_FLOAT):
             yield from values
