@@ -66,6 +66,14 @@ def test_weights_are_imported_and_verified(tmp_path: Path) -> None:
     assert "handful weights fetch efficientnet_b0" in found.stdout
 
 
+def test_networks_side_by_side_are_imported_one_by_one(tmp_path: Path) -> None:
+    """A file is of one network: under the name of several it is not tried, nor kept, and what to do is said."""
+    brought = weights(tmp_path, "import", str(offered(LITE0).locate()), "--as", "efficientnet_lite0_and_lite2")
+    assert brought.returncode == 1
+    assert "one by one, as efficientnet_lite0, efficientnet_lite2" in brought.stdout
+    assert list((tmp_path / "store").rglob("*.safetensors")) == []
+
+
 def test_what_is_listed_can_be_fetched_and_imported(tmp_path: Path) -> None:
     """The body of sounds too, which is no architecture for pictures and comes with its package alone."""
     listed = [line.split()[0] for line in weights(tmp_path).stdout.splitlines() if "\tin a package\t" in line]

@@ -71,8 +71,12 @@ def _fetch(weights: PretrainedWeights, given: argparse.Namespace) -> Iterator[An
 
 
 def _import(weights: PretrainedWeights, given: argparse.Namespace) -> Iterator[Answer]:
-    for row in _rows([given.id]):
-        yield _tried(row, partial(weights.add, row, given.file), weights)
+    rows = list(_rows([given.id]))
+    if len(rows) > 1:
+        each = ", ".join(row.id for row in rows)
+        yield {"id": given.id, "problem": f"It is networks that have a file each. Import them one by one, as {each}."}
+        return
+    yield _tried(rows[0], partial(weights.add, rows[0], given.file), weights)
 
 
 def _verify(weights: PretrainedWeights, _: argparse.Namespace) -> Iterator[Answer]:
