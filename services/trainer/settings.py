@@ -16,7 +16,9 @@ class TrainerSettings:
     trainer_database: str = setting("", purpose="SQLite file or postgresql:// URL of the trainer", secret=True)
     store: StoreSettings = field(default_factory=StoreSettings)
     workers: int = setting(1, purpose="workers started beside the trainer", minimum=0, maximum=64)
-    default_architecture: str = setting(DEFAULT_ARCHITECTURE, purpose="architecture of recipes that name none")
+    default_architecture: str = setting(
+        DEFAULT_ARCHITECTURE, purpose="architecture of recipes that name none, where their preset has it"
+    )
     model_memory_mib: int = setting(3072, purpose="memory for one export or import, in MiB", minimum=512, maximum=2**20)
     reflection: bool = setting(default=False, purpose="whether gRPC reflection is served")
     parent_pipe: bool = parent_pipe()
