@@ -476,9 +476,9 @@ class Recipe(_message.Message):
     where `baseline` lacks it too.
     """
     architecture: _builtins.str
-    """Architecture id from ListArchitectures, of the dataset's modality. Empty: the server's default; for sounds, and in
-    `quality`, `auto`, which takes what does best out of fold on the training examples. The run's recipe says which that
-    was once a worker has settled it.
+    """Architecture id from ListArchitectures, of the dataset's modality. Empty: the server's default, where the preset
+    has it; for sounds, and in `quality`, `auto`, which takes what does best out of fold on the training examples. The
+    run's recipe says which that was once a worker has settled it.
     """
     weights: Global___Weights.ValueType
     """What the architecture starts from. Default PRETRAINED."""

@@ -1288,7 +1288,7 @@ class Architecture(_message.Message):
     weights_sha256: _builtins.str
     """SHA-256 of the weights file, lower-case hex; empty where there are several."""
     is_default: _builtins.bool
-    """Whether it is taken where a recipe names none."""
+    """Whether it is taken where a recipe names none and its preset has it; RecipeField.default_value is what each takes."""
     weights_license_note: _builtins.str
     """What else is known of the licence; empty where the id says it all."""
     weights_max_bytes: _builtins.int
@@ -1448,7 +1448,9 @@ Global___RecipePreset: _TypeAlias = RecipePreset  # noqa: Y015
 
 @_typing.final
 class RecipeField(_message.Message):
-    """RecipeField is one field of a preset."""
+    """RecipeField is one field of a preset. What else does not go together is said in descriptions, and refused by its name:
+    what `fine_tune` freezes with random weights, more epochs of warm-up than epochs, and what a YOLO's trainer has not.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1498,7 +1500,7 @@ class RecipeField(_message.Message):
     type: Global___RecipeField.Type.ValueType
     """How it is written."""
     default_value: _builtins.str
-    """What it is where it is not set, written out."""
+    """What it is where it is not set, written out. With sounds `architecture` is `auto` instead."""
     minimum: _builtins.float
     """The smallest value allowed; INTEGER and NUMBER."""
     maximum: _builtins.float
@@ -1513,7 +1515,10 @@ class RecipeField(_message.Message):
     """
     @_builtins.property
     def choices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What it may be; CHOICE. Of architectures those of the dataset's modality (Architecture.modality)."""
+        """What it may be; CHOICE. Of architectures those of the dataset's modality (Architecture.modality) whose pretrained
+        weights are offered, unless `weights` is other; in `fine_tune` none whose Architecture.extra is `yolo`. `auto` is no
+        architecture: in `fast` it is for sounds, in `quality` for pictures.
+        """
 
     @_builtins.property
     def needed_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -183,9 +183,10 @@ _FINE_TUNE = (
     ),
     Field(
         "initial_head",
-        "What the head starts from: RANDOM numbers, or what `fast` fits. RANDOM where weights are RANDOM.",
+        "What the head starts from: RANDOM numbers, or what `fast` fits.",
         "FAST",
         choices=("RANDOM", "FAST"),
+        needs=Needs("weights", ("PRETRAINED", "AUTO"), "RANDOM"),
     ),
     Field("optimizer", "How a gradient becomes a step.", "ADAMW", choices=("ADAMW", "ADAM", "SGD")),
     Field("momentum", "Momentum.", 0.9, 0.0, 0.999, needs=Needs("optimizer", ("SGD",), 0.0)),

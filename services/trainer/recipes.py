@@ -155,15 +155,8 @@ def _conflicts(asked: Recipe, recipe: Recipe) -> list[tuple[str, str]]:
         if "warmup_epochs" in _given(asked):
             problems.append(("recipe.warmup_epochs", f"must be less than num_epochs, which is {recipe.num_epochs}"))
         recipe.warmup_epochs = recipe.num_epochs - 1
-    if recipe.weights == bundle_pb2.WEIGHTS_RANDOM:
-        if recipe.freeze != bundle_pb2.FREEZE_NONE:
-            problems.append(
-                ("recipe.freeze", "must be NONE where weights are RANDOM: random numbers have to be trained")
-            )
-        if recipe.initial_head == bundle_pb2.INITIAL_HEAD_FAST:
-            if "initial_head" in _given(asked):
-                problems.append(("recipe.initial_head", "must be RANDOM where weights are RANDOM"))
-            recipe.initial_head = bundle_pb2.INITIAL_HEAD_RANDOM
+    if recipe.weights == bundle_pb2.WEIGHTS_RANDOM and recipe.freeze != bundle_pb2.FREEZE_NONE:
+        problems.append(("recipe.freeze", "must be NONE where weights are RANDOM: random numbers have to be trained"))
     return problems
 
 

@@ -153,7 +153,7 @@ SENSELESS: list[tuple[dict[str, object], str, str]] = [
     ({"warmup_epochs": 20}, "warmup_epochs", "must be less than num_epochs, which is 20"),
     ({"schedule": "ONE_CYCLE", "warmup_epochs": 1}, "warmup_epochs", "only matters with schedule CONSTANT or COSINE"),
     ({"weights": "RANDOM", "freeze": "BODY"}, "freeze", "must be NONE where weights are RANDOM"),
-    ({"weights": "RANDOM", "initial_head": "FAST"}, "initial_head", "must be RANDOM where weights are RANDOM"),
+    ({"weights": "RANDOM", "initial_head": "FAST"}, "initial_head", "only matters with weights PRETRAINED or AUTO"),
     ({"frozen_mode": "TRAIN"}, "frozen_mode", "has no such field"),
     ({"preset": "baseline", "freeze": "NONE", "frozen_mode": "TRAIN"}, "frozen_mode", "only matters with freeze BODY"),
 ]
@@ -215,7 +215,7 @@ def test_what_ultralytics_has_not_is_left_out() -> None:
 
 
 def test_a_listed_field_says_what_it_hangs_on() -> None:
-    """A form can be drawn from the list alone."""
+    """The default that is listed is the one that a preset alone gives; the other one is said in words too."""
     listed = {field.name: field for field in recipes.message(PRESETS["fine_tune"], DEFAULT_ARCHITECTURE).fields}
     assert listed["momentum"].default_value == "0.0"
     assert listed["momentum"].description == "Momentum. Only with optimizer SGD, where the default is 0.9."
@@ -243,10 +243,15 @@ def test_every_wrong_field_is_named_at_once() -> None:
 
 
 def test_the_default_architecture_is_the_servers() -> None:
-    """A recipe that names no architecture takes the one that this server was told to take."""
-    assert recipes.resolve(Recipe(), "another").architecture == "another"
-    listed = recipes.message(PRESETS["fast"], "another").fields
-    assert [field.default_value for field in listed if field.name == "architecture"] == ["another"]
+    """A recipe that names no architecture takes the one that this server was told to take, where its preset has it,
+    and the list says so: networks side by side are not trained, and `quality` chooses.
+    """
+    own = "efficientnet_lite0_and_lite2"
+    expected = {"fast": own, "quality": "auto", "fine_tune": DEFAULT_ARCHITECTURE, "baseline": DEFAULT_ARCHITECTURE}
+    for preset in PRESETS.values():
+        assert recipes.resolve(Recipe(preset=preset.name), own).architecture == expected[preset.name]
+        listed = {field.name: field for field in recipes.message(preset, own).fields}
+        assert listed["architecture"].default_value == expected[preset.name]
 
 
 def test_the_hyperparameter_file_is_taken_as_it_is() -> None:
