@@ -52,6 +52,8 @@ def _listed(file: Path) -> dict[str, str]:
             if not set(_COLUMNS) <= set(rows.fieldnames or ()):
                 raise _bad(f"{file} must begin with the line {','.join(_COLUMNS)}")
             return {row["file"]: (row["group"] or "").strip() for row in rows}
+    except FileNotFoundError:
+        raise _bad(f"there is no file {file}") from None
     except (OSError, UnicodeDecodeError, csv.Error):
         raise _bad(f"{file} cannot be read as a CSV file in UTF-8") from None
 

@@ -150,6 +150,9 @@ def _content(file: File) -> dict[str, Any]:
     """The field of a request that takes the file, and its bytes; of what is stored, its hash."""
     if hasattr(file, "content_sha256"):
         return {"content_sha256": file.content_sha256}
+    if not isinstance(file, bytes | str | PathLike):
+        kind = type(file).__name__
+        raise TypeError(f"A file is a path, the bytes of a file, or an Example or other that is stored; not {kind}.")
     data = file if isinstance(file, bytes) else Path(file).read_bytes()
     field = "sound" if is_sound(data) else "image"
     if len(data) > MAX_BYTES:

@@ -20,7 +20,7 @@ def recipe(fields: Mapping[str, object]) -> Recipe:
         if descriptor is None:
             known = list(Recipe.DESCRIPTOR.fields_by_name)
             near = get_close_matches(name, known, 1)
-            meant = f"did you mean {near[0]}?" if near else "ListRecipes has all of them, or `handful recipes`"
+            meant = f"did you mean {near[0]}?" if near else "`handful recipes` lists them, and so does Client.recipes"
             problems.append((f"recipe.{name}", f"there is no such field; {meant}"))
             continue
         try:

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
@@ -24,6 +25,7 @@ from handful.v1.trainer_pb2 import Failure, RecipeField, TrainingRun
 
 # A pipe has no width; lines there are not broken.
 PIPE_WIDTH = 10_000
+SHOWN_VERSIONS = 10
 console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
@@ -54,6 +56,7 @@ def up(given: argparse.Namespace) -> int:
 def train(given: argparse.Namespace) -> int:
     fields = as_dict(recipe({**_from_file(given.params), **assignments(given.fields)}))
     with Client.from_env() as client:
+        _check_pushed(client, given.dataset)
         client.seal(given.dataset)
         run = client.train(given.dataset, model=given.model, promote=given.promote, **fields)
         resolved = run.training_run.recipe
@@ -82,6 +85,7 @@ def cancel(given: argparse.Namespace) -> int:
 
 def evaluate(given: argparse.Namespace) -> int:
     with Client.from_env() as client:
+        _check_pushed(client, given.dataset)
         run = client.evaluate(named(given.model), given.dataset)
         code = follow_to_the_end(client, run, console)
         if code == 0 and given.plots:
@@ -153,10 +157,33 @@ def recipes(_: argparse.Namespace) -> int:
 
 
 def promote(given: argparse.Namespace) -> int:
+    model, at, alias = given.model.partition("@")
+    if at:
+        raise InvalidArgument(f"Name the alias by itself: handful promote {model} {given.version} --alias {alias}")
     with Client.from_env() as client:
-        client.set_alias(given.model, given.alias, given.version)
+        try:
+            client.set_alias(model, given.alias, given.version)
+        except NotFound as missing:
+            newest = islice(client.model_versions(model), SHOWN_VERSIONS)  # which says so where there is no model
+            there = ", ".join(one.name.rpartition("/")[2] for one in newest)
+            raise NotFound(f"{missing.message} Versions, newest first: {there}.") from None
     console.print(f"{given.model}@{given.alias} is version {given.version} now.")
     return 0
+
+
+def _check_pushed(client: Client, dataset: str) -> None:
+    """NotFound or InvalidArgument that says how to push, where there is no dataset of that id."""
+    if dataset.startswith("projects/"):
+        return
+    try:
+        client.dataset(dataset)
+    except (InvalidArgument, NotFound) as problem:
+        if Path(dataset).is_dir():
+            say = f"{dataset} is a folder: push it first: handful push {dataset} --dataset NAME"
+            raise InvalidArgument(say) from None
+        if isinstance(problem, NotFound):
+            raise NotFound(f"{problem.message} To make it: handful push FOLDER --dataset {dataset}") from None
+        raise
 
 
 def named(model: str) -> str:

@@ -68,7 +68,7 @@ def _list(given: argparse.Namespace) -> int:
     if given.json:
         print(json.dumps(list(map(_as_dict, found)), indent=2, ensure_ascii=False))
         return 0
-    table = plain_table("format", "title", "differs by", "needs", "")
+    table = plain_table("format", "title", "probabilities differ by at most", "needs", "")
     for one in found:
         needs = escape("; ".join(one.needs))
         table.add_row(

@@ -30,10 +30,11 @@ def sentences(evaluation: Evaluation) -> Iterator[str]:
 
 def _expected(evaluation: Evaluation) -> Iterator[str]:
     found, measured = evaluation.cross_validation, evaluation.accuracy_interval
+    mean = f", on average over {found.repeats} rounds," if found.repeats > 1 else ""
     yield (
         f"Expect {percents(found.accuracy_interval)} on new examples like those it was trained on: "
-        f"{found.accuracy:.1%} of {found.num_examples} training examples were answered rightly by heads that had not "
-        "seen them."
+        f"{found.accuracy:.1%} of {found.num_examples} training examples{mean} were answered rightly by heads that "
+        "had not seen them."
     )
     if evaluation.HasField("accuracy_interval"):
         yield _TWO_RANGES

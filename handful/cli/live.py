@@ -76,7 +76,9 @@ class _View:
         self._bars = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
         )
-        self._task = self._bars.add_task("waiting for a worker", total=None)
+        ahead = run.training_run.num_ahead
+        waiting = "waiting for a worker" + (f"; before it at first: {ahead}" if ahead else "")
+        self._task = self._bars.add_task(waiting, total=None)
         self._phase = ""
         self._began = 0.0
         self._said = ""

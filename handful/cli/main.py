@@ -73,10 +73,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _say(problem: BaseException) -> str:
     if isinstance(problem, InvalidArgument) and problem.violations:
-        return "\n         ".join(f"{field}: {what}" for field, what in problem.violations)
+        return "\n         ".join(f"{field}: {_for_people(field, what)}" for field, what in problem.violations)
     if isinstance(problem, OSError) and problem.filename:
         return f"{problem.filename}: {problem.strerror}"
     return str(problem)
+
+
+def _for_people(field: str, what: str) -> str:
+    """What is wrong with a field, with the command where services name the call that lists the choices."""
+    command = "architectures" if field.startswith("recipe.architecture") else "recipes"
+    return what.replace("which ListRecipes has", f"which `handful {command}` lists")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -209,6 +215,8 @@ def _add_models(add: Add) -> None:
     predict.add_argument(
         "--max-wrong",
         type=predicting.share,
+        nargs="?",
+        const="",  # argparse takes -1% for an option: so it is told what to write as well
         metavar="SHARE",
         help="of all that is asked, how much may be answered wrongly, such as 5%%; it is unsure of the rest",
     )

@@ -28,9 +28,15 @@ Answered = tuple[Path, PredictResponse | str]
 
 
 def share(text: str) -> float:
-    """`5%` or `0.05` as a number; ValueError where it is neither."""
+    """`5%` or `0.05` as a number; ArgumentTypeError where it is neither, or no part of the whole."""
     number = text.removesuffix("%")
-    return float(number) / 100 if number != text else float(number)
+    try:
+        value = float(number) / 100 if number != text else float(number)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError("write a share between 0% and 100%, such as 5% or 0.05")
+    return value
 
 
 def run(given: argparse.Namespace) -> int:
@@ -42,7 +48,7 @@ def run(given: argparse.Namespace) -> int:
     as_table = not given.json and any(one.is_dir() for one in given.files)
     wary = given.max_wrong is not None
     table = plain_table("file", "label", "score", "unknown", *["unsure"] * wary)
-    failed = sum(not one.exists() for one in given.files)
+    failed, num_unsure = sum(not one.exists() for one in given.files), 0
     try:
         with Client.from_env() as client:
             for file, answer in _answers(client, given, files, as_table=as_table):
@@ -53,14 +59,17 @@ def run(given: argparse.Namespace) -> int:
                     print(json.dumps(_as_dict(file, answer)), flush=True)
                 elif as_table:
                     best, unsure = answer.predictions[0], ["unsure" * answer.unsure] * wary
+                    num_unsure += answer.unsure
                     table.add_row(
                         *map(escape, (str(file), best.label, f"{best.score:.3f}", "unknown" * answer.unknown, *unsure))
                     )
                 else:
                     _show(file, answer)
     finally:  # what is known already is not lost with the rest
-        if as_table:
+        if as_table and table.rows:
             print_table(table, commands.console)
+    if wary and table.rows and not num_unsure:
+        problems.print("It is unsure of none of them.")  # not among the rows, which programs read
     return EXIT_SOME_CANNOT if failed else 0
 
 

@@ -36,6 +36,9 @@ def run(given: argparse.Namespace) -> int:
             )
             return INTERRUPTED
     show(pushed.version)
+    if given.groups:
+        num_groups = len({file.group for file in found.files})
+        commands.console.print(f"groups found: {num_groups}, in {len(found.files)} files")
     commands.console.print(f"Next: handful train {dataset}")
     return 0
 

@@ -59,6 +59,9 @@ def run(given: argparse.Namespace) -> int:
             return INTERRUPTED
         compared = client.compare(one.name for one in runs)
     compare.report(compared, given.html or Path(f"{wanted[0].model}.html"), as_json=given.json)
+    if not given.json:
+        for line in _best(runs, _labels(wanted)):
+            console.print(escape(line))
     return 0 if all(one.training_run.state == TrainingRun.STATE_SUCCEEDED for one in runs) else 1
 
 
@@ -147,6 +150,21 @@ def _refresh(runs: Iterable[Run]) -> str:
     except (Unavailable, DeadlineExceeded, Cancelled) as lost:
         return lost.message
     return ""
+
+
+def _best(runs: Iterable[Run], labels: Iterable[str]) -> Iterator[str]:
+    """Of each model the version that was best on its validation examples, and how it comes to serve."""
+    made: dict[str, list[tuple[float, float, str, int]]] = defaultdict(list)
+    for run, label in zip(runs, labels, strict=True):
+        version = run.training_run.model_version
+        figures = {metric.name: metric.value for metric in run.training_run.metrics}
+        if version and "val/accuracy" in figures:
+            model, _, number = version.partition("/versions/")
+            rank = figures["val/accuracy"], -figures.get("val/loss", 0.0)
+            made[model.rpartition("/")[2]].append((*rank, label, int(number)))
+    for model, found in made.items():
+        accuracy, _, best, chosen = max(found)
+        yield f"Best on its validation examples: {best}, {accuracy:.1%} right. Next: handful promote {model} {chosen}"
 
 
 def _labels(wanted: Sequence[Wanted]) -> list[str]:

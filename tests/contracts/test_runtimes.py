@@ -178,6 +178,14 @@ async def test_what_dies_changes_nothing() -> None:
     assert [line["event"] for line in lines].count("runtimes cannot be measured") == 2
 
 
+async def test_where_the_machine_is_busy_it_is_said_calmly(graph: bytes) -> None:
+    """That there was no time to measure is no fault: a warning without a traceback, and the default runtime serves."""
+    with capture_logs() as lines:
+        assert await Chooser((DEFAULT,), 4, patience=0.01).choose("sha", graph, small()) == Choice()
+    (line,) = [line for line in lines if line["event"].startswith("runtimes not measured in time")]
+    assert (line["log_level"], "exc_info" in line) == ("warning", False)
+
+
 async def test_a_process_that_measures_does_not_outlive_its_server(graph: bytes) -> None:
     """A choice that is given up while its process runs has ended it."""
     chooser = Chooser((DEFAULT,), 8)

@@ -20,6 +20,7 @@ from handful.cli.stack import Stack
 from handful.v1.bundle_pb2 import ImagePreprocessing, ModelManifest
 from services.shared.objects.filesystem import FilesystemStore
 
+HERE = Path(__file__).parent
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -68,6 +69,8 @@ def test_five_minutes(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     textbook = cli("train", "tulips", "--params", original, "target_size=0", "--promote")
     assert "tulips@production now" in textbook.stdout, textbook.stderr
     assert "tulips@production is version 1 now" in cli("promote", "tulips", 1).stdout
+    assert "handful promote tulips 1 --alias staging" in cli("promote", "tulips@staging", 1).stderr
+    assert "versions/9. Versions, newest first: 2, 1." in cli("promote", "tulips", 9).stderr
 
     measured = cli("evaluate", "tulips", "tulips", "--plots", tmp_path / "plots")
     assert measured.returncode == 0, measured.stderr
@@ -123,7 +126,7 @@ def test_a_folder_is_predicted(cli: Cli, pictures: Path, tmp_path: Path) -> None
     assert [line.split("\t")[3:] for line in wary] == [["unknown", "unsure"], ["", ""], ["", ""]]
     refused = cli("predict", "fields", tmp_path / "new", "--max-wrong", "0.1%")
     assert (refused.returncode, "it takes 999 examples of different groups" in refused.stderr) == (2, True)
-    assert "invalid share value: 'few'" in cli("predict", "fields", tmp_path, "--max-wrong", "few").stderr
+    assert "unsure of none" in cli("predict", "fields", tmp_path / "new", "--max-wrong", "50%").stderr
     (line,) = cli("predict", "fields", tmp_path / "new" / "a.jpg", "--json").stdout.splitlines()
     told = json.loads(line)
     assert (told["label"], told["unknown"], len(told["predictions"])) == ("tulip", False, 2)
@@ -131,11 +134,21 @@ def test_a_folder_is_predicted(cli: Cli, pictures: Path, tmp_path: Path) -> None
     missing = cli("predict", "fields", tmp_path / "gone.jpg", tmp_path / "new" / "a.jpg")
     assert "a.jpg: tulip" in missing.stdout
     assert missing.stderr == f"handful: {tmp_path / 'gone.jpg'}: There is no such file or folder.\n"
+    absent = cli("predict", "no-such-model", tmp_path / "new")
+    assert (absent.returncode, absent.stdout) == (2, "")
     sound = tmp_path / "x.wav"
     sound.write_bytes(b"RIFF\0\0\0\0WAVEfmt ")
     wrong = cli("predict", "fields", sound)
     assert wrong.stderr == f"handful: {sound}: It is a sound, and the model understands pictures.\n"
     assert (missing.returncode, wrong.returncode) == (2, 2)
+
+
+@pytest.mark.parametrize("share", ["few", "-1%", "-1", "0", "5", "150%", "nan"])
+def test_a_share_that_is_none_is_answered_with_one(share: str) -> None:
+    """Whatever stands there instead, one line says what to write."""
+    refused = handful("predict", "flowers", "a.jpg", "--max-wrong", share)
+    assert refused.returncode == 2
+    assert refused.stderr.endswith("argument --max-wrong: write a share between 0% and 100%, such as 5% or 0.05\n")
 
 
 def test_a_folder_that_is_not_meant_is_not_sent(stack: Stack, cli: Cli, pictures: Path, tmp_path: Path) -> None:
@@ -277,6 +290,9 @@ def test_runs_are_compared(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         (("train", "nothing"), "There is no dataset nothing in projects/default. Datasets there: "),
+        (("evaluate", "tulips", "nothing"), "To make it: handful push FOLDER --dataset nothing\n"),
+        (("evaluate", "tulips", HERE), f"{HERE} is a folder: push it first: handful push {HERE} --dataset NAME\n"),
+        (("train", "tulips", "architecture=q"), "more, which `handful architectures` lists, not q\n"),
         (("train", "tulips", "epochs=3"), "recipe.epochs: there is no such field; did you mean num_epochs?"),
         (("train", "tulips", "num_epochs=-1"), "recipe.num_epochs: must be between 1 and 10000, not -1"),
         (("train", "tulips", "num_epochs"), "Write recipe fields as FIELD=VALUE"),
@@ -299,7 +315,8 @@ def test_what_is_wrong_is_said_in_a_line(cli: Cli, pictures: Path, arguments: tu
     done = cli(*arguments)
     assert done.returncode == 2
     assert says in done.stderr
-    assert "Traceback" not in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
 
 
 def test_services_that_are_not_up_are_missed_by_name() -> None:
@@ -315,7 +332,7 @@ def test_services_that_are_not_up_are_missed_by_name() -> None:
 def test_why_a_run_failed_is_said_once(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     """An evaluation with nothing left to measure on fails, in one line with the reason."""
     shutil.copytree(pictures, tmp_path / "learnt" / "train", ignore=shutil.ignore_patterns("*.txt"))
-    cli("push", tmp_path / "learnt")
+    assert "groups found: 16, in 16 files\n" in cli("push", tmp_path / "learnt", "--groups", r"^(\d+)").stdout
     assert cli("train", "learnt").returncode == 0
     failed = cli("evaluate", "learnt", "learnt")
     assert failed.returncode == 1

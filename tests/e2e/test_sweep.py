@@ -43,6 +43,8 @@ def test_a_grid_is_trained_once_and_reported(stack: Stack, cli: Cli, meadow: str
         r"^data\tpreset\tarchitecture\t.*\tregularization_c\t.*\t95 % interval\t", swept.stdout, re.MULTILINE
     )
     assert page.read_text().count("<tr>") == 4
+    best = re.search(r"^Best on its validation .*: handful promote meadow-sweep (\d)$", swept.stdout, re.MULTILINE)
+    assert best is not None
     made = names(stack) - before
     assert len(made) == 3
 

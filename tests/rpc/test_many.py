@@ -143,6 +143,8 @@ async def test_the_sdk_asks_for_many_at_a_time(
         with Client(Addresses(inference=address)) as client:
             with pytest.raises(NotFound):
                 list(client.predict_many("trees", files))
+            with pytest.raises(TypeError, match="; not int"):
+                client.predict("flowers", 5)  # type: ignore[arg-type]
             return list(client.predict_many("flowers", files, top_k=1))
 
     async with open_inference(store) as address:

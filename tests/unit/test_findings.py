@@ -5,7 +5,9 @@ import pytest
 from handful.cli.findings import sentences
 from handful.v1.bundle_pb2 import CrossValidation, ErrorRatePromise, Evaluation, Interval, MoreExamples
 
-OUT_OF_FOLD = CrossValidation(accuracy=0.99, accuracy_interval=Interval(low=0.96, high=1.0), num_examples=150)
+OUT_OF_FOLD = CrossValidation(
+    accuracy=0.99, accuracy_interval=Interval(low=0.96, high=1.0), num_examples=150, repeats=5
+)
 
 
 @pytest.mark.parametrize(("low", "high", "said"), [(0.76, 0.90, "76% to 90%"), (0.90, 0.97, ""), (0.97, 1.0, "")])
@@ -15,6 +17,7 @@ def test_what_it_was_measured_on_may_be_unlike_what_it_was_trained_on(low: float
     first, told_apart, *others = sentences(given)
     assert "the first is measured on the validation examples, the second on training examples" in told_apart
     assert first.startswith("Expect 96% to 100% on new examples like those it was trained on: 99.0% of 150")
+    assert "training examples, on average over 5 rounds, were answered" in first  # or 97.4 % of 100 would be no count
     assert [one.rpartition(", expect ")[2] for one in others] == ([f"{said}."] if said else [])
 
 

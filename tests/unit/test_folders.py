@@ -122,16 +122,17 @@ def test_groups_are_taken_from_a_list(tmp_path: Path) -> None:
         ("file,group\na.bin,ann\n", "such as one/a.bin"),
         ("file;group\none/a.bin;ann\n", "must begin with the line file,group"),
         ("", "must begin with the line file,group"),
-        (None, "cannot be read as a CSV file"),
+        (None, "there is no file "),
+        ("file,group\none/a.bin,\udce9\n", "cannot be read as a CSV file in UTF-8"),
     ],
-    ids=["empty", "no path", "semicolons", "nothing", "missing"],
+    ids=["empty", "no path", "semicolons", "nothing", "missing", "other letters"],
 )
 def test_a_list_that_groups_nothing_is_refused(tmp_path: Path, text: str | None, says: str) -> None:
     """The field is named, and the first file that has no group."""
     lay(tmp_path, a=WAV)
     listed = tmp_path / "speakers.csv"
     if text is not None:
-        listed.write_text(text)
+        listed.write_text(text, errors="surrogateescape")
     with pytest.raises(InvalidArgument) as caught:
         find(tmp_path, str(listed))
     assert [(field, says in what) for field, what in caught.value.violations] == [("groups", True)]
