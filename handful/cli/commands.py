@@ -19,6 +19,7 @@ from handful.channel import Addresses
 from handful.cli.outcome import behind, follow_to_the_end, state
 from handful.cli.stack import DEFAULT_WORKER_ADDRESS, Stack
 from handful.cli.tables import plain_table, print_table
+from handful.cli.wording import for_people
 from handful.errors import InvalidArgument, NotFound
 from handful.recipe import as_dict, recipe
 from handful.v1.trainer_pb2 import Failure, RecipeField, TrainingRun
@@ -146,12 +147,11 @@ def _reasoned(run: TrainingRun) -> str:
 def recipes(_: argparse.Namespace) -> int:
     with Client.from_env() as client:
         for preset in client.recipes():
-            console.print(
-                f"[bold]{preset.name}[/bold]{' (default)' if preset.is_default else ''}: {preset.description}"
-            )
+            default = " (default)" if preset.is_default else ""
+            console.print(f"[bold]{preset.name}[/bold]{default}: {for_people(preset.description)}")
             table = plain_table("field", "default", "allowed", "")
             for field in preset.fields:
-                table.add_row(field.name, field.default_value, _allowed(field), field.description)
+                table.add_row(field.name, field.default_value, _allowed(field), for_people(field.description))
             print_table(table, console)
     return 0
 

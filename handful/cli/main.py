@@ -23,6 +23,7 @@ from handful.cli import (
     weights,
 )
 from handful.cli.stack import MissingParts
+from handful.cli.wording import for_people
 from handful.errors import HandfulError, InvalidArgument
 
 Command = Callable[[argparse.Namespace], int]
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_FAILED
     except (HandfulError, MissingParts, OSError) as problem:
-        print(f"handful: {_say(problem)}", file=sys.stderr)
+        print(f"handful: {for_people(_say(problem))}", file=sys.stderr)
         code = EXIT_CANNOT
     sys.exit(code)
 
@@ -73,16 +74,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _say(problem: BaseException) -> str:
     if isinstance(problem, InvalidArgument) and problem.violations:
-        return "\n         ".join(f"{field}: {_for_people(field, what)}" for field, what in problem.violations)
+        return "\n         ".join(f"{field}: {what}" for field, what in problem.violations)
     if isinstance(problem, OSError) and problem.filename:
         return f"{problem.filename}: {problem.strerror}"
     return str(problem)
-
-
-def _for_people(field: str, what: str) -> str:
-    """What is wrong with a field, with the command where services name the call that lists the choices."""
-    command = "architectures" if field.startswith("recipe.architecture") else "recipes"
-    return what.replace("which ListRecipes has", f"which `handful {command}` lists")
 
 
 def _parser() -> argparse.ArgumentParser:
