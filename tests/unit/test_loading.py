@@ -80,7 +80,7 @@ async def test_models_that_wait_for_the_measuring_do_not_hold_their_golden_input
             ref = VersionRef("default", f"projects/default/models/{digest[:8]}/versions/1", digest)
             graph = (await loader.load(ref)).head.graph.sha256
         gc.collect()
-        assert sum(isinstance(one, Golden) for one in gc.get_objects()) == 0
+        assert sum(type(one) is Golden for one in gc.get_objects()) == 0
         if damaged:
             store.put(manifest.bundle_key("default", digests[-1], golden.FILE), b"other bytes")
         chooser.goes_on.set()
