@@ -195,7 +195,16 @@ def _add_comparing(add: Add) -> None:
 
 def _add_models(add: Add) -> None:
     add("models", "list models, their versions and aliases", commands.models)
+    _add_questions(add)
+    _add_exchange(add)
 
+    promote = add("promote", "point an alias of a model at a version", commands.promote)
+    promote.add_argument("model", help="a model's id")
+    promote.add_argument("version", type=int, help="number of the version")
+    promote.add_argument("--alias", default="production", help="the alias (default: production)")
+
+
+def _add_questions(add: Add) -> None:
     predict = add("predict", "say what pictures show, or what sounds are of", predicting.run)
     predict.add_argument("model", help="flowers, flowers@staging or flowers/versions/2")
     predict.add_argument(
@@ -227,6 +236,8 @@ def _add_models(add: Add) -> None:
     evaluate.add_argument("dataset", help="a dataset's id; its latest version is taken")
     evaluate.add_argument("--plots", type=Path, metavar="FOLDER", help="where the confusion matrices go, as PNG files")
 
+
+def _add_exchange(add: Add) -> None:
     export = add("export", "write a model as a zip that runs without Handful", exchange.export)
     export.add_argument("model", nargs="?", help="flowers, flowers@staging or flowers/versions/2")
     export.add_argument("--format", default="", help="one of those that --list names (default: onnx)")
@@ -242,11 +253,6 @@ def _add_models(add: Add) -> None:
     import_.add_argument("zip", type=Path, help="what `handful export` wrote")
     import_.add_argument("--model", help="id of the model (default: as the file is called, flowers of flowers-3.zip)")
     import_.add_argument("--promote", action="store_true", help="point the alias `production` at it")
-
-    promote = add("promote", "point an alias of a model at a version", commands.promote)
-    promote.add_argument("model", help="a model's id")
-    promote.add_argument("version", type=int, help="number of the version")
-    promote.add_argument("--alias", default="production", help="the alias (default: production)")
 
 
 def _add_installation(add: Add) -> None:

@@ -20,17 +20,16 @@ from handful.v1 import inference_pb2_grpc
 from handful.v1.bundle_pb2 import ErrorControl
 from handful.v1.inference_pb2 import (
     PredictBatchRequest,
-    PredictBatchResponse,
     PredictRequest,
     PredictResponse,
     StreamPredictRequest,
 )
 from services.inference.oip.v2 import open_inference_pb2 as oip
 from services.inference.oip.v2 import open_inference_pb2_grpc as oip_grpc
-from services.inference.servicer import Context, InferenceServicer
 from services.shared.objects.filesystem import FilesystemStore
 from tests import sound_bundles
 from tests.bundles import COLOURS, point, publish
+from tests.older_inference import Older
 from tests.servers import open_inference
 
 Stub: TypeAlias = "inference_pb2_grpc.InferenceServiceAsyncStub"
@@ -200,20 +199,6 @@ async def test_the_sdk_asks_and_refuses(store: FilesystemStore, red: bytes, grey
 
     async with open_inference(store) as address:
         await asyncio.to_thread(ask, address)
-
-
-class Older(InferenceServicer):
-    """A server of a release that does not know the field."""
-
-    async def Predict(self, request: PredictRequest, context: Context) -> PredictResponse:  # noqa: N802 - so named there
-        request.ClearField("max_error_rate")
-        return await super().Predict(request, context)
-
-    async def PredictBatch(  # noqa: N802 - so named there
-        self, request: PredictBatchRequest, context: Context
-    ) -> PredictBatchResponse:
-        request.ClearField("max_error_rate")
-        return await super().PredictBatch(request, context)
 
 
 async def test_an_older_server_s_answers_are_not_taken_for_sure_ones(store: FilesystemStore, red: bytes) -> None:

@@ -20,18 +20,16 @@ from handful.v1 import inference_pb2_grpc
 from handful.v1.dataset_pb2 import Example
 from handful.v1.inference_pb2 import (
     ExplainRequest,
-    ExplainResponse,
     NearestExample,
     PredictBatchRequest,
-    PredictBatchResponse,
     PredictRequest,
     PredictResponse,
     StreamPredictRequest,
 )
 from services.inference.examples import MAX_READS, Examples
-from services.inference.servicer import Context, InferenceServicer
 from services.shared.objects.filesystem import FilesystemStore
 from tests.bundles import COLOURS, point, publish
+from tests.older_inference import Older
 from tests.servers import open_inference, reason
 
 Stub: TypeAlias = "inference_pb2_grpc.InferenceServiceAsyncStub"
@@ -171,24 +169,6 @@ async def test_a_file_may_be_named_by_whatever_is_a_path(store: FilesystemStore,
 
     async with open_inference(store) as address:
         await asyncio.to_thread(ask, address)
-
-
-class Older(InferenceServicer):
-    """A server of a release that does not know the field."""
-
-    async def Predict(self, request: PredictRequest, context: Context) -> PredictResponse:  # noqa: N802 - so named there
-        request.ClearField("content_sha256")
-        return await super().Predict(request, context)
-
-    async def PredictBatch(  # noqa: N802 - so named there
-        self, request: PredictBatchRequest, context: Context
-    ) -> PredictBatchResponse:
-        request.ClearField("content_sha256s")
-        return await super().PredictBatch(request, context)
-
-    async def Explain(self, request: ExplainRequest, context: Context) -> ExplainResponse:  # noqa: N802 - so named there
-        request.ClearField("content_sha256")
-        return await super().Explain(request, context)
 
 
 async def test_an_older_server_is_said_to_be_one(store: FilesystemStore, paint: Paint) -> None:

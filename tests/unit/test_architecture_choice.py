@@ -21,11 +21,12 @@ from handful.v1.bundle_pb2 import HEAD_KIND_LOGISTIC_REGRESSION, MODALITY_IMAGE,
 from handful.v1.trainer_pb2 import TrainingRunEvent
 from handful.v1.worker_pb2 import Capabilities, Claim
 from services.shared.objects.filesystem import FilesystemStore
-from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE, to_choose_from
+from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE, to_choose_from, with_members
 from services.trainer.fleet import suits
 from services.trainer.recipes import fit, resolve
+from services.trainer.sound_architectures import CANDIDATES
 from services.trainer.understanding import known
-from services.trainer.worker.architecture_choice import prepare
+from services.trainer.worker.architecture_choice import NOT_TRIED, prepare, untried
 from services.trainer.worker.children import ChildLost
 from services.trainer.worker.cross_validation import Folds, OutOfFold
 from services.trainer.worker.examples import Example, Examples
@@ -88,6 +89,14 @@ def test_what_is_too_costly_or_binds_the_model_is_not_tried() -> None:
     assert [row.id for row in to_choose_from([*reversed(LITES), "yolo11n_cls", "vgg16"], 10)] == list(LITES)
     assert [row.id for row in to_choose_from(LITES, 0.6)] == list(LITES[:2])
     assert not to_choose_from(LITES, 0.1)
+
+
+def test_networks_side_by_side_are_not_taken_unmeasured() -> None:
+    """They are the last, being the dearest, and the last is taken where nothing can be measured; of sounds too."""
+    rows = [row.id for row in to_choose_from(with_members(LITES), 10)]
+    assert ARCHITECTURES[rows[-1]].members
+    assert untried(rows) == "efficientnet_lite2"
+    assert untried(CANDIDATES) == CANDIDATES[-1]
 
 
 def test_a_worker_without_torch_takes_quality() -> None:
@@ -194,6 +203,16 @@ def test_weights_that_turn_out_to_be_broken_are_left_out_aloud(tmp_path: Path, p
     (reason, message), (chosen, _) = run.noted
     assert (reason, chosen) == ("ARCHITECTURE_NOT_TRIED", "ARCHITECTURE_CHOSEN")
     assert message.startswith("mobilenet_v3_small was not tried. The pretrained weights of")
+
+
+def test_with_a_challenger_networks_side_by_side_are_left_out_aloud(
+    tmp_path: Path, picture: Callable[..., bytes]
+) -> None:
+    run = Small.of(tmp_path, picture, max_gflops=1.3)
+    run.work.recipe.challenger_epochs = 1
+    assert sorted(run.chosen_from()) == list(LITES)
+    message = "efficientnet_lite0_and_lite2 was not tried: no challenger is made of networks side by side."
+    assert run.noted[0] == (NOT_TRIED, message)
 
 
 @pytest.mark.parametrize(("number", "why"), [(signal.SIGSEGV, "ended without an answer"), (signal.SIGKILL, "memory")])

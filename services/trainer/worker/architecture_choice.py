@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from handful.bundle.heads import Floats
 from handful.v1.bundle_pb2 import MODALITY_SOUND, ArchitectureChoice, Backbone, Recipe
-from services.trainer.architectures import preprocessing, to_choose_from, with_members
+from services.trainer.architectures import ARCHITECTURES, ArchitectureRow, preprocessing, to_choose_from, with_members
 from services.trainer.sound_architectures import AUTO, CANDIDATES, SOUND_ARCHITECTURES
 from services.trainer.worker import backbones, sound_graphs
 from services.trainer.worker.agreement import GraphDisagrees
@@ -79,10 +79,10 @@ def _chosen(
     if folds.folds < MIN_FOLDS:
         message = (
             f"No architecture could be chosen: {examples.labels[folds.smallest_class]} has {folds.folds} groups of "
-            f"training examples, and {MIN_FOLDS} are needed. {candidates[-1]} was taken."
+            f"training examples, and {MIN_FOLDS} are needed. {untried(candidates)} was taken."
         )
         work.notice(NOT_CHOSEN, message)
-        return candidates[-1], None, {}
+        return untried(candidates), None, {}
     names, tried = _all_tried(work, examples, candidates, folds, counts)
     first = best_architecture(tried, labels)
     order = [first, *(place for place in range(len(tried)) if place != first)]
@@ -156,7 +156,9 @@ def _candidates(work: Work, examples: Examples) -> list[str]:
     here = {id_ for id_, place in work.weights.places().items() if place in (Place.PACKAGE, Place.STORE)}
     rows = to_choose_from(with_members(here), work.recipe.max_gflops)
     rows = [row for row in rows if all(map(can_build, row.networks))]
-    if work.recipe.challenger_epochs:  # which is the chosen network, fine-tuned
+    if work.recipe.challenger_epochs:
+        for row in (row for row in rows if row.members):
+            work.notice(NOT_TRIED, f"{row.id} was not tried: no challenger is made of networks side by side.")
         rows = [row for row in rows if not row.members]
     if not rows:
         raise WeightsUnavailable(
@@ -164,6 +166,17 @@ def _candidates(work: Work, examples: Examples) -> list[str]:
             f"{work.recipe.max_gflops:g} GFLOPs a picture. Raise max_gflops, or say `handful weights fetch`."
         )
     return [row.id for row in rows]
+
+
+def untried(candidates: Sequence[str]) -> str:
+    """Which of them is taken where none can be measured: the last. Networks side by side are not, for they are better
+    on some pictures and worse on others.
+    """
+    return next((one for one in reversed(candidates) if not _members(one)), candidates[-1])
+
+
+def _members(architecture: str) -> Sequence[ArchitectureRow]:
+    return ARCHITECTURES[architecture].members if architecture in ARCHITECTURES else ()
 
 
 def _take(work: Work, architecture: str) -> None:
