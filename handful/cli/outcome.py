@@ -9,6 +9,7 @@ from rich.table import Table
 from handful import Client, Run
 from handful.cli import findings, live
 from handful.cli.tables import print_table
+from handful.cli.wording import for_people
 from handful.v1.bundle_pb2 import Evaluation, LabelSuspect, Resources
 from handful.v1.trainer_pb2 import TrainingRun
 
@@ -26,7 +27,7 @@ def follow_to_the_end(client: Client, run: Run, console: Console) -> int:
     if run.training_run.num_ahead:
         console.print(f"It is queued{behind(run.training_run)}; handful runs lists them.", highlight=False)
     if run.training_run.waits_for:
-        console.print(f"[yellow]{escape(run.training_run.waits_for)}[/yellow]", highlight=False)
+        console.print(f"[yellow]{escape(for_people(run.training_run.waits_for))}[/yellow]", highlight=False)
     try:
         ended = live.follow(run, console)
     except KeyboardInterrupt:

@@ -25,7 +25,7 @@ from handful.v1.trainer_pb2 import (
 )
 from handful.v1.worker_pb2 import Checkpoint, WorkerEvent
 from services.shared.database import alone, clock
-from services.trainer import events, runs
+from services.trainer import events, runs, workers
 from services.trainer.records import CLAIMED, TERMINAL, WAITING, Grip, RunKey, RunRecord
 from services.trainer.sound_architectures import AUTO
 from services.trainer.tables import training_runs
@@ -176,9 +176,12 @@ async def finish(
     state: "TrainingRun.State.ValueType",
     **values: object,
 ) -> None:
-    """Ends the run that the worker holds, with what came of it."""
+    """Ends the run that the worker holds, with what came of it. The worker was heard, though it may have asked for no
+    work for long.
+    """
     await hold(connection, grip, 0)
     run = await runs.get(connection, grip.key)
+    await workers.heard(connection, run.worker_id or "")
     await runs.change_state(connection, run, state, **values)
 
 

@@ -1,4 +1,4 @@
-"""Workers in SQL: who asked for work lately, and what they are. Every replica knows what any of them heard."""
+"""Workers in SQL: who was heard lately, and what they are. Every replica knows what any of them heard."""
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -25,8 +25,14 @@ async def asked(connection: AsyncConnection, worker_id: str, capabilities: Capab
         await connection.execute(sa.insert(workers).values(row | {"worker_id": worker_id}))
 
 
+async def heard(connection: AsyncConnection, worker_id: str) -> None:
+    """A worker is there, whatever it was that it asked for."""
+    mine = sa.update(workers).where(workers.c.worker_id == worker_id)
+    await connection.execute(mine.values(seen_us=clock(connection)))
+
+
 async def known(connection: AsyncConnection) -> list[Capabilities]:
-    """What the workers are that asked lately, or hold a run."""
+    """What the workers are that were heard lately, or hold a run."""
     rows = await connection.execute(sa.select(workers.c.capabilities).where(~_gone(connection)))
     return [Capabilities.FromString(row.capabilities) for row in rows]
 

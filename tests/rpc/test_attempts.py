@@ -5,13 +5,14 @@ import time
 from collections.abc import Callable
 
 import pytest
+import sqlalchemy as sa
 
 from handful.errors import InvalidArgument, OutOfRange, Unavailable
 from handful.v1 import trainer_pb2, worker_pb2
 from handful.v1.bundle_pb2 import EpochMetrics, Metric
 from handful.v1.trainer_pb2 import Failure, TrainingRun
 from services.shared.objects import ObjectStore
-from services.trainer import attempts
+from services.trainer import attempts, workers
 from services.trainer.worker_servicer import POLL_SECONDS
 from tests.playing_worker import (
     PROJECT,
@@ -259,6 +260,16 @@ async def test_a_lost_run_without_a_checkpoint_begins_anew(trainer_service: Trai
     assert (list(second.claim.history), second.claim.HasField("checkpoint")) == ([], False)
     now = await read(trainer_service, run.name)
     assert (now.epoch, list(now.metrics), now.start_time) == (0, [], before.start_time)
+
+
+async def test_a_worker_that_ends_a_long_run_is_there(trainer_service: TrainerService, hold: Hold) -> None:
+    """Between the end of a run of minutes and its next question a worker does not count as gone."""
+    async with trainer_service.database.write() as connection:
+        await connection.execute(sa.text("UPDATE workers SET seen_us = seen_us - 3600000000"))
+    await hold.fail()
+    async with trainer_service.database.write() as connection:
+        await workers.forget(connection)
+        assert [known.device for known in await workers.known(connection)] == ["cpu"]
 
 
 async def test_a_run_that_loses_three_workers_has_failed(trainer_service: TrainerService, version: str) -> None:
