@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from handful import Client
+from handful.bundle import error_control
 from handful.cli import commands
 from handful.cli.tables import plain_table, print_table
 from handful.errors import HandfulError
@@ -29,14 +30,10 @@ Answered = tuple[Path, PredictResponse | str]
 
 def share(text: str) -> float:
     """`5%` or `0.05` as a number; ArgumentTypeError where it is neither, or no part of the whole."""
-    number = text.removesuffix("%")
     try:
-        value = float(number) / 100 if number != text else float(number)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError("write a share between 0% and 100%, such as 5% or 0.05")
-    return value
+        return error_control.share(text)
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from None
 
 
 def run(given: argparse.Namespace) -> int:

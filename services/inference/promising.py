@@ -30,23 +30,11 @@ def min_confidence(version: str, model: Model, rate: float | None, field: str = 
     known = model.head.error_control
     found = None if known is None else error_control.min_confidence(known, rate)
     if found is None:
-        problem = f"{rate:g} cannot be promised by {version}: {_why_not(model, rate)}"
+        problem = f"{rate:g} cannot be promised by {version}: {error_control.why_not(known, rate)}"
         raise FailedPrecondition(f"{field}: {problem}", reason="ERROR_RATE_NOT_PROMISED", violations=[(field, problem)])
     return found
 
 
 def is_unsure(answer: Answer, confidence: float | None) -> bool:
     """Whether an answer is to be held back."""
-    return confidence is not None and float(answer.probabilities.max()) <= confidence
-
-
-def _why_not(model: Model, rate: float) -> str:
-    needed, known = error_control.groups_needed(rate), model.head.error_control
-    takes = f"it takes {needed} examples of different groups"
-    if known is None:
-        return (
-            f"{takes} that the model was not fitted on, and it was measured on none, or an earlier release made it; "
-            "train it anew, with examples that validate or two of every class at least."
-        )
-    least = error_control.least_rate(known.num_groups)
-    return f"{takes}, and the model was measured on {known.num_groups}. Ask for {least:g} or more, or add examples."
+    return error_control.is_unsure(float(answer.probabilities.max()), confidence)

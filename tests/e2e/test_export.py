@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from handful import Client
 from handful.cli.stack import Stack
-from handful.errors import InvalidArgument
+from handful.errors import FailedPrecondition, InvalidArgument
 from handful.exchange import Exported
 from services.trainer.exports.formats import FORMATS
-from tests.browsing import browser, site, with_vendor
+from tests.browsing import browser, node, site, with_sharp, with_vendor
 from tests.processes import stack_in
 
 ROOT = Path(__file__).parents[2]
@@ -188,6 +189,60 @@ def test_the_page_answers_nearly_as_the_server(out: Out, stack: Stack, tmp_path:
             answer = page.value(f"import('./page.mjs').then((page) => {asked.format(picture.name)})")
             found.append({one["label"]: one["score"] for one in answer["predictions"]})
     alike(found, out.served[::8], 0.03)
+
+
+def unpacked(client: Client, folder: Path, wanted: str) -> Path:
+    """An export of the model in a format."""
+    with zipfile.ZipFile(client.export("leaving@production", folder, format_name=wanted).path) as archive:
+        archive.extractall(folder / "unpacked")
+    return folder / "unpacked"
+
+
+def unsure_as_served(client: Client, found: str, pictures: list[Path], rate: float) -> list[bool]:
+    """Which of the pictures are unsure, by lines of an export's answers and, alike, where the model is served."""
+    served = [client.predict("leaving@production", path, max_error_rate=rate) for path in pictures]
+    here = [(one["predictions"][0]["label"], one["unsure"]) for one in map(json.loads, found.splitlines())]
+    assert here == [(one.predictions[0].label, one.unsure) for one in served]
+    return [one.unsure for one in served]
+
+
+@pytest.mark.parametrize("wanted", ["onnx", "openvino"])
+def test_an_export_is_unsure_where_the_server_is(out: Out, stack: Stack, tmp_path: Path, wanted: str) -> None:
+    """Of photographs that it never saw, for several shares of wrong answers: the same class, or unsure alike."""
+    pictures = out.pictures[::2]
+    with Client(stack.addresses) as client:
+        folder = unpacked(client, tmp_path, wanted)
+        script, python = folder / "predict.py", bare() if wanted == "onnx" else Path(sys.executable)
+        held_back = [
+            sum(unsure_as_served(client, run(python, script, "--json", "--max-wrong", rate, *pictures), pictures, rate))
+            for rate in (0.01, 0.02, 0.1)
+        ]
+    assert 0 < held_back[0] < len(pictures)
+    assert held_back == sorted(held_back, reverse=True)
+
+
+def test_the_script_for_node_is_unsure_where_the_server_is(out: Out, stack: Stack, tmp_path: Path) -> None:
+    """Of what is wider than high and no JPEG its pixels are the same: so are all answers."""
+    pictures = []
+    for number, path in enumerate(out.pictures[::5]):
+        with Image.open(path) as picture:
+            pictures.append(tmp_path / f"{number}.png")
+            picture.convert("RGB").crop((0, 0, picture.width, min(picture.size))).save(pictures[-1])
+    with Client(stack.addresses) as client:
+        folder = with_sharp(with_vendor(unpacked(client, tmp_path, "browser")))
+        answers = node("predict.mjs", "--max-wrong", "1%", *pictures, cwd=folder).decode()
+        assert 0 < sum(unsure_as_served(client, answers, pictures, 0.01)) < len(pictures)
+
+
+def test_an_export_refuses_as_the_server(out: Out, stack: Stack) -> None:
+    """What so few examples cannot promise, in the same words."""
+    with Client(stack.addresses) as client, pytest.raises(FailedPrecondition) as caught:
+        client.predict("leaving@production", out.pictures[0], max_error_rate=0.001)
+    command = [bare(), out.folder / "predict.py", "--max-wrong", "0.1%", out.pictures[0]]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    why = caught.value.message.partition(": it takes 999 examples")[2]
+    assert done.stderr == f"--max-wrong: 0.001 cannot be promised by this export: it takes 999 examples{why}\n"
 
 
 def test_an_import_serves_the_same_answers(either: Out, second: Client) -> None:

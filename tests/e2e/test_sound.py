@@ -284,6 +284,29 @@ def test_an_export_runs_without_torch(trained: Trained, unpacked: tuple[Path, Pa
         assert mine["unknown"] == theirs.unknown
 
 
+def test_each_segment_of_a_sound_is_unsure_by_its_own_score(unpacked: tuple[Path, Path], tmp_path: Path) -> None:
+    """By its export as where it is served, and the sound by the mean of them; where nothing is heard nothing is."""
+    shutil.copytree(unpacked[1], tmp_path / "wary")
+    clear, mixed = wave("beep", 2000, 6), wave("beep", 2000, 6) / 2 + wave("hum", 2001, 6) / 2
+    (tmp_path / "both.wav").write_bytes(encoded(np.concatenate([clear, np.zeros(6 * RATE), mixed])))
+
+    def ask(*arguments: object) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(
+            run(bare(), tmp_path / "wary" / "predict.py", "--json", *arguments, tmp_path / "both.wav")
+        )
+        return found
+
+    scores = [one["predictions"][0]["score"] for one in ask()["segments"] if one["predictions"]]
+    measured = {"num_groups": 19, "min_confidences": [float(np.median(scores)), 0], "errors": [0, 1]}
+    (tmp_path / "wary" / "error_control.json").write_text(json.dumps({"refusal": "", "measured": measured}))
+    answer = ask("--max-wrong", "5%")
+    held = [one for one in answer["segments"] if one["predictions"]]
+    assert [one["unsure"] for one in held] == [score <= np.median(scores) for score in scores]
+    assert {one["unsure"] for one in held} == {False, True}
+    assert answer["unsure"] == (answer["predictions"][0]["score"] <= np.median(scores))
+    assert {one["unsure"] for one in answer["segments"] if not one["predictions"]} == {False}
+
+
 @pytest.mark.parametrize("wanted", ["onnx-fp16", "onnx-int8"])
 def test_sounds_in_fewer_bits(trained: Trained, tmp_path: Path, wanted: str) -> None:
     """The formats carry sounds too; the zip tests itself."""

@@ -22,6 +22,7 @@ TORCH = ("torch", "torchvision", "timm")
         ("handful.client", (*TORCH, "numpy", "PIL", "onnxruntime", "sqlalchemy")),
         ("handful.bundle.predictor", (*TORCH, "grpc", "sqlalchemy")),
         ("handful.bundle.images", (*TORCH, "grpc", "numpy", "onnxruntime")),
+        ("handful.bundle.error_control", (*TORCH, "grpc", "google.protobuf", "numpy")),
     ],
 )
 def test_an_import_loads_only_what_it_needs(modules: str, absent: tuple[str, ...]) -> None:

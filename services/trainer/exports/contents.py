@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load
 
-from handful.bundle import images, manifest, neighbours, recordings, sounds
+from handful.bundle import error_control, images, manifest, neighbours, recordings, sounds
+from handful.bundle.error_control import Measured
 from handful.bundle.heads import LinearHead
 from handful.bundle.neighbours import Neighbours
 from handful.bundle.predictor import plain, spectrograms
@@ -26,13 +27,14 @@ from services.trainer.exports.merging import merge
 SHIPPED = Path(__file__).parent / "shipped"
 # Where a bundle lies in a zip, and what it is loaded back from.
 FOLDER = "bundle"
+ERROR_CONTROL = "error_control.json"
 
 
 def make(bundle: Bundle, wanted: Format, merged: bytes) -> dict[str, bytes]:
     """The files but for what is said of them, by their names in the zip, with its graph merged. FailedPrecondition
     FORMAT_UNSUITABLE where the network cannot be written so.
     """
-    described = _described(bundle)
+    described = {**_described(bundle), ERROR_CONTROL: _json(_error_control(bundle, wanted))}
     with wanted.suits():
         return {**described, **_NETWORKS[wanted.name](bundle, merged)}
 
@@ -59,6 +61,15 @@ def _preprocessing(bundle: Bundle) -> dict[str, Any]:
         how = backbone.sound_preprocessing
         return {"piece_seconds": how.piece_seconds, "spectrograms": list(map(vars, spectrograms(how)))}
     return {"image": vars(plain(backbone.preprocessing)), "mean": bundle.row.mean, "std": bundle.row.std}
+
+
+def _error_control(bundle: Bundle, wanted: Format) -> dict[str, Any]:
+    """What was measured, None where nothing was, and why nothing is promised by it, empty where something may be."""
+    known, refusal = bundle.model.error_control, wanted.promises_nothing
+    if refusal or not bundle.model.HasField("error_control"):
+        return {"refusal": refusal, "measured": None}
+    measured = Measured(known.num_groups, list(known.min_confidences), list(known.errors))
+    return {"refusal": "", "measured": measured._asdict()}
 
 
 def _onnx(bundle: Bundle, merged: bytes) -> dict[str, bytes]:
@@ -98,11 +109,12 @@ _NETWORKS: dict[str, Callable[[Bundle, bytes], dict[str, bytes]]] = {
 
 def _python(bundle: Bundle, runner: str) -> dict[str, bytes]:
     """Ready code, with what runs the network."""
-    modules = (sounds, recordings) if bundle.of_sounds else (images,)
+    modules = (error_control, *((sounds, recordings) if bundle.of_sounds else (images,)))
     folder = SHIPPED / "sound" if bundle.of_sounds else SHIPPED
     return {
         **{Path(str(one.__file__)).name: Path(str(one.__file__)).read_bytes() for one in modules},
         "predict.py": (folder / "predict.py").read_bytes(),
+        "promise.py": (SHIPPED / "promise.py").read_bytes(),
         "golden.npz": _npz(load(bundle.files["golden.safetensors"])),
         **_neighbours(bundle),
         "runner.py": (SHIPPED / runner / "runner.py").read_bytes(),

@@ -63,6 +63,17 @@ class Format:
                 f"{version.name} cannot be exported as {self.name}. {refusal}", reason="FORMAT_UNSUITABLE"
             )
 
+    @property
+    def promises_nothing(self) -> str:
+        """Why no share of wrong answers is promised of it; empty where one is, if the model can."""
+        if self.in_fewer_bits is None:
+            return ""
+        others = f"{1 - self.in_fewer_bits.agreement:.0%} of the best classes, or one,"
+        return (
+            f"in fewer bits up to {others} may be others than the model's, whose answers were measured. The format "
+            f"{DEFAULT} promises what the model does."
+        )
+
     @contextmanager
     def suits(self) -> Iterator[None]:
         """FailedPrecondition FORMAT_UNSUITABLE for whatever its libraries raise of a network. Want of memory and of

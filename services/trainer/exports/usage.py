@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 
+from handful.bundle.error_control import least_rate
 from handful.v1.bundle_pb2 import ModelManifest
 from services.trainer.exports.browser import SHIPPED
 
@@ -62,6 +63,27 @@ mv package/dist/{script} package/dist/{wasm} vendor/
 that is higher than wide some may differ by a few levels of 255. A JPEG that is more than twice as large as the
 network's input is decoded smaller there; here its pixels are averaged, which is nearly the same.
 """
+_WARY = """\
+## At most so many wrong
+
+`{command}` says `unsure` where an answer is not sure enough, as Handful's
+server does: of all that is asked, the unsure included, at most 5 % is answered and wrong, on average over models made
+and pictures asked as the training pictures were; one model may do somewhat worse, and of pictures unlike those nothing
+is promised. It is reckoned from {num} groups of pictures, so less than {least:g} % is refused; where models of somewhat
+fewer pictures answered these, as out of fold they do, it is an approximation. What is as near to the threshold as the
+differences below may be unsure here and not there.{more}
+"""
+_OF_SEGMENTS = "\nOf a longer sound it is the segments that it is promised of."
+_CHANGED = "\n`model.py` is there to be changed, and promises nothing."
+_OF_PIXELS = """
+The page has it to choose. Pixels of a JPEG, and of what is higher than wide, are nearly those of the server and not the
+same: so is what is unsure of them."""
+_NOTHING_PROMISED = """\
+## At most so many wrong
+
+That is not promised, and `--max-wrong` is refused: {why}
+"""
+_NOT_MEASURED = "the model was measured on nothing that it was not fitted on, or an earlier\nrelease made it."
 
 # Every file that stands in some format, in the order to be read. Of sounds "pictures" is another word.
 _FILES = {
@@ -73,10 +95,13 @@ _FILES = {
     "predict.mjs": "the same for Node",
     "pixels.mjs": "how a picture becomes pixels, as `images.py` of Handful does it",
     "classifier.mjs": "pixels to classes; it tests itself",
+    "error_control.mjs": "how sure an answer has to be so that few are wrong, as `error_control.py` of Handful has it",
     "runtime.mjs": "fetches ONNX Runtime Web and holds it against its hashes",
     "runtime.json": "its version, where it is had, and the hashes",
     "predict.py": "says what pictures show, and tests itself",
     "runner.py": "what runs the network, for `predict.py`",
+    "promise.py": "what `--max-wrong` of `predict.py` asks for",
+    "error_control.py": "how sure an answer has to be so that few are wrong",
     "images.py": "how a file becomes pixels",
     "recordings.py": "how a file becomes samples",
     "sounds.py": "how samples become spectrograms",
@@ -88,6 +113,7 @@ _FILES = {
     "neighbours.npz": "features of the training pictures: what is far from all of them is unknown",
     "neighbours.json": "how many of these are asked, and how far they may be",
     "neighbours.bin": "features of the training pictures, float32: what is far from all of them is unknown",
+    "error_control.json": "what the model got wrong, and how surely",
     "golden.json": "the answers to golden pictures",
     "golden.bin": "these pictures at the input size",
     "golden.jpg": "the first of them as a file",
@@ -111,6 +137,21 @@ def use(model: ModelManifest, names: Iterable[str]) -> str:
         return _PYTHON.format(file="some.wav", files="sounds") + sounds
     pictures = _PICTURES.format(graph=graph, size=model.backbone.preprocessing.size)
     return _PYTHON.format(file="some.jpg", files="pictures") + pictures
+
+
+def wary(model: ModelManifest, refusal: str, names: Iterable[str]) -> str:
+    """What is promised of wrong answers, or why nothing is: the format's refusal, if it has one."""
+    if refusal or not model.HasField("error_control"):
+        return _NOTHING_PROMISED.format(why=refusal or _NOT_MEASURED)
+    command, more = "python predict.py --max-wrong 5% FILE", ""
+    if "index.html" in names:
+        command, more = "node predict.mjs --max-wrong 5% FILE", _OF_PIXELS
+    elif "model.py" in names:
+        more = _CHANGED
+    elif model.backbone.HasField("sound_preprocessing"):
+        more = _OF_SEGMENTS
+    num = model.error_control.num_groups
+    return _WARY.format(command=command, num=num, least=100 * least_rate(num), more=more)
 
 
 def files(names: Iterable[str]) -> list[tuple[str, str]]:

@@ -1,6 +1,8 @@
 """What pictures show, by the model in this folder. It needs what requirements.txt names.
 
 `python predict.py some.jpg other.png` prints the best classes of each picture, with `--json` as one object per line.
+`python predict.py --max-wrong 5% some.jpg` says `unsure` where an answer is not sure enough for that; README.md says
+what is promised.
 `python predict.py --self-test` tells whether the model answers here as it did where it was made.
 """
 
@@ -12,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import promise
+from error_control import is_unsure
 from images import BadImage, Preprocessing, decode, fit
 from runner import NAME, Network
 
@@ -39,13 +43,15 @@ class Model:
         answers: npt.NDArray[np.float32] = self._network.run(["probabilities"], {"pixels": pixels})[0]
         return answers
 
-    def predict(self, picture: bytes, top: int) -> dict[str, Any]:
-        """The most probable classes of a picture, best first, and whether it is like nothing that was trained on."""
+    def predict(self, picture: bytes, top: int, confidence: float | None = None) -> dict[str, Any]:
+        """The most probable classes of a picture, best first, whether it is like nothing that was trained on, and
+        whether the best is no surer than a confidence.
+        """
         row, features = self._network.run(["probabilities", "features"], {"pixels": self.pixels(picture)[None]})
         order = np.argsort(-row[0], kind="stable")[:top]
         best = [{"label": self.labels[index], "score": float(row[0][index])} for index in order]
         known = self._neighbours is None or self._neighbours.distance(features[0]) <= self._neighbours.max_distance
-        return {"predictions": best, "unknown": not known}
+        return {"predictions": best, "unknown": not known, "unsure": is_unsure(float(row[0].max()), confidence)}
 
 
 class Neighbours:
@@ -88,29 +94,31 @@ def main() -> int:
     parser.add_argument("pictures", nargs="*", type=Path, metavar="IMAGE", help="JPEG, PNG or WebP")
     parser.add_argument("--top", type=int, default=3, help="classes per picture (default: 3)")
     parser.add_argument("--json", action="store_true", help="one JSON object per picture")
+    promise.add_to(parser)
     parser.add_argument("--self-test", action="store_true", help="try the model on the pictures that came with it")
     given = parser.parse_args()
     if given.self_test == bool(given.pictures):
         parser.error("give pictures, or --self-test")
+    confidence = promise.min_confidence(HERE, parser, given.max_wrong)
     model = Model()
     if given.self_test:
         report = self_test(model)
         print(json.dumps(report))
         return 0 if report["self_test"] == "passed" else 1
-    return max([_show(model, path, given) for path in given.pictures])
+    return max([_show(model, path, given, confidence) for path in given.pictures])
 
 
-def _show(model: Model, path: Path, given: argparse.Namespace) -> int:
+def _show(model: Model, path: Path, given: argparse.Namespace, confidence: float | None) -> int:
     try:
-        answer = model.predict(path.read_bytes(), given.top)
+        answer = model.predict(path.read_bytes(), given.top, confidence)
     except (BadImage, OSError) as bad:
         print(f"{path}: {bad.message if isinstance(bad, BadImage) else bad.strerror}", file=sys.stderr)
         return 1
     if given.json:
         print(json.dumps({"file": str(path), **answer}, ensure_ascii=False))
     else:
-        unknown = "unknown; of the classes most like: " if answer["unknown"] else ""
-        print(f"{path}: {unknown}" + "  ".join(f"{one['label']} {one['score']:.3f}" for one in answer["predictions"]))
+        shown = "  ".join(f"{one['label']} {one['score']:.3f}" for one in answer["predictions"])
+        print(f"{path}: {promise.held_back(answer)}{shown}")
     return 0
 
 

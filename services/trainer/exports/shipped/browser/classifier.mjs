@@ -11,6 +11,7 @@ export class Classifier {
     const { id2label } = await json("labels.json");
     made.labels = Object.keys(id2label).map((index) => id2label[index]);
     made.golden = { ...(await json("golden.json")), pixels: await read("golden.bin") };
+    made.errorControl = await json("error_control.json");
     made.neighbours = await json("neighbours.json");
     made.rows = new Float32Array((await read("neighbours.bin")).slice().buffer);
     made.session = await ort.InferenceSession.create(await read("model.onnx"), { executionProviders: ["wasm"] });
@@ -25,13 +26,14 @@ export class Classifier {
     return { probabilities: probabilities.data, features: features.data };
   }
 
-  // The classes, best first, and whether the picture is like nothing that was trained on.
-  async classify(pixels) {
+  // The classes, best first, whether the picture is like nothing that was trained on, and whether the best is no surer
+  // than a confidence, if that is given.
+  async classify(pixels, confidence = null) {
     const { probabilities, features } = await this.run(pixels);
     const predictions = this.labels.map((label, index) => ({ label, score: probabilities[index] }));
     predictions.sort((one, other) => other.score - one.score);
     const known = !this.rows.length || this.distance(features) <= this.neighbours.max_distance;
-    return { predictions, unknown: !known };
+    return { predictions, unknown: !known, unsure: confidence !== null && predictions[0].score <= confidence };
   }
 
   // One minus the mean cosine with the nearest training examples, in [0, 2].

@@ -1,13 +1,15 @@
 // The page: a file or the camera to pixels, pixels to classes, classes to bars.
 
 import { Classifier } from "./classifier.mjs";
+import { minConfidence } from "./error_control.mjs";
 import { fit } from "./pixels.mjs";
 import { runtime } from "./runtime.mjs";
 
 const SHOWN = 5;
 const MAX_LEVELS = 4; // of 255: decoders of JPEG round differently
 const [canvas, note, video] = ["shown", "note", "video"].map((id) => document.getElementById(id));
-const [choose, camera, file] = ["choose", "camera", "file"].map((id) => document.getElementById(id));
+const [choose, camera, file, wrong] = ["choose", "camera", "file", "wrong"].map((id) => document.getElementById(id));
+let last = null; // what was asked about
 
 async function read(name) {
   const answer = await fetch(name);
@@ -37,9 +39,23 @@ export async function classify(source) {
   canvas.width = picture.width;
   canvas.height = picture.height;
   canvas.getContext("2d").drawImage(bitmap, 0, 0);
-  const answer = await classifier.classify(fit(picture, classifier.preprocessing));
+  const confidence = wrong.value ? minConfidence(classifier.errorControl, Number(wrong.value)) : null;
+  const answer = await classifier.classify(fit(picture, classifier.preprocessing), confidence);
+  last = source;
   show(answer);
   return answer;
+}
+
+// What so few examples cannot promise is not to be chosen.
+function offer({ errorControl }) {
+  for (const option of wrong.options) {
+    try {
+      if (option.value) minConfidence(errorControl, Number(option.value));
+    } catch (problem) {
+      option.disabled = true;
+      option.title = problem.message;
+    }
+  }
 }
 
 // As predict.py has it: the golden pictures, and how far the first of them, read from its file, is from its pixels.
@@ -53,7 +69,7 @@ export async function selfTest() {
   return { ...report, self_test: passed ? "passed" : "failed", max_pixel_diff: levels };
 }
 
-function show({ predictions, unknown }) {
+function show({ predictions, unknown, unsure }) {
   const rows = predictions.slice(0, SHOWN).map(({ label, score }) => {
     const row = document.createElement("li");
     const [name, bar, share] = ["span", "meter", "span"].map((kind) => row.appendChild(document.createElement(kind)));
@@ -63,7 +79,7 @@ function show({ predictions, unknown }) {
     return row;
   });
   document.getElementById("classes").replaceChildren(...rows);
-  note.textContent = unknown ? "It is like nothing that was trained on." : "";
+  note.textContent = unknown ? "It is like nothing that was trained on." : unsure ? "It is unsure." : "";
 }
 
 async function watch() {
@@ -86,7 +102,9 @@ const said = (work) => work.catch((problem) => { note.textContent = `That did no
 choose.onclick = () => file.click();
 file.onchange = () => said(classify(file.files[0]));
 camera.onclick = () => said(watch());
-said(loading.then(() => {
+wrong.onchange = () => { if (last) said(classify(last)); };
+said(loading.then((classifier) => {
+  offer(classifier);
   choose.disabled = camera.disabled = false;
   note.textContent = "Ready.";
 }));

@@ -1,10 +1,14 @@
 // What pictures show, by the model in this folder, in Node 18 or newer.
 //
 // `node predict.mjs some.jpg other.png` prints the classes of each as a line of JSON, and needs `npm install sharp@0.34`, which
-// opens the files. `node predict.mjs --self-test` tells whether the model answers here as it did where it was made.
+// opens the files. `node predict.mjs --max-wrong 5% some.jpg` says `unsure` where an answer is not sure enough for that;
+// README.md has what is promised. `node predict.mjs --self-test` tells whether the model answers here as it did where it was
+// made.
 
 import { readFile } from "node:fs/promises";
+import { parseArgs } from "node:util";
 import { Classifier } from "./classifier.mjs";
+import { minConfidence, share } from "./error_control.mjs";
 import { fit } from "./pixels.mjs";
 import { runtime } from "./runtime.mjs";
 
@@ -16,14 +20,24 @@ async function decode(sharp, file) {
   return { data, width: info.width, height: info.height, jpeg: /\.jpe?g$/i.test(file) };
 }
 
-async function show(files) {
+// The confidence up to which answers are held back; null where no share of wrong ones is asked for.
+async function heldBack(wanted) {
+  if (wanted === undefined) return null;
+  try {
+    return minConfidence(JSON.parse(await readFile(new URL("error_control.json", import.meta.url))), share(wanted));
+  } catch (problem) {
+    throw new Error(`--max-wrong: ${problem.message}`);
+  }
+}
+
+async function show(files, confidence) {
   const classifier = await Classifier.load(await runtime(read), read);
   const { default: sharp } = await import("sharp").catch((problem) => {
     throw new Error(`npm install sharp@0.34, which opens the files: ${problem.message}`);
   });
   for (const file of files) {
     try {
-      const answer = await classifier.classify(fit(await decode(sharp, file), classifier.preprocessing));
+      const answer = await classifier.classify(fit(await decode(sharp, file), classifier.preprocessing), confidence);
       console.log(JSON.stringify({ file, ...answer }));
     } catch (problem) {
       console.error(`${file}: ${problem.message}`);
@@ -39,10 +53,11 @@ async function selfTest() {
   process.exitCode = report.self_test === "passed" ? 0 : 1;
 }
 
-const given = process.argv.slice(2);
+const options = { "self-test": { type: "boolean" }, "max-wrong": { type: "string" } };
 try {
-  if (!given.length) throw new Error("give pictures, or --self-test");
-  await (given[0] === "--self-test" ? selfTest() : show(given));
+  const { values, positionals } = parseArgs({ options, allowPositionals: true });
+  if (!values["self-test"] === !positionals.length) throw new Error("give pictures, or --self-test");
+  await (values["self-test"] ? selfTest() : show(positionals, await heldBack(values["max-wrong"])));
 } catch (problem) {
   console.error(problem.message);
   process.exitCode = 1;

@@ -2,6 +2,8 @@
 
 `python predict.py some.wav other.mp3` prints the best classes of each sound, with `--json` as one object per line; of a
 long one also those of each of its segments.
+`python predict.py --max-wrong 5% some.wav` says `unsure` where an answer is not sure enough for that; README.md says
+what is promised.
 `python predict.py --self-test` tells whether the model answers here as it did where it was made.
 """
 
@@ -13,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import promise
+from error_control import is_unsure
 from recordings import BadSound, check_heard, decode, is_silent, silent
 from runner import NAME, Network
 from sounds import Spectrogram, inputs, pieces
@@ -40,9 +44,10 @@ class Model:
         probabilities, features = self._network.run(["probabilities", "features"], taken)
         return probabilities[0], features[0]
 
-    def predict(self, sound: bytes, top: int) -> dict[str, Any]:
-        """The most probable classes of a WAV, FLAC, OGG or MP3 file, best first, and whether it is like nothing that
-        was trained on; of several pieces also those of each, with none where nothing is heard. BadSound.
+    def predict(self, sound: bytes, top: int, confidence: float | None = None) -> dict[str, Any]:
+        """The most probable classes of a WAV, FLAC, OGG or MP3 file, best first, whether it is like nothing that was
+        trained on, and whether the best is no surer than a confidence; of several pieces also those of each, with none
+        where nothing is heard. BadSound.
         """
         recording = decode(sound)
         check_heard(recording)
@@ -52,22 +57,23 @@ class Model:
         spoken = [one for one in heard if one is not None]
         if not spoken:
             raise silent()
-        answer = self._said(np.mean([row for row, _ in spoken], axis=0), [features for _, features in spoken], top)
+        rows, features = zip(*spoken, strict=True)
+        answer = self._said(np.mean(rows, axis=0), features, top, confidence)
         if len(parts) == 1:
             return answer
-        nothing: dict[str, Any] = {"predictions": [], "unknown": False}
+        nothing: dict[str, Any] = {"predictions": [], "unknown": False, "unsure": False}
         segments = [
-            {"start": start, "end": end, **(nothing if one is None else self._said(one[0], [one[1]], top))}
+            {"start": start, "end": end, **(nothing if one is None else self._said(one[0], one[1:], top, confidence))}
             for (start, end, _), one in zip(parts, heard, strict=True)
         ]
         return {**answer, "segments": segments}
 
-    def _said(self, row: Samples, features: list[Samples], top: int) -> dict[str, Any]:
+    def _said(self, row: Samples, features: tuple[Samples, ...], top: int, confidence: float | None) -> dict[str, Any]:
         order = np.argsort(-row, kind="stable")[:top]
         best = [{"label": self.labels[index], "score": float(row[index])} for index in order]
         near = self._neighbours
         known = near is None or min(map(near.distance, features)) <= near.max_distance
-        return {"predictions": best, "unknown": not known}
+        return {"predictions": best, "unknown": not known, "unsure": is_unsure(float(row.max()), confidence)}
 
 
 class Neighbours:
@@ -108,21 +114,23 @@ def main() -> int:
     parser.add_argument("sounds", nargs="*", type=Path, metavar="SOUND", help="WAV, FLAC, OGG or MP3")
     parser.add_argument("--top", type=int, default=3, help="classes per sound (default: 3)")
     parser.add_argument("--json", action="store_true", help="one JSON object per sound")
+    promise.add_to(parser)
     parser.add_argument("--self-test", action="store_true", help="try the model on the sounds that came with it")
     given = parser.parse_args()
     if given.self_test == bool(given.sounds):
         parser.error("give sounds, or --self-test")
+    confidence = promise.min_confidence(HERE, parser, given.max_wrong)
     model = Model()
     if given.self_test:
         report = self_test(model)
         print(json.dumps(report))
         return 0 if report["self_test"] == "passed" else 1
-    return max([_show(model, path, given) for path in given.sounds])
+    return max([_show(model, path, given, confidence) for path in given.sounds])
 
 
-def _show(model: Model, path: Path, given: argparse.Namespace) -> int:
+def _show(model: Model, path: Path, given: argparse.Namespace, confidence: float | None) -> int:
     try:
-        answer = model.predict(path.read_bytes(), given.top)
+        answer = model.predict(path.read_bytes(), given.top, confidence)
     except (BadSound, OSError) as bad:
         print(f"{path}: {bad.message if isinstance(bad, BadSound) else bad.strerror}", file=sys.stderr)
         return 1
@@ -136,8 +144,8 @@ def _show(model: Model, path: Path, given: argparse.Namespace) -> int:
 
 
 def _line(answer: dict[str, Any]) -> str:
-    unknown = "unknown; of the classes most like: " if answer["unknown"] else ""
-    return unknown + ("  ".join(f"{one['label']} {one['score']:.3f}" for one in answer["predictions"]) or "nothing")
+    shown = "  ".join(f"{one['label']} {one['score']:.3f}" for one in answer["predictions"])
+    return f"{promise.held_back(answer)}{shown or 'nothing'}"
 
 
 def _json(path: Path) -> Any:
