@@ -465,6 +465,8 @@ class Recipe(_message.Message):
     HEAD_FIELD_NUMBER: _builtins.int
     SHRINKAGE_FIELD_NUMBER: _builtins.int
     VIEWS_FIELD_NUMBER: _builtins.int
+    NUM_FOLDS_FIELD_NUMBER: _builtins.int
+    NUM_REPEATS_FIELD_NUMBER: _builtins.int
     BACKBONE_PRECISION_FIELD_NUMBER: _builtins.int
     FIT_FIELD_NUMBER: _builtins.int
     MAX_GFLOPS_FIELD_NUMBER: _builtins.int
@@ -568,6 +570,18 @@ class Recipe(_message.Message):
     measured is measured on pictures as they are. `fast` on pictures only; fewer where pictures and views would have over
     2^28 numbers of features together.
     """
+    num_folds: _builtins.int
+    """Folds of the cross-validation, from 2 to 50 and at most as many as the smallest class has groups of training examples:
+    more are refused when the run is asked for. Each fold is answered by heads fitted on the others, so more of them are
+    nearer to the published head, and fits take as many times longer; a challenger is fine-tuned once for each. 0, the
+    default: 5, or as many as the smallest class has groups. `fast` and `quality` only.
+    """
+    num_repeats: _builtins.int
+    """How often the cross-validation is done, each time with other folds, from 1 to 20: more make intervals narrower, and
+    fits take as many times longer. Fewer where training examples x classes x repeats would be over 2^24; once always. A
+    challenger answers once. 0, the default: 5, or 600 over the training examples where that is less, rounded down, and
+    once at least. `fast` and `quality` only.
+    """
     backbone_precision: Global___BackbonePrecision.ValueType
     """In which numbers the backbone computes. INT8: about twice as fast to train and to serve and a quarter as large, where
     Architecture.backbone_precisions offers it; with pretrained weights and `fast` only.
@@ -629,14 +643,16 @@ class Recipe(_message.Message):
         head: Global___HeadKind.ValueType = ...,
         shrinkage: _builtins.float | None = ...,
         views: _builtins.int = ...,
+        num_folds: _builtins.int | None = ...,
+        num_repeats: _builtins.int | None = ...,
         backbone_precision: Global___BackbonePrecision.ValueType = ...,
         fit: Global___ImagePreprocessing.Fit.ValueType = ...,
         max_gflops: _builtins.float | None = ...,
         challenger_epochs: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_brightness", b"_brightness", "_challenger_epochs", b"_challenger_epochs", "_contrast", b"_contrast", "_crop_scale", b"_crop_scale", "_cutmix", b"_cutmix", "_early_stopping_epochs", b"_early_stopping_epochs", "_frozen_blocks", b"_frozen_blocks", "_gradient_clip_norm", b"_gradient_clip_norm", "_head_learning_rate", b"_head_learning_rate", "_horizontal_flip", b"_horizontal_flip", "_hue", b"_hue", "_label_smoothing", b"_label_smoothing", "_layer_decay", b"_layer_decay", "_learning_rate", b"_learning_rate", "_max_gflops", b"_max_gflops", "_mixup", b"_mixup", "_momentum", b"_momentum", "_num_epochs", b"_num_epochs", "_random_erasing", b"_random_erasing", "_regularization_c", b"_regularization_c", "_rotation_degrees", b"_rotation_degrees", "_saturation", b"_saturation", "_seed", b"_seed", "_shrinkage", b"_shrinkage", "_target_size", b"_target_size", "_vertical_flip", b"_vertical_flip", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "brightness", b"brightness", "challenger_epochs", b"challenger_epochs", "contrast", b"contrast", "crop_scale", b"crop_scale", "cutmix", b"cutmix", "early_stopping_epochs", b"early_stopping_epochs", "frozen_blocks", b"frozen_blocks", "gradient_clip_norm", b"gradient_clip_norm", "head_learning_rate", b"head_learning_rate", "horizontal_flip", b"horizontal_flip", "hue", b"hue", "label_smoothing", b"label_smoothing", "layer_decay", b"layer_decay", "learning_rate", b"learning_rate", "max_gflops", b"max_gflops", "mixup", b"mixup", "momentum", b"momentum", "num_epochs", b"num_epochs", "random_erasing", b"random_erasing", "regularization_c", b"regularization_c", "rotation_degrees", b"rotation_degrees", "saturation", b"saturation", "seed", b"seed", "shrinkage", b"shrinkage", "target_size", b"target_size", "vertical_flip", b"vertical_flip", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_brightness", b"_brightness", "_challenger_epochs", b"_challenger_epochs", "_contrast", b"_contrast", "_crop_scale", b"_crop_scale", "_cutmix", b"_cutmix", "_early_stopping_epochs", b"_early_stopping_epochs", "_frozen_blocks", b"_frozen_blocks", "_gradient_clip_norm", b"_gradient_clip_norm", "_head_learning_rate", b"_head_learning_rate", "_horizontal_flip", b"_horizontal_flip", "_hue", b"_hue", "_label_smoothing", b"_label_smoothing", "_layer_decay", b"_layer_decay", "_learning_rate", b"_learning_rate", "_max_gflops", b"_max_gflops", "_mixup", b"_mixup", "_momentum", b"_momentum", "_num_epochs", b"_num_epochs", "_num_folds", b"_num_folds", "_num_repeats", b"_num_repeats", "_random_erasing", b"_random_erasing", "_regularization_c", b"_regularization_c", "_rotation_degrees", b"_rotation_degrees", "_saturation", b"_saturation", "_seed", b"_seed", "_shrinkage", b"_shrinkage", "_target_size", b"_target_size", "_vertical_flip", b"_vertical_flip", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "brightness", b"brightness", "challenger_epochs", b"challenger_epochs", "contrast", b"contrast", "crop_scale", b"crop_scale", "cutmix", b"cutmix", "early_stopping_epochs", b"early_stopping_epochs", "frozen_blocks", b"frozen_blocks", "gradient_clip_norm", b"gradient_clip_norm", "head_learning_rate", b"head_learning_rate", "horizontal_flip", b"horizontal_flip", "hue", b"hue", "label_smoothing", b"label_smoothing", "layer_decay", b"layer_decay", "learning_rate", b"learning_rate", "max_gflops", b"max_gflops", "mixup", b"mixup", "momentum", b"momentum", "num_epochs", b"num_epochs", "num_folds", b"num_folds", "num_repeats", b"num_repeats", "random_erasing", b"random_erasing", "regularization_c", b"regularization_c", "rotation_degrees", b"rotation_degrees", "saturation", b"saturation", "seed", b"seed", "shrinkage", b"shrinkage", "target_size", b"target_size", "vertical_flip", b"vertical_flip", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_brightness", b"_brightness", "_challenger_epochs", b"_challenger_epochs", "_contrast", b"_contrast", "_crop_scale", b"_crop_scale", "_cutmix", b"_cutmix", "_early_stopping_epochs", b"_early_stopping_epochs", "_frozen_blocks", b"_frozen_blocks", "_gradient_clip_norm", b"_gradient_clip_norm", "_head_learning_rate", b"_head_learning_rate", "_horizontal_flip", b"_horizontal_flip", "_hue", b"_hue", "_label_smoothing", b"_label_smoothing", "_layer_decay", b"_layer_decay", "_learning_rate", b"_learning_rate", "_max_gflops", b"_max_gflops", "_mixup", b"_mixup", "_momentum", b"_momentum", "_num_epochs", b"_num_epochs", "_random_erasing", b"_random_erasing", "_regularization_c", b"_regularization_c", "_rotation_degrees", b"_rotation_degrees", "_saturation", b"_saturation", "_seed", b"_seed", "_shrinkage", b"_shrinkage", "_target_size", b"_target_size", "_vertical_flip", b"_vertical_flip", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "architecture", b"architecture", "auto_augmentation", b"auto_augmentation", "backbone_precision", b"backbone_precision", "batch_size", b"batch_size", "brightness", b"brightness", "challenger_epochs", b"challenger_epochs", "class_weights", b"class_weights", "contrast", b"contrast", "crop_scale", b"crop_scale", "cutmix", b"cutmix", "early_stopping_epochs", b"early_stopping_epochs", "fit", b"fit", "freeze", b"freeze", "frozen_blocks", b"frozen_blocks", "frozen_mode", b"frozen_mode", "gradient_clip_norm", b"gradient_clip_norm", "head", b"head", "head_learning_rate", b"head_learning_rate", "horizontal_flip", b"horizontal_flip", "hue", b"hue", "initial_head", b"initial_head", "label_smoothing", b"label_smoothing", "layer_decay", b"layer_decay", "learning_rate", b"learning_rate", "max_gflops", b"max_gflops", "mixup", b"mixup", "momentum", b"momentum", "num_epochs", b"num_epochs", "optimizer", b"optimizer", "precision", b"precision", "preset", b"preset", "random_erasing", b"random_erasing", "regularization_c", b"regularization_c", "rotation_degrees", b"rotation_degrees", "saturation", b"saturation", "schedule", b"schedule", "seed", b"seed", "shrinkage", b"shrinkage", "target_size", b"target_size", "vertical_flip", b"vertical_flip", "views", b"views", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_brightness", b"_brightness", "_challenger_epochs", b"_challenger_epochs", "_contrast", b"_contrast", "_crop_scale", b"_crop_scale", "_cutmix", b"_cutmix", "_early_stopping_epochs", b"_early_stopping_epochs", "_frozen_blocks", b"_frozen_blocks", "_gradient_clip_norm", b"_gradient_clip_norm", "_head_learning_rate", b"_head_learning_rate", "_horizontal_flip", b"_horizontal_flip", "_hue", b"_hue", "_label_smoothing", b"_label_smoothing", "_layer_decay", b"_layer_decay", "_learning_rate", b"_learning_rate", "_max_gflops", b"_max_gflops", "_mixup", b"_mixup", "_momentum", b"_momentum", "_num_epochs", b"_num_epochs", "_num_folds", b"_num_folds", "_num_repeats", b"_num_repeats", "_random_erasing", b"_random_erasing", "_regularization_c", b"_regularization_c", "_rotation_degrees", b"_rotation_degrees", "_saturation", b"_saturation", "_seed", b"_seed", "_shrinkage", b"_shrinkage", "_target_size", b"_target_size", "_vertical_flip", b"_vertical_flip", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "architecture", b"architecture", "auto_augmentation", b"auto_augmentation", "backbone_precision", b"backbone_precision", "batch_size", b"batch_size", "brightness", b"brightness", "challenger_epochs", b"challenger_epochs", "class_weights", b"class_weights", "contrast", b"contrast", "crop_scale", b"crop_scale", "cutmix", b"cutmix", "early_stopping_epochs", b"early_stopping_epochs", "fit", b"fit", "freeze", b"freeze", "frozen_blocks", b"frozen_blocks", "frozen_mode", b"frozen_mode", "gradient_clip_norm", b"gradient_clip_norm", "head", b"head", "head_learning_rate", b"head_learning_rate", "horizontal_flip", b"horizontal_flip", "hue", b"hue", "initial_head", b"initial_head", "label_smoothing", b"label_smoothing", "layer_decay", b"layer_decay", "learning_rate", b"learning_rate", "max_gflops", b"max_gflops", "mixup", b"mixup", "momentum", b"momentum", "num_epochs", b"num_epochs", "num_folds", b"num_folds", "num_repeats", b"num_repeats", "optimizer", b"optimizer", "precision", b"precision", "preset", b"preset", "random_erasing", b"random_erasing", "regularization_c", b"regularization_c", "rotation_degrees", b"rotation_degrees", "saturation", b"saturation", "schedule", b"schedule", "seed", b"seed", "shrinkage", b"shrinkage", "target_size", b"target_size", "vertical_flip", b"vertical_flip", "views", b"views", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
@@ -676,6 +692,10 @@ class Recipe(_message.Message):
     _WhichOneofArgType__momentum: _TypeAlias = _typing.Literal["_momentum", b"_momentum"]  # noqa: Y015
     _WhichOneofReturnType__num_epochs: _TypeAlias = _typing.Literal["num_epochs"]  # noqa: Y015
     _WhichOneofArgType__num_epochs: _TypeAlias = _typing.Literal["_num_epochs", b"_num_epochs"]  # noqa: Y015
+    _WhichOneofReturnType__num_folds: _TypeAlias = _typing.Literal["num_folds"]  # noqa: Y015
+    _WhichOneofArgType__num_folds: _TypeAlias = _typing.Literal["_num_folds", b"_num_folds"]  # noqa: Y015
+    _WhichOneofReturnType__num_repeats: _TypeAlias = _typing.Literal["num_repeats"]  # noqa: Y015
+    _WhichOneofArgType__num_repeats: _TypeAlias = _typing.Literal["_num_repeats", b"_num_repeats"]  # noqa: Y015
     _WhichOneofReturnType__random_erasing: _TypeAlias = _typing.Literal["random_erasing"]  # noqa: Y015
     _WhichOneofArgType__random_erasing: _TypeAlias = _typing.Literal["_random_erasing", b"_random_erasing"]  # noqa: Y015
     _WhichOneofReturnType__regularization_c: _TypeAlias = _typing.Literal["regularization_c"]  # noqa: Y015
@@ -734,6 +754,10 @@ class Recipe(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__momentum) -> _WhichOneofReturnType__momentum | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_epochs) -> _WhichOneofReturnType__num_epochs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_folds) -> _WhichOneofReturnType__num_folds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_repeats) -> _WhichOneofReturnType__num_repeats | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__random_erasing) -> _WhichOneofReturnType__random_erasing | None: ...
     @_typing.overload
@@ -1804,9 +1828,11 @@ class CrossValidation(_message.Message):
     ARCHITECTURE_CHOICE_FIELD_NUMBER: _builtins.int
     CHALLENGE_FIELD_NUMBER: _builtins.int
     folds: _builtins.int
-    """Folds: 5, or as many as the smallest class has groups."""
+    """Folds: as many as Recipe.num_folds asked for; else 5, or as many as the smallest class has groups."""
     repeats: _builtins.int
-    """Repeats: 5, fewer where there are many examples and classes."""
+    """Repeats: as many as Recipe.num_repeats asked for; else 5, fewer where there are many examples, or where groups hold
+    several classes. 1 where a challenger answered, which is fine-tuned once for each fold.
+    """
     num_examples: _builtins.int
     """Examples, all of the training split."""
     accuracy: _builtins.float

@@ -124,8 +124,8 @@ class TrainingRun(_message.Message):
     """The epoch of that run's checkpoint; its own epochs are those after."""
     estimated_seconds: _builtins.float
     """Seconds from start_time to finish_time that it was likely to take when it was asked for: the median of the latest
-    runs that were asked for with the same preset, architecture, precision, views, epochs and max_gflops, on the same
-    dataset where there were any. Not set where there was none.
+    runs that were asked for with the same preset, architecture, precision, views, folds, repeats, epochs and max_gflops,
+    on the same dataset where there were any. Not set where there was none.
     """
     waits_for: _builtins.str
     """What it waits for, in plain words, where no worker that was heard of lately can take it: there is none, or each lacks
@@ -233,6 +233,8 @@ class Failure(_message.Message):
         """The run needs Ultralytics, the extra `yolo`, and the worker that took it has none."""
         REASON_PROCESS_LOST: Failure._Reason.ValueType  # 14
         """A process that the worker had started for the run, to build a graph or to train a YOLO, ended without an answer."""
+        REASON_NO_FOLDS: Failure._Reason.ValueType  # 15
+        """Groups hold several classes, so that the training examples cannot be dealt into the folds that the recipe asks for."""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """Reason says why, for programs."""
@@ -267,6 +269,8 @@ class Failure(_message.Message):
     """The run needs Ultralytics, the extra `yolo`, and the worker that took it has none."""
     REASON_PROCESS_LOST: Failure.Reason.ValueType  # 14
     """A process that the worker had started for the run, to build a graph or to train a YOLO, ended without an answer."""
+    REASON_NO_FOLDS: Failure.Reason.ValueType  # 15
+    """Groups hold several classes, so that the training examples cannot be dealt into the folds that the recipe asks for."""
 
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int

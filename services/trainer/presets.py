@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 from services.trainer.fields import BOTH, PICTURES, Field, Needs, Preset
+from services.trainer.head_fields import HEAD
 from services.trainer.sound_architectures import AUTO, CANDIDATES, SOUND_ARCHITECTURES
 
 FAST = "fast"
@@ -16,7 +17,6 @@ FINE_TUNE = "fine_tune"
 # Those that fit a head to features, and train by no gradients: they need no torch but for a challenger, and keep no
 # checkpoints.
 OF_FEATURES = (FAST, QUALITY)
-REGULARIZATION_C = 1.0
 # How strong an augmented view is by default: a probability, degrees, the smallest share of the area, relative changes.
 # The recipes that train a network draw such views anew in every epoch, `fast` once (`worker/views.py`).
 VIEW = {
@@ -49,32 +49,6 @@ _FIT = Field(
     modalities=PICTURES,
     unwritten=True,
 )
-_HEAD = (
-    Field("num_epochs", "Most passes of the solver; it stops when it has converged.", 200, 1, 10_000, "epochs"),
-    Field(
-        "head",
-        "How the head is fitted. AUTO: LDA where that is better out of fold by more than one standard error, else "
-        "LOGISTIC_REGRESSION.",
-        "AUTO",
-        choices=("AUTO", "LOGISTIC_REGRESSION", "LDA"),
-    ),
-    Field(
-        "regularization_c",
-        "Inverse strength of the L2 penalty of logistic regression.",
-        REGULARIZATION_C,
-        1e-4,
-        1e4,
-        needs=Needs("head", ("AUTO", "LOGISTIC_REGRESSION"), 0.0),
-    ),
-    Field(
-        "shrinkage",
-        "How far the covariance of LDA is drawn towards a multiple of the identity.",
-        0.3,
-        1e-3,
-        1.0,
-        needs=Needs("head", ("AUTO", "LDA"), 0.0),
-    ),
-)
 _FAST = (
     Field(
         "architecture",
@@ -85,7 +59,7 @@ _FAST = (
     ),
     replace(_WEIGHTS, modalities=PICTURES),
     *_COMMON[2:],
-    *_HEAD,
+    *HEAD,
     Field(
         "backbone_precision",
         "Numbers of the network. INT8: faster, smaller.",
@@ -136,7 +110,7 @@ _QUALITY = (
     ),
     Field("weights", "What the networks start from.", "PRETRAINED", choices=("PRETRAINED",)),
     *_COMMON[2:],
-    *_HEAD,
+    *HEAD,
 )
 _BASELINE = (
     *_COMMON,

@@ -15,6 +15,7 @@ from handful.v1.bundle_pb2 import Recipe
 from services.trainer.architectures import ARCHITECTURES, NOT_OFFERED, ULTRALYTICS, ArchitectureRow
 from services.trainer.choices import listed, not_one_of
 from services.trainer.fields import Field, Preset
+from services.trainer.head_fields import MIN_FOLDS
 from services.trainer.presets import BASELINE, FAST, FINE_TUNE, PRESETS, QUALITY
 from services.trainer.sound_architectures import AUTO, SOUND_ARCHITECTURES, modality
 
@@ -48,6 +49,8 @@ def resolve(asked: Recipe, default_architecture: str) -> Recipe:
         problems += _precision_problems(recipe)
     if row is not None:
         problems += _network_problems(asked, recipe, row)
+    if 0 < recipe.num_folds < MIN_FOLDS:
+        problems.append(("recipe.num_folds", f"must be 0 or at least {MIN_FOLDS}: heads are fitted on the other folds"))
     if preset.name == FINE_TUNE and not problems:
         problems += _conflicts(asked, recipe)
     if problems:

@@ -16,7 +16,7 @@ from services.shared.database import Database
 from services.shared.identifiers import new_id
 from services.shared.interceptors import request_id
 from services.shared.objects import ObjectStore
-from services.trainer import architectures, attempts, comparing, recipes, runs, sound_architectures
+from services.trainer import architectures, attempts, comparing, folding, recipes, runs, sound_architectures
 from services.trainer.board import Board
 from services.trainer.continuing import Continuing
 from services.trainer.datasets import Datasets
@@ -96,6 +96,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         version = await self._datasets.version(project, request.dataset)
         recipe = recipes.fit(request.recipe, self._default_architecture, version.modality)
         recipes.check_views(recipe, sum(one.num_train for one in version.classes))
+        await asyncio.to_thread(folding.check, self._store, project, version.manifest_sha256, recipe)
         await self._fleet.check(recipe)
         return NewRun(
             key=RunKey(project, new_id()),

@@ -33,6 +33,7 @@ from services.trainer.worker.examples import Example, Examples
 from services.trainer.worker.head_choice import Candidate, best_architecture, honest
 from services.trainer.worker.pretrained import PretrainedWeights, key
 from services.trainer.worker.reporting import Reporter, RunCancelled
+from services.trainer.worker.validation import deal
 from services.trainer.worker.work import Work
 from tests.processes import children, until
 from tests.unit.test_starting_point import Recorder
@@ -161,7 +162,7 @@ class Small:
 
     def chosen_from(self) -> list[str]:
         """The networks that were tried, the chosen one first."""
-        prepared = prepare(self.work, self.examples)
+        prepared = prepare(self.work, self.examples, deal(self.work, self.examples))
         assert prepared.choice is not None
         names = [one.architecture for one in prepared.choice.candidates]
         assert self.work.recipe.architecture == prepared.backbone.architecture == names[0]

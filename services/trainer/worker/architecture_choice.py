@@ -14,11 +14,12 @@ from threadpoolctl import threadpool_limits
 from handful.bundle.heads import Floats
 from handful.v1.bundle_pb2 import MODALITY_SOUND, ArchitectureChoice, Backbone, Recipe
 from services.trainer.architectures import ARCHITECTURES, ArchitectureRow, preprocessing, to_choose_from, with_members
+from services.trainer.head_fields import MIN_FOLDS
 from services.trainer.sound_architectures import AUTO, CANDIDATES, SOUND_ARCHITECTURES
 from services.trainer.worker import backbones, sound_graphs
 from services.trainer.worker.agreement import GraphDisagrees
 from services.trainer.worker.children import ChildLost
-from services.trainer.worker.cross_validation import MIN_FOLDS, Folds, Labels
+from services.trainer.worker.cross_validation import Folds, Labels
 from services.trainer.worker.examples import Examples, targets
 from services.trainer.worker.features import Counts, Features, reported, rows_of, views_of
 from services.trainer.worker.head_choice import Candidate, best_architecture, honest, kinds, try_all
@@ -50,14 +51,15 @@ class Prepared:
     rivals: dict[str, list[Candidate]]
 
 
-def prepare(work: Work, examples: Examples) -> Prepared:
-    """The features of a run, with an event that says what they cost; its recipe names the architecture now. A network
-    that cannot be built or measured costs a choice that network; where there is no other, its problem is raised.
+def prepare(work: Work, examples: Examples, folds: Folds) -> Prepared:
+    """The features of a run, with an event that says what they cost; its recipe names the architecture now, chosen in
+    these folds. A network that cannot be built or measured costs a choice that network; where there is no other, its
+    problem is raised.
     """
     counts, choice, rivals = Counts(), None, dict[str, list[Candidate]]()
     with reported(work, counts):
         if work.recipe.architecture == AUTO:
-            architecture, choice, rivals = _chosen(work, examples, counts)
+            architecture, choice, rivals = _chosen(work, examples, folds, counts)
             _take(work, architecture)
         backbone, features = _found(work, examples, work.recipe.architecture, counts)
         rows = rows_of(work, features, (*examples.train, *examples.val))
@@ -70,12 +72,11 @@ def prepare(work: Work, examples: Examples) -> Prepared:
 
 
 def _chosen(
-    work: Work, examples: Examples, counts: Counts
+    work: Work, examples: Examples, folds: Folds, counts: Counts
 ) -> tuple[str, ArchitectureChoice | None, dict[str, list[Candidate]]]:
     work.forget(NOT_TRIED, NOT_CHOSEN, CHOSEN)
     candidates = _candidates(work, examples)
     labels, groups = targets(examples.train), [one.group for one in examples.train]
-    folds = Folds.drawn(labels, groups, len(examples.labels), work.recipe.seed)
     if folds.folds < MIN_FOLDS:
         message = (
             f"No architecture could be chosen: {examples.labels[folds.smallest_class]} has {folds.folds} groups of "

@@ -47,7 +47,7 @@ def cross_fitted(answers: OutOfFold, labels: Labels, folds: Folds, *, smoothed: 
     for repeat, held_out in folds.held_out():
         found = temperature(answers.logits[:, ~held_out], labels[~held_out], smoothed=smoothed)
         logits[repeat, held_out] = answers.logits[repeat, held_out] / np.float32(found)
-    return OutOfFold(answers.folds, logits)
+    return folds.answered(logits)
 
 
 def tempered(head: LinearHead, temperature: float) -> LinearHead:

@@ -4,11 +4,13 @@ fitted on. It knows rows, labels and groups; neither runs nor bundles.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
 from handful.bundle.heads import Floats, LinearHead, softmax
+from services.trainer.head_fields import MIN_FOLDS
 from services.trainer.intervals import effective
 from services.trainer.worker.spans import plain
 
@@ -22,10 +24,11 @@ Mask = npt.NDArray[np.bool_]
 Part = Callable[[Mask], Mask]
 
 FOLDS = 5
-MIN_FOLDS = 2
 REPEATS = 5
 # Of more than a fifth of so many examples there are fewer repeats: they add time, and are needed less.
 REPEATED_EXAMPLES = 600
+# How often folds are drawn for each repeat where a number of either is asked for: not every draw counts.
+TRIES = 20
 
 
 @dataclass(frozen=True)
@@ -78,34 +81,50 @@ class OutOfFold:
 @dataclass(frozen=True)
 class Folds:
     """Who is held out when: int64[repeats, n], each row's fold in each repeat. `folds` is as many as there can be, and
-    below MIN_FOLDS there are no repeats; `smallest_class` is the class with the fewest groups.
+    below MIN_FOLDS there are no repeats; `smallest_class` is the class with the fewest groups. `most_repeats` is
+    `OutOfFold`'s.
     """
 
     folds: int
     smallest_class: int
     of_row: Labels
+    most_repeats: int = REPEATS
 
     @classmethod
-    def drawn(cls, labels: Labels, groups: Sequence[str], num_classes: int, seed: int) -> "Folds":
-        """At most FOLDS folds and never more than the smallest class has groups, which may be fewer than two. Each
-        class is spread evenly, no group stands in two folds, and the same seed draws the same folds.
+    def drawn(
+        cls,
+        labels: Labels,
+        groups: Sequence[str],
+        num_classes: int,
+        seed: int,
+        num_folds: int = 0,
+        num_repeats: int = 0,
+    ) -> "Folds":
+        """At most `num_folds` folds, or FOLDS, and never more than the smallest class has groups, which may be fewer
+        than two; `num_repeats` times, or as `repeats_of` has it. Each class is spread evenly, no group stands in two
+        folds, and the same seed draws the same folds.
         """
         counts = _group_counts(labels, groups, num_classes)
         num_groups = (counts > 0).sum(axis=0)
-        folds = min(FOLDS, int(num_groups.min()))
-        repeats = repeats_of(len(labels))
+        folds = min(num_folds or FOLDS, int(num_groups.min()))
+        repeats = num_repeats or repeats_of(len(labels))
+        tries = repeats * (TRIES if num_folds or num_repeats else 1)
         random = np.random.default_rng(seed)
         codes = np.unique(np.array(groups), return_inverse=True)[1]
-        dealt = [_deal(counts, folds, random) for _ in range(repeats if folds >= MIN_FOLDS else 0)]
+        dealt = (_deal(counts, folds, random) for _ in range(tries if folds >= MIN_FOLDS else 0))
         # Where groups hold several classes, all of a class may have come into one fold.
-        whole = [one for one in dealt if _leaves_every_class(counts, one, folds)]
+        whole = list(islice((one for one in dealt if _leaves_every_class(counts, one, folds)), repeats))
         of_row = np.array([one[codes] for one in whole], dtype=np.int64).reshape(-1, len(labels))
-        return cls(folds if whole else min(folds, 1), int(num_groups.argmin()), of_row)
+        return cls(folds if whole else min(folds, 1), int(num_groups.argmin()), of_row, num_repeats or REPEATS)
 
     @property
     def num_fits(self) -> int:
         """Heads that one cross-validation fits."""
         return self.folds * len(self.of_row)
+
+    def answered(self, logits: Floats) -> OutOfFold:
+        """What was answered in these folds: logits float32[repeats, n, classes]."""
+        return OutOfFold(self.folds, logits, self.most_repeats)
 
     def held_out(self) -> Iterator[tuple[int, Mask]]:
         """Each repeat's folds, one after the other: the number of the repeat, and bool[n], who is held out."""
@@ -126,7 +145,7 @@ class Folds:
             known = ~held_out if part is None else part(~held_out)
             logits[repeat, held_out] = fit(rows[known], labels[known]).logits(asked[held_out])
             step()
-        return OutOfFold(self.folds, logits)
+        return self.answered(logits)
 
 
 def repeats_of(num_examples: int) -> int:

@@ -126,4 +126,4 @@ def honest(
         others = tried[best_architecture(tried, labels, ~held_out)]
         chosen = best(others, labels, groups, ~held_out)
         logits[repeat, held_out] = answers(chosen).logits[repeat, held_out]
-    return OutOfFold(folds.folds, logits)
+    return folds.answered(logits)

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 from handful.bundle.heads import Floats, LinearHead, softmax
 from handful.bundle.predictor import Pixels, to_pixels
 from handful.v1.bundle_pb2 import HEAD_KIND_LDA, Backbone, Head
-from services.trainer.presets import REGULARIZATION_C
+from services.trainer.head_fields import REGULARIZATION_C
 from services.trainer.worker import architecture_choice, challenge, discriminant, familiarity, logistic_regression
 from services.trainer.worker.calibration import tempered
 from services.trainer.worker.cross_validation import Labels
@@ -20,19 +20,20 @@ from services.trainer.worker.examples import Examples, targets
 from services.trainer.worker.publishing import NUM_GOLDEN
 from services.trainer.worker.resources import peak_memory_bytes
 from services.trainer.worker.spans import Span, flat, plain
-from services.trainer.worker.validation import validate
+from services.trainer.worker.validation import deal, validate
 from services.trainer.worker.work import Trained, Work
 
 
 def train(work: Work, examples: Examples) -> Trained:
     """Features of every example, the head, and its answers on the validation examples."""
-    prepared = architecture_choice.prepare(work, examples)
+    folds = deal(work, examples)
+    prepared = architecture_choice.prepare(work, examples, folds)
     backbone, train_rows, val_rows = prepared.backbone, plain(prepared.train), prepared.val
     train_labels, val_labels = targets(examples.train), targets(examples.val)
     # One thread: the matrices are small, and the figures do not depend on how many cores there are.
     with threadpool_limits(1, "blas"):
         span = Span.of(prepared.train)
-        described, cross_validation, held_out = validate(work, examples, span, train_labels, prepared.rivals)
+        described, cross_validation, held_out = validate(work, examples, span, folds, prepared.rivals)
         if cross_validation is not None and prepared.choice is not None:
             cross_validation.architecture_choice.CopyFrom(prepared.choice)
         if cross_validation is not None and cross_validation.challenge.won:

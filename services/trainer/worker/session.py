@@ -32,7 +32,7 @@ from services.trainer.worker.publishing import ParityFailed, publish
 from services.trainer.worker.reporting import LeaseLost, RunCancelled
 from services.trainer.worker.starting_point import settle
 from services.trainer.worker.unseen import unseen
-from services.trainer.worker.work import Diverged, NoExamples, Trained, WeightsMismatch, Work
+from services.trainer.worker.work import CannotDivide, Diverged, NoExamples, Trained, WeightsMismatch, Work
 
 log = structlog.get_logger()
 
@@ -148,6 +148,7 @@ _TOLD: dict[type[Exception], "Failure.Reason.ValueType"] = {
     NoTorch: Failure.REASON_NO_TORCH,
     NoYolo: Failure.REASON_NO_YOLO,
     NoExamples: Failure.REASON_NO_EXAMPLES,
+    CannotDivide: Failure.REASON_NO_FOLDS,
     ParityFailed: Failure.REASON_PARITY,
 }
 _OURS: tuple[tuple[tuple[type[Exception], ...], "Failure.Reason.ValueType", str], ...] = (

@@ -3,6 +3,7 @@ knowing next to nothing, which labels to look at, and what was answered, for who
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -13,80 +14,148 @@ from handful.v1.bundle_pb2 import (
     HEAD_KIND_LOGISTIC_REGRESSION,
     MODALITY_IMAGE,
     Baseline,
+    Challenge,
     CrossValidation,
     Head,
+    MoreExamples,
 )
+from services.trainer.head_fields import MIN_FOLDS
 from services.trainer.intervals import independent
 from services.trainer.worker import baselines, challenge, colours, learning_curve, suspects
-from services.trainer.worker.cross_validation import MIN_FOLDS, Folds, Labels
+from services.trainer.worker.cross_validation import Folds, Labels, OutOfFold
 from services.trainer.worker.evaluation import cross_validated
-from services.trainer.worker.examples import Examples
+from services.trainer.worker.examples import Examples, targets
 from services.trainer.worker.head_choice import Candidate, as_published, best, fitter, honest, kinds, try_all
 from services.trainer.worker.held_out import HeldOut
 from services.trainer.worker.spans import Span
-from services.trainer.worker.work import Work
+from services.trainer.worker.work import CannotDivide, Work
 
 _NONE: Mapping[str, Sequence[Candidate]] = {}
 
 
+def deal(work: Work, examples: Examples) -> Folds:
+    """The folds of a run. CannotDivide where they are fewer, or fewer times, than its recipe asks for."""
+    labels, groups = targets(examples.train), [one.group for one in examples.train]
+    recipe = work.recipe
+    asked = recipe.num_folds, recipe.num_repeats
+    folds = Folds.drawn(labels, groups, len(examples.labels), recipe.seed, *asked)
+    had = folds.folds, len(folds.of_row)
+    if any(number not in (0, found) for number, found in zip(asked, had, strict=True)):
+        raise CannotDivide(
+            "Groups of the training examples hold several classes, so that they cannot be dealt into the folds that "
+            f"are asked for with every class left in the others: there are {had[0]} folds, drawn {had[1]} times. Ask "
+            "for fewer, or leave num_folds and num_repeats out."
+        )
+    return folds
+
+
 def validate(
-    work: Work, examples: Examples, span: Span, labels: Labels, rivals: Mapping[str, Sequence[Candidate]] = _NONE
+    work: Work, examples: Examples, span: Span, folds: Folds, rivals: Mapping[str, Sequence[Candidate]] = _NONE
 ) -> tuple[Head, CrossValidation | None, HeldOut | None]:
     """What the head shall be, figures out of fold, and what was answered there at the temperatures that are published;
     none, with a notice, where a class cannot be divided. `rivals` are candidates of the architectures that were tried
     and not taken.
     """
-    names, groups = examples.labels, [one.group for one in examples.train]
-    folds = Folds.drawn(labels, groups, len(names), work.recipe.seed)
     described = Head(normalization=Head.NORMALIZATION_CENTER_L2, kind=HEAD_KIND_LOGISTIC_REGRESSION)
     if folds.folds < MIN_FOLDS:
-        _say_why_not(work, names[folds.smallest_class], folds.folds)
+        _say_why_not(work, examples.labels[folds.smallest_class], folds.folds)
         return described, None, None
-    numbered = np.unique(groups, return_inverse=True)[1]
-    drawn = len(np.unique(numbered[labels == folds.smallest_class])) >= learning_curve.FEWEST
-    of_pictures = examples.modality == MODALITY_IMAGE
-    # Each kind of head, the suspects, the colours of pictures, the curve.
-    rounds = len(kinds(work.recipe)) + 1 + of_pictures + len(learning_curve.SHARES) * drawn
-    step = Steps(work, "validating", folds.num_fits * rounds)
-    candidates = try_all(work.recipe, span, labels, len(names), folds, step)
-    chosen = best(candidates, labels, numbered)
-    tried = [candidates, *rivals.values()]
-    answers = honest(tried, labels, numbered, folds)
-    published = honest(tried, labels, numbered, folds, as_published)
+    asked = _Asked.of(work, examples, span, folds)
+    candidates = try_all(work.recipe, span, asked.labels, asked.num_classes, folds, asked.step)
+    chosen = best(candidates, asked.labels, asked.groups)
     described.kind, described.temperature = chosen.kind, chosen.temperature
-    challenger = challenge.answers(work, examples, folds, tried, [work.recipe.architecture, *rivals])
-    if challenger is not None:
-        answers, published = (
-            challenge.honest(chosen.out_of_fold, one, challenger, labels, numbered, folds)
-            for one in (answers, published)
-        )
-    found = cross_validated(labels, answers, [one.message(labels) for one in candidates], numbered)
-    if challenger is not None:
-        found.challenge.CopyFrom(challenge.told(work, chosen.out_of_fold, challenger, labels, numbered))
-    found.label_suspects.extend(suspects.listed(examples, suspects.believed(span, labels, len(names), folds, step)))
-    if drawn:
-        fit = fitter(chosen.kind, work.recipe, span, len(names))
-        curve = learning_curve.draw(span, labels, numbered, folds, fit, chosen.out_of_fold, work.recipe.seed, step)
-        found.more_examples.CopyFrom(learning_curve.more(curve, names, labels, numbered, answers))
-    coloured = _coloured(work, examples, labels, folds, step) if of_pictures else None
-    worth = answers.worth(independent(groups))
+    answers, published, challenged = _answers(asked, chosen, {work.recipe.architecture: candidates, **rivals})
+    told = [one.message(asked.labels) for one in candidates]
+    found = cross_validated(asked.labels, answers, told, asked.groups)
+    if challenged is not None:
+        found.challenge.CopyFrom(challenged)
+    believed = suspects.believed(span, asked.labels, asked.num_classes, folds, asked.step)
+    found.label_suspects.extend(suspects.listed(examples, believed))
+    if asked.has_curve:
+        found.more_examples.CopyFrom(_more_examples(asked, chosen, answers))
+    _hold_against_baselines(asked, answers, found)
+    probabilities = np.stack([softmax(one) for one in published.logits])
+    return described, found, HeldOut(probabilities, asked.labels, asked.groups)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked out of fold: the training examples, their features, classes and groups, int64[n] each."""
+
+    work: Work
+    examples: Examples
+    span: Span
+    folds: Folds
+    labels: Labels
+    groups: Labels
+    # Where the smallest class has groups enough for a curve of its parts.
+    has_curve: bool
+    step: "Steps"
+
+    @classmethod
+    def of(cls, work: Work, examples: Examples, span: Span, folds: Folds) -> "_Asked":
+        labels = targets(examples.train)
+        groups = np.unique([one.group for one in examples.train], return_inverse=True)[1]
+        has_curve = len(np.unique(groups[labels == folds.smallest_class])) >= learning_curve.FEWEST
+        # Each kind of head, the suspects, the colours of pictures, the curve.
+        rounds = len(kinds(work.recipe)) + 1 + _of_pictures(examples) + len(learning_curve.SHARES) * has_curve
+        step = Steps(work, "validating", folds.num_fits * rounds)
+        return cls(work, examples, span, folds, labels, groups, has_curve, step)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.examples.labels)
+
+
+def _of_pictures(examples: Examples) -> bool:
+    return examples.modality == MODALITY_IMAGE
+
+
+def _answers(
+    asked: _Asked, chosen: Candidate, tried: Mapping[str, Sequence[Candidate]]
+) -> tuple[OutOfFold, OutOfFold, Challenge | None]:
+    """What is answered out of fold where each fold is answered by what the answers to the others choose: for figures,
+    and as sure as it is published; and how a challenger did, where there was one, which is chosen so too.
+    """
+    each = list(tried.values())
+    answers = honest(each, asked.labels, asked.groups, asked.folds)
+    published = honest(each, asked.labels, asked.groups, asked.folds, as_published)
+    challenger = challenge.answers(asked.work, asked.examples, asked.folds, each, list(tried))
+    if challenger is None:
+        return answers, published, None
+    champion, known = chosen.out_of_fold, (challenger, asked.labels, asked.groups)
+    answers, published = (challenge.honest(champion, one, *known, asked.folds) for one in (answers, published))
+    return answers, published, challenge.told(asked.work, champion, *known)
+
+
+def _more_examples(asked: _Asked, chosen: Candidate, answers: OutOfFold) -> MoreExamples:
+    """What more examples would bring to a head of the chosen kind."""
+    recipe, labels, groups = asked.work.recipe, asked.labels, asked.groups
+    fit = fitter(chosen.kind, recipe, asked.span, asked.num_classes)
+    whole = chosen.out_of_fold
+    curve = learning_curve.draw(asked.span, labels, groups, asked.folds, fit, whole, recipe.seed, asked.step)
+    return learning_curve.more(curve, asked.examples.labels, labels, groups, answers)
+
+
+def _hold_against_baselines(asked: _Asked, answers: OutOfFold, found: CrossValidation) -> None:
+    """Adds what knowing next to nothing is worth, with a notice where the answers are hardly worth more."""
+    labels, coloured = asked.labels, _coloured(asked) if _of_pictures(asked.examples) else None
+    worth = answers.worth(independent([one.group for one in asked.examples.train]))
     known = {Baseline.KIND_MAJORITY_CLASS: baselines.majority(labels), Baseline.KIND_COLOUR_AND_SIZE: coloured}
     found.baselines.extend(
         baselines.message(kind, labels, right, worth) for kind, right in known.items() if right is not None
     )
-    warning = baselines.warning(names, labels, numbered, answers, coloured)
+    warning = baselines.warning(asked.examples.labels, labels, asked.groups, answers, coloured)
     if warning:
-        work.notice(warning.reason, warning.message)
-    probabilities = np.stack([softmax(one) for one in published.logits])
-    return described, found, HeldOut(probabilities, labels, numbered)
+        asked.work.notice(warning.reason, warning.message)
 
 
-def _coloured(work: Work, examples: Examples, labels: Labels, folds: Folds, step: "Steps") -> Floats:
+def _coloured(asked: _Asked) -> Floats:
     """float32[n]: in what share of the repeats colours and sizes alone answer each example rightly."""
-    measured = Steps(work, "colours", len(examples.train))
-    rows = colours.of(work, examples, examples.train, measured)
-    fit = partial(colours.fit, num_classes=len(examples.labels))
-    return folds.out_of_fold(rows, labels, len(examples.labels), fit, step).right(labels)
+    measured = Steps(asked.work, "colours", len(asked.examples.train))
+    rows = colours.of(asked.work, asked.examples, asked.examples.train, measured)
+    fit = partial(colours.fit, num_classes=asked.num_classes)
+    return asked.folds.out_of_fold(rows, asked.labels, asked.num_classes, fit, asked.step).right(asked.labels)
 
 
 def _say_why_not(work: Work, label: str, groups: int) -> None:

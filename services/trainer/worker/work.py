@@ -47,6 +47,10 @@ class NoExamples(Exception):
     """There is nothing to measure on; the message says why."""
 
 
+class CannotDivide(Exception):
+    """The training examples cannot be dealt into the folds that the recipe asks for; the message says what can be."""
+
+
 @dataclass
 class Work:
     """One attempt at one run."""
