@@ -16,7 +16,7 @@ from PIL import Image
 from handful import Client
 from handful.bundle import manifest, neighbours
 from handful.cli.stack import Stack
-from handful.errors import FailedPrecondition
+from handful.errors import FailedPrecondition, InvalidArgument
 from handful.v1.bundle_pb2 import HEAD_KIND_LDA, ModelManifest
 from handful.v1.trainer_pb2 import FeaturesReady, TrainingRun, TrainingRunEvent
 
@@ -158,6 +158,29 @@ def test_the_recipe_chooses_the_head(stack: Stack, folder: Path, tmp_path: Path)
         figures = {metric.name: metric.value for metric in evaluation.metrics}
         (epoch,) = evaluation.history
         assert {metric.name: metric.value for metric in epoch.metrics}["val/loss"] == figures["val/loss"]
+
+
+def test_folds_and_repeats_are_those_that_were_asked_for(stack: Stack, photographs: Path, tmp_path: Path) -> None:
+    """On photographs, twelve of each class: the model's evaluation and its exported manifest have them, `quality` too;
+    more than there are pictures are refused before anything is trained.
+    """
+    for animal in ("cat", "dog"):
+        (tmp_path / animal).mkdir()
+        for file in sorted((photographs / "train" / animal).iterdir())[:12]:
+            shutil.copy(file, tmp_path / animal)
+    with Client(stack.addresses) as client:
+        client.push("folded", tmp_path)
+        with pytest.raises(InvalidArgument) as refused:
+            client.train("folded", num_folds=11)
+        ((field, problem),) = refused.value.violations
+        assert (field, problem.partition(":")[0]) == ("recipe.num_folds", "must be at most 10")
+        for preset, folds, repeats in (({"preset": "fast"}, 10, 2), ({"preset": "quality", "max_gflops": 0.4}, 3, 7)):
+            run = client.train("folded", **preset, num_folds=folds, num_repeats=repeats).result()
+            found = client.evaluation(run.model_version).evaluation.cross_validation
+            assert (found.folds, found.repeats, found.num_examples) == (folds, repeats, 20)
+            with zipfile.ZipFile(client.export(run.model_version, tmp_path).path) as archive:
+                model = manifest.from_bytes(ModelManifest, archive.read("bundle/manifest.json"))
+            assert (model.recipe.num_folds, model.recipe.num_repeats) == (folds, repeats)
 
 
 def test_a_version_is_measured_on_other_data(

@@ -9,6 +9,7 @@ import pytest
 from handful.bundle.heads import Floats, LinearHead
 from handful.v1.bundle_pb2 import Head, Interval
 from services.trainer.intervals import corrected_wilson, effective, independent, wilson
+from services.trainer.worker.calibration import cross_fitted
 from services.trainer.worker.cross_validation import FOLDS, REPEATS, Folds, Labels, OutOfFold, repeats_of
 from services.trainer.worker.evaluation import cross_validated, scores
 from services.trainer.worker.logistic_regression import fit
@@ -86,6 +87,53 @@ def test_the_seed_draws_the_folds() -> None:
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     assert len({tuple(of_row.tolist()) for of_row in first}) == REPEATS
+
+
+@pytest.mark.parametrize(("num_folds", "num_repeats"), [(2, 1), (7, 3), (15, 20), (0, 2), (3, 0)], ids=str)
+def test_there_are_as_many_folds_and_repeats_as_asked_for(num_folds: int, num_repeats: int) -> None:
+    """Neither more nor fewer, each class spread evenly, and every repeat another; 0 is what there is without asking."""
+    labels, groups = singles((15, 40))
+    drawn = Folds.drawn(labels, groups, 2, 0, num_folds, num_repeats)
+    assert (drawn.folds, len(drawn.of_row)) == (num_folds or FOLDS, num_repeats or REPEATS)
+    for of_row in drawn.of_row:
+        for label, count in enumerate((15, 40)):
+            sizes = np.bincount(of_row[labels == label], minlength=drawn.folds)
+            assert (sizes.max(), sizes.min()) == (math.ceil(count / drawn.folds), count // drawn.folds)
+    assert len({tuple(of_row.tolist()) for of_row in drawn.of_row}) == len(drawn.of_row)
+
+
+def test_who_asks_for_what_is_done_anyway_gets_the_same() -> None:
+    """Five folds, five times, are those of a recipe that says nothing; more repeats begin with these."""
+    labels, groups = singles((20, 20))
+    alone, asked, more = (Folds.drawn(labels, groups, 2, 4, *how).of_row for how in ((), (5, 5), (5, 9)))
+    np.testing.assert_array_equal(alone, asked)
+    np.testing.assert_array_equal(alone, more[:REPEATS])
+
+
+def test_a_draw_that_does_not_count_is_drawn_again_where_a_number_is_asked_for() -> None:
+    """Of groups that hold several classes some draws leave a class out: without asking there are fewer repeats then."""
+    members = {"a": (1, 3, 3), "b": (0, 3), "c": (0, 2, 2, 2), "d": (1, 2, 3)}
+    groups = [group for group, own in members.items() for _ in own]
+    labels = np.array([label for own in members.values() for label in own])
+    alone = [len(Folds.drawn(labels, groups, 4, seed).of_row) for seed in range(20)]
+    asked = [len(Folds.drawn(labels, groups, 4, seed, 2, REPEATS).of_row) for seed in range(20)]
+    assert min(alone) < REPEATS
+    assert asked == [REPEATS] * 20
+
+
+def test_few_repeats_that_were_asked_for_are_worth_no_more() -> None:
+    """What fewer examples would have had of repeats is not counted to who asked for one; the answers of any choice and
+    temperature know that.
+    """
+    labels, groups = singles((160, 160))
+    assert len(Folds.drawn(labels, groups, 2, 0).of_row) == 1
+    worth = []
+    for num_repeats in (0, 1, 10):
+        dealt = Folds.drawn(labels, groups, 2, 0, 0, num_repeats)
+        answers = dealt.out_of_fold(gaussian(labels, 0.3, 3), labels, 2, fitted, ignore)
+        worth.append(cross_fitted(answers, labels, dealt, smoothed=False).worth(320))
+    assert worth[1:] == [effective(320, 5, 1), effective(320, 5, 10)]
+    assert worth[0] == effective(300, 5, 2) > worth[1]
 
 
 def test_many_examples_are_repeated_less() -> None:

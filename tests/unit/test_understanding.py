@@ -39,7 +39,7 @@ _UNWRITTEN = {
     if field.unwritten
 }
 # Fields of which none is not written down either.
-_COUNTED = ("views", "challenger_epochs")
+_COUNTED = ("views", "challenger_epochs", "num_folds", "num_repeats")
 _CHOICES = [
     (preset, field, choice)
     for preset in PRESETS.values()
@@ -71,10 +71,17 @@ def test_what_a_worker_does_not_know_it_is_not_given(preset: Preset, field: Fiel
     assert feature in waits_for(resolved, [knows(feature)], continued=False)
 
 
-@pytest.mark.parametrize(("preset", "field"), [("fast", "views"), ("quality", "challenger_epochs")])
+@pytest.mark.parametrize(
+    ("preset", "field"),
+    [
+        ("fast", "views"),
+        ("quality", "challenger_epochs"),
+        *((preset, field) for preset in ("fast", "quality") for field in ("num_folds", "num_repeats")),
+    ],
+)
 @pytest.mark.parametrize("said", [False, True])
 def test_none_of_what_is_new_asks_nothing_of_a_worker(preset: str, field: str, *, said: bool) -> None:
-    """Workers of releases without views or challengers train what has none of them."""
+    """Workers of releases without views, challengers or numbers of folds train what asks for none of them."""
     asked = {"preset": preset, **({field: 0} if said else {})}
     resolved = resolve(recipe(asked), DEFAULT_ARCHITECTURE)
     assert f"{preset}.{field}" not in needed(resolved, continued=False)

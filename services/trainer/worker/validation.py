@@ -42,9 +42,9 @@ def deal(work: Work, examples: Examples) -> Folds:
     had = folds.folds, len(folds.of_row)
     if any(number not in (0, found) for number, found in zip(asked, had, strict=True)):
         raise CannotDivide(
-            "Groups of the training examples hold several classes, so that they cannot be dealt into the folds that "
-            f"are asked for with every class left in the others: there are {had[0]} folds, drawn {had[1]} times. Ask "
-            "for fewer, or leave num_folds and num_repeats out."
+            f"Groups of the training examples hold several classes: only {had[1]} draws of the folds that are asked "
+            "for were found that leave some of every class in the others. Lower num_folds or num_repeats, or leave "
+            "them out."
         )
     return folds
 

@@ -48,7 +48,7 @@ class NoExamples(Exception):
 
 
 class CannotDivide(Exception):
-    """The training examples cannot be dealt into the folds that the recipe asks for; the message says what can be."""
+    """The training examples cannot be dealt into the folds that the recipe asks for; the message says why."""
 
 
 @dataclass
