@@ -6,7 +6,8 @@ correlation of what is left with the one before (after Santer et al. 2000, https
 ranks. The server holds where the whole interval is within 8 MiB/h, up or down, and leaks where the whole of it is
 above; otherwise this says that it cannot tell: one that still gives back what it took to start would hide what it
 gathers meanwhile. So one that gathers just 8 MiB/h is said to hold about once in forty times, and which leak is found
-as surely is said beside. Descriptors and threads hold where the last sample has no more than the first.
+as surely is said beside. Descriptors and threads hold where the last sample has no more than the most of the first half:
+a pool takes its last thread at the first moment at which all the others are busy, and what gathers goes on gathering.
 """
 
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ def judge(samples: Sequence[Sample]) -> bool:
     said = "holds" if holds else "leaks" if low > MIB_PER_HOUR else "cannot tell: ask for longer"
     print(f"memory: {found:+.1f} MiB/h ({low:+.1f} to {high:+.1f}), at most {MIB_PER_HOUR:g} allowed: {said}")
     print(f"found in 39 of 40 times: a leak of {MIB_PER_HOUR + high - low:.1f} MiB/h")
-    first, last = judged[0], judged[-1]
-    print(f"descriptors: {first[2]}, then {last[2]}; threads: {first[3]}, then {last[3]}")
-    return holds and last[2] <= first[2] and last[3] <= first[3]
+    descriptors, threads = (max(kind) for kind in list(zip(*judged[: (len(judged) + 1) // 2], strict=True))[2:])
+    last = judged[-1]
+    print(f"descriptors: at most {descriptors}, at last {last[2]}; threads: at most {threads}, at last {last[3]}")
+    return holds and last[2] <= descriptors and last[3] <= threads
