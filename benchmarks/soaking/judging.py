@@ -6,8 +6,8 @@ correlation of what is left with the one before (after Santer et al. 2000, https
 ranks. The server holds where the whole interval is within 8 MiB/h, up or down, and leaks where the whole of it is
 above; otherwise this says that it cannot tell: one that still gives back what it took to start would hide what it
 gathers meanwhile. So one that gathers just 8 MiB/h is said to hold about once in forty times, and which leak is found
-as surely is said beside. Descriptors and threads hold where the last sample has no more than the most of the first half:
-a pool takes its last thread at the first moment at which all the others are busy, and what gathers goes on gathering.
+as surely is said beside. Descriptors and threads hold where the last sample has no more than the most of the first
+half: a pool takes its last thread when all the others are busy for once, and what gathers goes on gathering.
 """
 
 from collections.abc import Sequence
