@@ -61,6 +61,8 @@ def _as_dict(one: Architecture) -> dict[str, Any]:
         "num_parameters": one.num_parameters,
         "gflops": one.gflops,
         "input_size": one.input_size,
+        "min_input_size": one.min_input_size,
+        "max_input_size": one.max_input_size,
         "preprocessing": _preprocessing(one),
         "feature_width": one.feature_width,
         "num_blocks": one.num_blocks,

@@ -1269,6 +1269,8 @@ class Architecture(_message.Message):
     LACKS_EXTRA_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     BACKBONE_PRECISIONS_FIELD_NUMBER: _builtins.int
+    MIN_INPUT_SIZE_FIELD_NUMBER: _builtins.int
+    MAX_INPUT_SIZE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id, for Recipe.architecture."""
     description: _builtins.str
@@ -1314,6 +1316,14 @@ class Architecture(_message.Message):
     """Extra of Handful that a worker needs for it, such as `yolo`; empty: none."""
     lacks_extra: _builtins.bool
     """Workers were heard of lately, and none has that extra: a run would be refused with NO_YOLO."""
+    min_input_size: _builtins.int
+    """The smallest side of pictures, in pixels, that Recipe.input_size may ask it to see. It and the largest equal input_size
+    where the network takes no other; 0 of sounds.
+    """
+    max_input_size: _builtins.int
+    """The largest; any multiple of 32 between them will do. Multiply-adds, and what training keeps for a backward pass, grow
+    with the square.
+    """
     @_builtins.property
     def preprocessing(self) -> _bundle_pb2.ImagePreprocessing:
         """How a picture comes to it, unless a recipe says otherwise."""
@@ -1358,10 +1368,12 @@ class Architecture(_message.Message):
         lacks_extra: _builtins.bool = ...,
         members: _abc.Iterable[_builtins.str] | None = ...,
         backbone_precisions: _abc.Iterable[_bundle_pb2.BackbonePrecision.ValueType] | None = ...,
+        min_input_size: _builtins.int = ...,
+        max_input_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["preprocessing", b"preprocessing", "sound_preprocessing", b"sound_preprocessing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone_precisions", b"backbone_precisions", "code_license", b"code_license", "description", b"description", "extra", b"extra", "feature_width", b"feature_width", "gflops", b"gflops", "id", b"id", "input_size", b"input_size", "is_default", b"is_default", "lacks_extra", b"lacks_extra", "members", b"members", "modality", b"modality", "num_blocks", b"num_blocks", "num_parameters", b"num_parameters", "preprocessing", b"preprocessing", "sound_preprocessing", b"sound_preprocessing", "training_memory_bytes", b"training_memory_bytes", "weights_license", b"weights_license", "weights_license_note", b"weights_license_note", "weights_max_bytes", b"weights_max_bytes", "weights_sha256", b"weights_sha256", "weights_source", b"weights_source", "weights_state", b"weights_state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone_precisions", b"backbone_precisions", "code_license", b"code_license", "description", b"description", "extra", b"extra", "feature_width", b"feature_width", "gflops", b"gflops", "id", b"id", "input_size", b"input_size", "is_default", b"is_default", "lacks_extra", b"lacks_extra", "max_input_size", b"max_input_size", "members", b"members", "min_input_size", b"min_input_size", "modality", b"modality", "num_blocks", b"num_blocks", "num_parameters", b"num_parameters", "preprocessing", b"preprocessing", "sound_preprocessing", b"sound_preprocessing", "training_memory_bytes", b"training_memory_bytes", "weights_license", b"weights_license", "weights_license_note", b"weights_license_note", "weights_max_bytes", b"weights_max_bytes", "weights_sha256", b"weights_sha256", "weights_source", b"weights_source", "weights_state", b"weights_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

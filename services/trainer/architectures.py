@@ -96,6 +96,11 @@ class ArchitectureRow:
     # SPDX id of the code that builds it, where that asks more of what is made with it than ours does; else empty.
     code_license: str
     preprocessing: bundle_pb2.ImagePreprocessing
+    # The smallest and the largest side that `Recipe.input_size` may ask for, both its own where it takes no other. One
+    # picture leaves more than one cell to normalise in the last map of the smallest; the largest has few more pixels
+    # than the largest network's own, for which there has to be memory anyway.
+    min_input_size: int
+    max_input_size: int
     # The graph computes (pixel / 255 - mean) / std, per channel.
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -136,6 +141,8 @@ def _rows() -> dict[str, ArchitectureRow]:
 
 def _network(row: dict[str, Any]) -> ArchitectureRow:
     pinned = LOCK[row["id"]]
+    preprocessing = json_format.ParseDict(pinned["preprocessing"], bundle_pb2.ImagePreprocessing())
+    least, most = row.get("input_sizes", (preprocessing.size, preprocessing.size))
     return ArchitectureRow(
         id=row["id"],
         network=TorchNetwork(row["library"], row["name"], row.get("options", {})),
@@ -148,7 +155,9 @@ def _network(row: dict[str, Any]) -> ArchitectureRow:
         num_blocks=row["num_blocks"],
         int8=row.get("int8", False),
         code_license=_CODE_LICENSES.get(row["library"], ""),
-        preprocessing=json_format.ParseDict(pinned["preprocessing"], bundle_pb2.ImagePreprocessing()),
+        preprocessing=preprocessing,
+        min_input_size=least,
+        max_input_size=most,
         mean=tuple(pinned["mean"]),
         std=tuple(pinned["std"]),
         weights=PinnedWeights(**pinned["file"]) if "file" in pinned else None,
@@ -174,6 +183,8 @@ def _side_by_side(row: dict[str, Any], members: Sequence[ArchitectureRow]) -> Ar
         int8=False,
         code_license="",
         preprocessing=json_format.ParseDict(preprocessing, bundle_pb2.ImagePreprocessing()),
+        min_input_size=largest.preprocessing.size,
+        max_input_size=largest.preprocessing.size,
         mean=largest.mean,
         std=largest.std,
         weights=None,
@@ -218,19 +229,6 @@ def weights_sha256(pinned: Sequence[PinnedWeights]) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def preprocessing(recipe: bundle_pb2.Recipe, *, textbook: bool = False) -> bundle_pb2.ImagePreprocessing:
-    """How pictures come to the network that a recipe names: as its weights were trained, or squashed where the recipe
-    says so. A textbook squashes unless told otherwise, with a filter of its own.
-    """
-    own = ARCHITECTURES[recipe.architecture].preprocessing
-    squash, cropped = bundle_pb2.ImagePreprocessing.FIT_SQUASH, bundle_pb2.ImagePreprocessing.FIT_CENTER_CROP
-    if textbook and recipe.fit != cropped:
-        return bundle_pb2.ImagePreprocessing(fit=squash, size=own.size, filter="bilinear")
-    if textbook or recipe.fit != squash:
-        return own
-    return bundle_pb2.ImagePreprocessing(fit=squash, size=own.size, filter=own.filter, draft=own.draft)
-
-
 def backbone_id(
     architecture: str,
     preprocessing: bundle_pb2.ImagePreprocessing | bundle_pb2.SoundPreprocessing,
@@ -266,6 +264,8 @@ def message(
         num_parameters=row.num_parameters,
         gflops=row.gflops,
         input_size=row.preprocessing.size,
+        min_input_size=row.min_input_size,
+        max_input_size=row.max_input_size,
         preprocessing=row.preprocessing,
         feature_width=row.feature_width,
         training_memory_bytes=row.training_memory_bytes,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 from services.trainer.fields import BOTH, PICTURES, Field, Needs, Preset
 from services.trainer.head_fields import HEAD
+from services.trainer.picture_fields import FIT, INPUT_SIZE
 from services.trainer.sound_architectures import AUTO, CANDIDATES, SOUND_ARCHITECTURES
 
 FAST = "fast"
@@ -40,15 +41,6 @@ _COMMON = (
     _WEIGHTS,
     Field("seed", "Seed of everything random.", 0, 0, 2**31 - 1),
 )
-_FIT = Field(
-    "fit",
-    "How pictures are brought to the input size. CENTER_CROP: the middle, as the weights were trained. SQUASH: all of "
-    "it, out of proportion, where what matters lies at the edges.",
-    "CENTER_CROP",
-    choices=("CENTER_CROP", "SQUASH"),
-    modalities=PICTURES,
-    unwritten=True,
-)
 _FAST = (
     Field(
         "architecture",
@@ -68,7 +60,8 @@ _FAST = (
         modalities=PICTURES,
         unwritten=True,
     ),
-    _FIT,
+    FIT,
+    INPUT_SIZE,
     Field(
         "views",
         "Augmented views of each training picture that the head is fitted on beside the picture itself: crops, flips, "
@@ -127,7 +120,8 @@ _BASELINE = (
         needs=Needs("freeze", ("BODY",), "EVAL"),
     ),
     Field("target_size", "Smaller classes are topped up with repeats to this many.", 50, 0, 10_000, "examples"),
-    replace(_FIT, default="SQUASH"),
+    replace(FIT, default="SQUASH"),
+    INPUT_SIZE,
     Field("horizontal_flip", "Probability of a flip.", VIEW["horizontal_flip"], 0.0, 1.0),
     Field("rotation_degrees", "Largest rotation either way.", VIEW["rotation_degrees"], 0.0, 180.0, "degrees"),
     Field("brightness", "Largest relative change.", VIEW["brightness"], 0.0, 1.0),
@@ -220,7 +214,8 @@ _FINE_TUNE = (
     Field("mixup", "Alpha of mixup; 0: none. With cutmix too, each batch draws one of them.", 0.0, 0.0, 10.0),
     Field("cutmix", "Alpha of cutmix; 0: none. With mixup too, each batch draws one of them.", 0.0, 0.0, 10.0),
     Field("target_size", "Smaller classes are topped up with repeats to this many.", 0, 0, 10_000, "examples"),
-    _FIT,
+    FIT,
+    INPUT_SIZE,
     Field(
         "crop_scale", "Smallest share of the area that a random crop keeps; 1: no crop.", VIEW["crop_scale"], 0.05, 1.0
     ),

@@ -12,6 +12,7 @@ from handful.errors import InvalidArgument
 from handful.recipe import as_dict
 from handful.v1 import bundle_pb2, trainer_pb2
 from handful.v1.bundle_pb2 import Recipe
+from services.trainer import input_sizes
 from services.trainer.architectures import ARCHITECTURES, NOT_OFFERED, ULTRALYTICS, ArchitectureRow
 from services.trainer.choices import listed, not_one_of
 from services.trainer.fields import Field, Preset
@@ -47,6 +48,7 @@ def resolve(asked: Recipe, default_architecture: str) -> Recipe:
     row = ARCHITECTURES.get(recipe.architecture)
     if recipe.backbone_precision == bundle_pb2.BACKBONE_PRECISION_INT8:
         problems += _precision_problems(recipe)
+    problems += input_sizes.settle(recipe)
     if row is not None:
         problems += _network_problems(asked, recipe, row)
     if 0 < recipe.num_folds < MIN_FOLDS:
@@ -79,6 +81,8 @@ def fit(asked: Recipe, default_architecture: str, data: "bundle_pb2.Modality.Val
         problems.append(("recipe.weights", "must be PRETRAINED: networks of sounds are not trained"))
     if of_sounds and recipe.fit:
         problems.append(("recipe.fit", "must be left out: only pictures are cropped or squashed"))
+    if of_sounds and asked.input_size:
+        problems.append(("recipe.input_size", "must be 0: only pictures have a size"))
     if of_sounds and recipe.views:
         problems.append(("recipe.views", "must be 0: only pictures have augmented views"))
     if problems:

@@ -27,6 +27,7 @@ from handful.v1.bundle_pb2 import Backbone as BackboneMessage
 from handful.v1.trainer_pb2 import Architecture
 from services.shared.objects import get_first
 from services.shared.objects.filesystem import FilesystemStore
+from services.trainer import input_sizes
 from services.trainer.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE, ArchitectureRow, find, message
 from services.trainer.exports import contents
 from services.trainer.worker import backbones, graphs
@@ -201,6 +202,26 @@ def test_training_reaches_every_weight(row: ArchitectureRow) -> None:
         body = build(row.network, None).train()
     body(torch.empty(2, 3, size, size, device="meta"))[0].sum().backward()
     assert [name for name, weight in body.named_parameters() if weight.grad is None] == []
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if not row.members and not row.extra], ids=lambda row: row.id)
+def test_a_network_takes_the_sizes_that_its_row_allows(row: ArchitectureRow) -> None:
+    """At the smallest and the largest it has the features that it has at its own, in a map of as many more or fewer
+    cells; one picture is enough to normalise by. One that takes another is a transformer.
+    """
+    own = row.preprocessing.size
+    assert row.min_input_size <= own <= row.max_input_size
+    if row.min_input_size == row.max_input_size:
+        assert row.id.startswith(("vit", "dinov2", "siglip"))
+        return
+    for size in (row.min_input_size, row.max_input_size):
+        assert size % input_sizes.STEP == 0
+        found = measure(input_sizes.at(row, size))
+        assert found.features == (2, row.feature_width)
+        assert found.feature_map[:2] == found.features
+        assert found.gflops == pytest.approx(row.gflops * (size / own) ** 2, rel=0.5)
+        with torch.device("meta"):
+            build(row.network, None).train()(torch.empty(1, 3, size, size))
 
 
 def test_an_unknown_architecture_is_refused_with_those_there_are() -> None:

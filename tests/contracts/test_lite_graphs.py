@@ -20,6 +20,7 @@ from safetensors.torch import save
 
 from handful.bundle.predictor import Backbone, to_pixels
 from handful.folders import find as find_pictures
+from services.trainer import input_sizes
 from services.trainer.architectures import ARCHITECTURES, ArchitectureRow
 from services.trainer.worker import efficientnet_lite, graphs
 from services.trainer.worker.architectures import build
@@ -207,3 +208,17 @@ def test_features_are_those_of_torchs_export(row: ArchitectureRow, photographs: 
     pixels = np.stack([to_pixels(file.path.read_bytes(), row.preprocessing) for file in files])
     expected = theirs.features(pixels)
     assert np.abs(ours.features(pixels) - expected).max() <= MAX_DIFFERENCE
+
+
+@pytest.mark.parametrize("row", LITES, ids=lambda row: row.id)
+@pytest.mark.parametrize("size", [64, 96, 160, 288, 352])
+def test_features_are_torchs_at_other_sizes(row: ArchitectureRow, size: int, photographs: Path) -> None:
+    """Where padding is another; to the rounding of the largest, since means of fewer cells are larger."""
+    arrays, sized = arrays_of(row), input_sizes.at(row, size)
+    drawn = efficientnet_lite.graph(efficientnet_lite.state(row.network.name, arrays), sized)
+    onnx.checker.check_model(onnx.load_model_from_string(drawn), full_check=True)
+    files = find_pictures(photographs / "val")[::40][:4]
+    pixels = np.stack([to_pixels(file.path.read_bytes(), sized.preprocessing) for file in files])
+    with torch.inference_mode():
+        expected = graphs.PixelsIn(build(row.network, arrays), sized).eval()(torch.from_numpy(pixels))[0].numpy()
+    assert np.abs(Backbone(drawn).features(pixels) - expected).max() <= MAX_DIFFERENCE * np.abs(expected).max()

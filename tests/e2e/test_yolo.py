@@ -168,6 +168,18 @@ def test_a_frozen_body_stays_and_its_head_is_trained(client: Client, stack: Stac
     assert {metric.name: metric.value for metric in fast.run.metrics}["val/accuracy"] == 1.0
 
 
+def test_it_has_other_input_sizes(client: Client, stack: Stack) -> None:
+    """Its trainer, and `fast`, take pictures as large as the recipe says; both publish a body of that size."""
+    fields = {"num_epochs": 1, "target_size": 0, "seed": 7, "input_size": 96}
+    for ended in (
+        train(client, stack, preset="baseline", freeze="NONE", **fields),
+        train(client, stack, preset="baseline", freeze="BODY", **fields),
+        train(client, stack, preset="fast", seed=7, input_size=96),
+    ):
+        assert (ended.manifest.recipe.input_size, ended.manifest.backbone.preprocessing.size) == (96, 96)
+        assert ended.manifest.parity.max_abs_diff <= 1e-3
+
+
 def fitting(run: Run, home: Path) -> tuple[int, Path]:
     """Waits until Ultralytics trains: its process, and the folder it runs in."""
     for said in run.watch():

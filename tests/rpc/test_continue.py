@@ -158,6 +158,15 @@ def test_what_says_nothing_does_not_hold_a_run_up() -> None:
         continuing.continued(recipe(expected), again, 12)
 
 
+def test_a_run_goes_on_at_another_size_and_back() -> None:
+    """Weights hang on no size: larger pictures for the last epochs are a way to train. The own size is asked for by
+    its number.
+    """
+    base = recipes.resolve(recipe({"preset": "fine_tune", "input_size": 96}), DEFAULT_ARCHITECTURE)
+    stays, larger, own = (continuing.continued(base, Recipe(input_size=size), 12) for size in (0, 160, 224))
+    assert [one.input_size for one in (stays, larger, own)] == [96, 160, 0]
+
+
 FIXED: dict[str, tuple[dict[str, object], str, str]] = {
     "another architecture": ({"architecture": "resnet18"}, "recipe.architecture", "is efficientnet_lite0"),
     "another preset": ({"preset": "baseline"}, "recipe.preset", "is fine_tune"),

@@ -32,19 +32,20 @@ async def claimed(service: TrainerService, asked: worker_pb2.ClaimTrainingRunReq
 async def test_an_older_worker_takes_what_it_understands_past_what_it_does_not(
     trainer_service: TrainerService, store: FilesystemStore, version: str
 ) -> None:
-    """LDA, preset fine_tune and a run that goes on wait while a plain one is trained, and only for their turn where a
-    worker of this release is there too, which then takes them in their order.
+    """LDA, preset fine_tune, another input size and a run that goes on wait while a plain one is trained, and only for
+    their turn where a worker of this release is there too, which then takes them in their order.
     """
     first = await ended(trainer_service, store, version)
     waiting = [
         await create(trainer_service, version, recipe=recipe({"head": "LDA"})),
         await create(trainer_service, version, recipe=recipe({"preset": "fine_tune"})),
+        await create(trainer_service, version, recipe=recipe({"input_size": 160})),
         await continued(trainer_service, more(first.name)),
     ]
     plain = await create(trainer_service, version)
     assert await claimed(trainer_service, asking("old", understands=())) == plain.name
     assert await claimed(trainer_service, asking("old", understands=())) == ""
-    assert [(await read(trainer_service, run.name)).waits_for for run in waiting] == ["", "", ""]
+    assert [(await read(trainer_service, run.name)).waits_for for run in waiting] == [""] * len(waiting)
     assert [(await claim(trainer_service)).run for _ in waiting] == [run.name for run in waiting]
 
 

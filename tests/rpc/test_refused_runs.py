@@ -12,6 +12,7 @@ from handful.errors import FailedPrecondition, InvalidArgument, NotFound, Unavai
 from handful.recipe import recipe
 from handful.v1 import dataset_pb2, trainer_pb2
 from handful.v1.bundle_pb2 import (
+    BACKBONE_PRECISION_INT8,
     FREEZE_FIRST_BLOCKS,
     MODALITY_IMAGE,
     MODALITY_SOUND,
@@ -75,6 +76,39 @@ WRONG_RECIPES = {
         Recipe(preset="fine_tune", freeze=FREEZE_FIRST_BLOCKS, frozen_blocks=18),
         "recipe.frozen_blocks",
         "between 1 and 17",
+    ),
+    "pictures beyond all networks": (Recipe(input_size=1024), "recipe.input_size", "between 0 and 640, not 1024"),
+    "pictures of less than nothing": (Recipe(input_size=-32), "recipe.input_size", "between 0 and 640, not -32"),
+    "pictures too small": (
+        Recipe(input_size=32),
+        "recipe.input_size",
+        "multiple of 32 between 64 and 640 with efficientnet_lite0, or 0 for its own, 224; not 32",
+    ),
+    "pictures too small for this one": (
+        Recipe(input_size=96, architecture="inception_v3", weights=WEIGHTS_RANDOM),
+        "recipe.input_size",
+        "between 128 and 640 with inception_v3, or 0 for its own, 299; not 96",
+    ),
+    "a size that does not halve": (Recipe(preset="baseline", input_size=200), "recipe.input_size", "multiple of 32"),
+    "a transformer's size": (
+        Recipe(preset="fine_tune", architecture="vit_b_16", input_size=256),
+        "recipe.input_size",
+        "must be 0 or 224, not 256: vit_b_16 knows places in pictures of that size alone; take an architecture whose",
+    ),
+    "another size in integers": (
+        Recipe(backbone_precision=BACKBONE_PRECISION_INT8, input_size=160),
+        "recipe.input_size",
+        "must be 0 or 224, not 160: backbone_precision INT8 is there at that size alone; take FLOAT32",
+    ),
+    "another size side by side": (
+        Recipe(architecture="efficientnet_lite0_and_lite2", input_size=160),
+        "recipe.input_size",
+        "side by side; take one of efficientnet_lite0, efficientnet_lite2",
+    ),
+    "another size of whatever is best": (
+        Recipe(preset="quality", input_size=160),
+        "recipe.input_size",
+        "there is one in fast, fine_tune, baseline",
     ),
     "unknown field number": (FROM_THE_FUTURE, "recipe", "1000"),
 }

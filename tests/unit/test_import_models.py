@@ -212,6 +212,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     "integers that are floats": (integers(precision=BACKBONE_PRECISION_UNSPECIFIED), UNSUPPORTED),
     "integers of weights that were trained": (integers(weights_origin="trained"), UNSUPPORTED),
     "weights from elsewhere": (backbone(weights_origin="the moon"), UNSUPPORTED),
+    "another size than asked for": (lambda parts: setattr(parts.model.recipe, "input_size", 96), UNSUPPORTED),
     "no fit": (preprocessing(fit=ImagePreprocessing.FIT_UNSPECIFIED), UNSUPPORTED),
     "a crop larger than the picture": (preprocessing(resize=1), UNSUPPORTED),
     "a huge input": (preprocessing(size=1_000_000, resize=1_000_000), UNSUPPORTED),

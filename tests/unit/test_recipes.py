@@ -322,3 +322,10 @@ def test_only_pictures_have_views() -> None:
         recipes.fit(asked, DEFAULT_ARCHITECTURE, MODALITY_SOUND)
     assert caught.value.violations == (("recipe.views", "must be 0: only pictures have augmented views"),)
     assert recipes.fit(Recipe(preset="fast"), DEFAULT_ARCHITECTURE, MODALITY_SOUND).views == 0
+
+
+def test_sounds_have_no_size() -> None:
+    """What is there for pictures alone is refused by field."""
+    with pytest.raises(InvalidArgument) as caught:
+        recipes.fit(Recipe(input_size=160), DEFAULT_ARCHITECTURE, MODALITY_SOUND)
+    assert caught.value.violations == (("recipe.input_size", "must be 0: only pictures have a size"),)

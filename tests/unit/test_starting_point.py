@@ -24,7 +24,8 @@ from handful.v1.bundle_pb2 import (
 from handful.v1.trainer_pb2 import Progress, TrainingRunEvent
 from handful.v1.worker_pb2 import Claim
 from services.shared.objects.filesystem import FilesystemStore
-from services.trainer.architectures import ARCHITECTURES, backbone_id, preprocessing
+from services.trainer.architectures import ARCHITECTURES, backbone_id
+from services.trainer.input_sizes import preprocessing
 from services.trainer.recipes import resolve
 from services.trainer.worker.pretrained import PretrainedWeights, WeightsUnavailable, offered
 from services.trainer.worker.reporting import Reporter, RunCancelled
@@ -111,6 +112,14 @@ def test_auto_keeps_how_pictures_are_cut(tmp_path: Path, fields: dict[str, objec
     work, _ = settled(tmp_path, from_words({"preset": "fast", "architecture": B0, "weights": "AUTO", **fields}))
     assert work.recipe.preset == "baseline"
     assert preprocessing(work.recipe, textbook=True).fit == ImagePreprocessing.Fit.Value(fit)
+
+
+@pytest.mark.parametrize("preset", ["fast", "fine_tune", "baseline"])
+def test_auto_keeps_the_size(tmp_path: Path, preset: str) -> None:
+    """The whole network is trained on pictures as large as those that its features were to be of."""
+    asked = {"preset": preset, "architecture": B0, "weights": "AUTO", "input_size": 96}
+    work, _ = settled(tmp_path, from_words(asked))
+    assert (work.recipe.weights, work.recipe.input_size) == (WEIGHTS_RANDOM, 96)
 
 
 def test_a_yolo_is_cut_as_its_trainer_cuts(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ _UNWRITTEN = {
     if field.unwritten
 }
 # Fields of which none is not written down either.
-_COUNTED = ("views", "challenger_epochs", "num_folds", "num_repeats")
+_COUNTED = ("views", "challenger_epochs", "num_folds", "num_repeats", "input_size")
 _CHOICES = [
     (preset, field, choice)
     for preset in PRESETS.values()

@@ -121,6 +121,8 @@ def _problems(model: ModelManifest) -> Iterator[str]:
     named = (model.recipe.architecture, model.recipe.backbone_precision)
     if model.recipe.preset not in PRESETS or named != (model.backbone.architecture, model.backbone.precision):
         yield "its recipe is not known"
+    if model.recipe.input_size not in (0, model.backbone.preprocessing.size):
+        yield "its recipe says another input size than its backbone"
     yield from (_sound_problems if of_sounds else _backbone_problems)(model.backbone)
     yield from _terms_problems(model)
 

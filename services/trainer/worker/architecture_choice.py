@@ -13,8 +13,9 @@ from threadpoolctl import threadpool_limits
 
 from handful.bundle.heads import Floats
 from handful.v1.bundle_pb2 import MODALITY_SOUND, ArchitectureChoice, Backbone, Recipe
-from services.trainer.architectures import ARCHITECTURES, ArchitectureRow, preprocessing, to_choose_from, with_members
+from services.trainer.architectures import ARCHITECTURES, ArchitectureRow, to_choose_from, with_members
 from services.trainer.head_fields import MIN_FOLDS
+from services.trainer.input_sizes import preprocessing
 from services.trainer.sound_architectures import AUTO, CANDIDATES, SOUND_ARCHITECTURES
 from services.trainer.worker import backbones, sound_graphs
 from services.trainer.worker.agreement import GraphDisagrees

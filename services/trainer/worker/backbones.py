@@ -19,7 +19,7 @@ from handful.v1.bundle_pb2 import (
     Recipe,
 )
 from services.shared.objects import ObjectStore, StoreUnavailable
-from services.trainer import quantizing
+from services.trainer import input_sizes, quantizing
 from services.trainer.architectures import ARCHITECTURES, ULTRALYTICS, ArchitectureRow, backbone_id, weights_sha256
 from services.trainer.worker import stored_backbones
 from services.trainer.worker.agreement import GraphDisagrees
@@ -50,7 +50,7 @@ def find(
     with _building:
         if recipe.backbone_precision != BACKBONE_PRECISION_INT8:
             return _found(store, weights, recipe, preprocessing, project, children)
-        backbone = _quantized(ARCHITECTURES[recipe.architecture], preprocessing)
+        backbone = _quantized(input_sizes.row(recipe), preprocessing)
         stored = stored_backbones.first(store, backbone)
         if stored is not None:
             return stored
@@ -67,7 +67,7 @@ def _found(
     children: Children,
 ) -> tuple[Backbone, bytes]:
     """As `find`, in float32."""
-    row = ARCHITECTURES[recipe.architecture]
+    row = input_sizes.row(recipe)
     if recipe.weights == WEIGHTS_PRETRAINED:
         backbone = _describe(row, preprocessing, _offered(row), "pretrained")
         stored = stored_backbones.first(store, backbone) or _copied(store, row, backbone)
@@ -109,7 +109,7 @@ def _build(
 ) -> tuple[Backbone, bytes]:
     from services.trainer.worker import efficientnet_lite
 
-    row = ARCHITECTURES[recipe.architecture]
+    row = input_sizes.row(recipe)
     if recipe.weights != WEIGHTS_PRETRAINED:
         return store_body(store, build_body(recipe, weights), row, preprocessing, project=project, origin="random")
     if row.network.name not in efficientnet_lite.BLOCKS:
@@ -147,7 +147,7 @@ def _build_apart(
     """A backbone that Ultralytics builds, in its own process."""
     from services.trainer.worker.yolo import bodies
 
-    row = ARCHITECTURES[recipe.architecture]
+    row = input_sizes.row(recipe)
     need_yolo(row)
     pretrained = recipe.weights == WEIGHTS_PRETRAINED
     tensors = weights.tensors(row) if pretrained else None
@@ -169,7 +169,7 @@ def build_body(recipe: Recipe, weights: PretrainedWeights) -> "torch.nn.Module":
     """The network without its classifier, with the weights the recipe asks for. WeightsUnavailable, or
     NoTorch.
     """
-    row = ARCHITECTURES[recipe.architecture]
+    row = input_sizes.row(recipe)
     need_torch(f"A body of {row.id} with such weights")
     import torch
 

@@ -16,7 +16,7 @@ from handful.bundle.heads import Floats
 from handful.bundle.neighbours import Neighbours
 from handful.v1 import bundle_pb2
 from handful.v1.bundle_pb2 import Backbone, Head, ImagePreprocessing, Recipe
-from services.trainer import architectures
+from services.trainer import input_sizes
 from services.trainer.presets import FINE_TUNE
 from services.trainer.worker import augmentations, backbones, familiarity, initial_head, mixing, networks, topping_up
 from services.trainer.worker.early_stopping import EarlyStopping
@@ -67,7 +67,7 @@ def fit(work: Work, examples: Examples) -> Fitted:
     recipe, num_classes = work.recipe, len(examples.labels)
     torch.set_num_threads(work.threads)
     network = networks.build(recipe, work.weights, num_classes)
-    preprocessing = architectures.preprocessing(recipe, textbook=recipe.preset != FINE_TUNE)
+    preprocessing = input_sizes.preprocessing(recipe, textbook=recipe.preset != FINE_TUNE)
     data = _load(work, examples, preprocessing)
     num_steps = recipe.num_epochs * math.ceil(len(data.order) / recipe.batch_size)
     stopping = EarlyStopping(recipe.early_stopping_epochs)

@@ -9,7 +9,8 @@ import torch
 from handful.bundle.heads import Floats, LinearHead
 from handful.v1 import bundle_pb2
 from handful.v1.bundle_pb2 import Head, Recipe
-from services.trainer.architectures import ARCHITECTURES, ArchitectureRow
+from services.trainer import input_sizes
+from services.trainer.architectures import ArchitectureRow
 from services.trainer.presets import FINE_TUNE
 from services.trainer.worker import backbones
 from services.trainer.worker.pretrained import PretrainedWeights
@@ -134,7 +135,7 @@ class Network:
 def build(recipe: Recipe, weights: PretrainedWeights, num_classes: int) -> Network:
     """The recipe's network with a random head. WeightsUnavailable."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    row = ARCHITECTURES[recipe.architecture]
+    row = input_sizes.row(recipe)
     body = backbones.build_body(recipe, weights)
     body = body.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     trains_body = recipe.freeze != bundle_pb2.FREEZE_BODY

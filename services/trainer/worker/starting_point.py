@@ -17,6 +17,7 @@ from handful.v1.bundle_pb2 import (
     ImagePreprocessing,
     Recipe,
 )
+from services.trainer import input_sizes
 from services.trainer.architectures import ARCHITECTURES, ULTRALYTICS
 from services.trainer.presets import BASELINE, FINE_TUNE, OF_FEATURES
 from services.trainer.recipes import resolve
@@ -55,7 +56,7 @@ def settle(work: Work) -> None:
 
 
 def _fetch(work: Work) -> None:
-    row = ARCHITECTURES[work.recipe.architecture]
+    row = input_sizes.row(work.recipe)
     if work.recipe.preset not in OF_FEATURES or not backbones.is_stored(work.store, row):
         work.wait("weights", partial(backbones.fetch, work.weights, row, work.children))
 
@@ -66,6 +67,7 @@ def _from_nothing(recipe: Recipe) -> Recipe:
     if recipe.preset in OF_FEATURES and ARCHITECTURES[recipe.architecture].network.library != ULTRALYTICS:
         # The default of features is not written down, and another than this preset's.
         asked.fit = recipe.fit or ImagePreprocessing.FIT_CENTER_CROP
+    asked.input_size = recipe.input_size
     if recipe.preset == BASELINE:
         asked.CopyFrom(recipe)
         asked.ClearField("frozen_mode")  # nothing is frozen

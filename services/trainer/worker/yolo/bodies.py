@@ -16,7 +16,8 @@ _THREADS = 2
 
 def export(children: Children, row: ArchitectureRow, tensors: Arrays | None, seed: int) -> tuple[bytes, Arrays]:
     """A body's graph and state dict; with random weights from the seed where no tensors are given. ChildLost."""
-    task = {"do": "body", "architecture": row.id, "seed": seed, "pretrained": tensors is not None}
+    what = {"architecture": row.id, "size": row.preprocessing.size, "seed": seed}
+    task = {"do": "body", **what, "pretrained": tensors is not None}
     with children.folder() as folder:
         lay_weights(folder, tensors)
         for _ in quarantine.answers(children, folder, task, _THREADS, lambda: None):

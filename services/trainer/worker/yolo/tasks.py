@@ -11,6 +11,7 @@ import ultralytics
 from safetensors.numpy import load_file, save_file
 from ultralytics.nn.tasks import torch_safe_load
 
+from services.trainer import input_sizes
 from services.trainer.architectures import ARCHITECTURES, ArchitectureRow
 from services.trainer.worker import graphs
 from services.trainer.worker.architectures import of_ultralytics
@@ -26,7 +27,7 @@ ultralytics.settings.update(dict.fromkeys(_OFF, False))
 
 def train(task: Task, say: Say) -> None:
     """`head.safetensors`, and, where it may be another than before, the body's graph and tensors."""
-    row = ARCHITECTURES[task["architecture"]]
+    row = input_sizes.at(ARCHITECTURES[task["architecture"]], task["size"])
     torch.manual_seed(task["seed"])
     network = of_ultralytics.network(row.network, task["num_classes"], _pretrained(task))
     trained = trainer.run(network, task, say)
@@ -39,7 +40,7 @@ def train(task: Task, say: Say) -> None:
 
 def body(task: Task, _: Say) -> None:
     """A body's graph and tensors, without training."""
-    row = ARCHITECTURES[task["architecture"]]
+    row = input_sizes.at(ARCHITECTURES[task["architecture"]], task["size"])
     torch.manual_seed(task["seed"])
     _save_body(of_ultralytics.build(row.network, _pretrained(task)), row)
 

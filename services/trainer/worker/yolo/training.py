@@ -14,7 +14,8 @@ from safetensors.numpy import load_file
 
 from handful.bundle.heads import Floats, LinearHead
 from handful.v1.bundle_pb2 import FREEZE_BODY, WEIGHTS_PRETRAINED, Backbone, Head
-from services.trainer.architectures import ARCHITECTURES, ArchitectureRow
+from services.trainer import input_sizes
+from services.trainer.architectures import ArchitectureRow
 from services.trainer.worker import backbones, topping_up
 from services.trainer.worker.evaluation import scores
 from services.trainer.worker.examples import Example, Examples, targets
@@ -29,7 +30,7 @@ MIN_SIDE = 10
 
 def train(work: Work, examples: Examples) -> Trained:
     """Every epoch as Ultralytics ends it, measured by us; then its moving average of the weights as a model."""
-    row = ARCHITECTURES[work.recipe.architecture]
+    row = input_sizes.row(work.recipe)
     measured = examples.val or examples.train[:NUM_GOLDEN]
     with work.children.folder() as folder:
         pixels = _lay_measured(work, examples, measured, row, folder)
