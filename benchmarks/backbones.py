@@ -3,7 +3,9 @@ on pictures that were not drawn for training, time, size.
 
 Draws n pictures per class for training, tests on all the others, 20 times; prints mean accuracy and its standard error.
 
-usage: backbones.py [FOLDER]   (default: ../shared/data/catsdogs; train/ and val/ folders are pooled)
+usage: backbones.py [FOLDER [ID SIZE ...]]   (default: ../shared/data/catsdogs; train/ and val/ folders are pooled)
+
+With an architecture and sizes of its input, each of these instead.
 """
 
 import sys
@@ -20,7 +22,8 @@ from handful.folders import find
 from handful.v1.bundle_pb2 import WEIGHTS_PRETRAINED, Recipe
 from services.shared.objects.filesystem import FilesystemStore
 from services.shared.settings import read
-from services.trainer.architectures import ARCHITECTURES, ArchitectureRow
+from services.trainer import input_sizes
+from services.trainer.architectures import ARCHITECTURES
 from services.trainer.worker import backbones
 from services.trainer.worker.children import Children
 from services.trainer.worker.logistic_regression import fit
@@ -41,10 +44,9 @@ def accuracy(features: Floats, labels: Labels, n: int, draw: int) -> float:
     return float((head.probabilities(features[test]).argmax(axis=1) == labels[test]).mean())
 
 
-def line(row: ArchitectureRow, files: list[Path], labels: Labels) -> str:
+def line(recipe: Recipe, files: list[Path], labels: Labels) -> str:
     store, weights = FilesystemStore(tempfile.mkdtemp(prefix="handful-bench-")), opened(read(WorkerSettings))
-    recipe = Recipe(architecture=row.id, weights=WEIGHTS_PRETRAINED)
-    started = time.perf_counter()
+    row, started = input_sizes.row(recipe), time.perf_counter()
     backbone, graph = backbones.find(store, weights, recipe, row.preprocessing, "bench", Children())
     session, built = Backbone(graph), time.perf_counter()
     features = np.stack([session.features(to_pixels(file.read_bytes(), row.preprocessing)[None])[0] for file in files])
@@ -57,18 +59,22 @@ def line(row: ArchitectureRow, files: list[Path], labels: Labels) -> str:
     return f"{row.id:20} {'   '.join(cells)} {size} {seconds * 1000:11.1f} {built - started:14.0f}"
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, architecture: str = "", *sizes: str) -> None:
     files = find(folder)
     names = sorted({file.label for file in files})
     labels = np.array([names.index(file.label) for file in files])
     counts = "   ".join(f"{n} per class".ljust(13) for n in PER_CLASS)
     print(f"{'':20} {counts}   size   width  million par  ms/picture  s, the graph")
     for id_, place in opened(read(WorkerSettings)).places().items():
+        if id_ not in ARCHITECTURES or architecture not in ("", id_):
+            continue
         if place in (Place.PACKAGE, Place.STORE):
-            print(line(ARCHITECTURES[id_], [file.path for file in files], labels), flush=True)
+            for size in map(int, sizes or ("0",)):
+                asked = Recipe(architecture=id_, weights=WEIGHTS_PRETRAINED, input_size=size)
+                print(line(asked, [file.path for file in files], labels), flush=True)
         else:
             print(f"{id_:20} its weights are not here: handful weights fetch {id_}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "../shared/data/catsdogs"))
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "../shared/data/catsdogs"), *sys.argv[2:])
