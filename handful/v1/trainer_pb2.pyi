@@ -124,8 +124,8 @@ class TrainingRun(_message.Message):
     """The epoch of that run's checkpoint; its own epochs are those after."""
     estimated_seconds: _builtins.float
     """Seconds from start_time to finish_time that it was likely to take when it was asked for: the median of the latest
-    runs that were asked for with the same preset, architecture, precision, views, folds, repeats, epochs and max_gflops,
-    on the same dataset where there were any. Not set where there was none.
+    runs that were asked for with the same preset, architecture, precision, input size, views, folds, repeats, epochs and
+    max_gflops, on the same dataset where there were any. Not set where there was none.
     """
     waits_for: _builtins.str
     """What it waits for, in plain words, where no worker that was heard of lately can take it: there is none, or each lacks

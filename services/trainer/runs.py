@@ -76,8 +76,8 @@ def _copied(new: NewRun) -> list[TrainingRunEvent]:
 
 async def _estimate(connection: AsyncConnection, new: NewRun) -> float | None:
     """Seconds that a run is likely to take: as the latest ones did that were asked for with the same preset,
-    architecture, precision, views, folds, repeats, epochs and max_gflops, those on its own dataset if there are any;
-    None where there are none.
+    architecture, precision, input size, views, folds, repeats, epochs and max_gflops, those on its own dataset if there
+    are any; None where there are none.
     """
     ended = training_runs.c.state == TrainingRun.STATE_SUCCEEDED
     query = sa.select(training_runs).where(ended)
@@ -103,7 +103,7 @@ def _asked(row: Any) -> Recipe:
 
 def _kind(recipe: Recipe, evaluated: object, continued_after: int | None) -> tuple[object, ...]:
     num_epochs = recipe.num_epochs - (continued_after or 0)
-    trained = recipe.preset, recipe.architecture, recipe.views, num_epochs, recipe.max_gflops
+    trained = recipe.preset, recipe.architecture, recipe.input_size, recipe.views, num_epochs, recipe.max_gflops
     numbers = recipe.challenger_epochs, recipe.backbone_precision, recipe.num_folds, recipe.num_repeats
     return evaluated is not None, continued_after is not None, *trained, *numbers
 

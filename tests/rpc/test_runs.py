@@ -95,7 +95,9 @@ async def test_runs_say_how_many_are_ahead(trainer_service: TrainerService, vers
 async def test_an_estimate_of_a_minute_is_one(
     trainer_service: TrainerService, version: str, store: ObjectStore
 ) -> None:
-    """Of the first run of its kind nothing is known; after one that took exactly 60 s, the next is likely to."""
+    """Of the first run of its kind nothing is known; after one that took exactly 60 s, the next is likely to. Of one on
+    smaller pictures nothing is known.
+    """
     run = await create(trainer_service, version)
     assert not run.HasField("estimated_seconds")
     await (await claim(trainer_service)).succeed(bundle(store))
@@ -105,6 +107,8 @@ async def test_an_estimate_of_a_minute_is_one(
     again = await create(trainer_service, version)
     assert again.HasField("estimated_seconds")
     assert again.estimated_seconds == 60
+    smaller = await create(trainer_service, version, recipe=Recipe(preset="fast", input_size=160))
+    assert not smaller.HasField("estimated_seconds")
 
 
 async def test_an_estimate_looks_at_what_was_asked_for(
