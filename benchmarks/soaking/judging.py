@@ -6,8 +6,8 @@ correlation of what is left with the one before (after Santer et al. 2000, https
 ranks. The server holds where the whole interval is within 8 MiB/h, up or down, and leaks where the whole of it is
 above; otherwise this says that it cannot tell: one that still gives back what it took to start would hide what it
 gathers meanwhile. So one that gathers just 8 MiB/h is said to hold about once in forty times, and which leak is found
-as surely is said beside. Descriptors and threads hold where the last sample has no more than the most of the first
-half: a pool takes its last thread when all the others are busy for once, and what gathers goes on gathering.
+as surely is said beside. Descriptors hold where the last sample has no more than the first, threads where it has no
+more than the one half-way: a pool takes its last thread when all the others are busy for once, and what gathers goes on.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def judge(samples: Sequence[Sample]) -> bool:
     said = "holds" if holds else "leaks" if low > MIB_PER_HOUR else "cannot tell: ask for longer"
     print(f"memory: {found:+.1f} MiB/h ({low:+.1f} to {high:+.1f}), at most {MIB_PER_HOUR:g} allowed: {said}")
     print(f"found in 39 of 40 times: a leak of {MIB_PER_HOUR + high - low:.1f} MiB/h")
-    descriptors, threads = (max(kind) for kind in list(zip(*judged[: (len(judged) + 1) // 2], strict=True))[2:])
-    last = judged[-1]
-    print(f"descriptors: at most {descriptors}, at last {last[2]}; threads: at most {threads}, at last {last[3]}")
-    return holds and last[2] <= descriptors and last[3] <= threads
+    first, halfway, last = judged[0], judged[len(judged) // 2], judged[-1]
+    threads = f"{first[3]}, half-way {halfway[3]}, at last {last[3]}"
+    print(f"descriptors: {first[2]}, at last {last[2]}; threads: {threads}")
+    return holds and last[2] <= first[2] and last[3] <= halfway[3]

@@ -35,7 +35,7 @@ def show(given: argparse.Namespace) -> int:
     for one in found:
         table.add_row(
             f"{one.id}{' (default)' if one.is_default else ''}",
-            f"{one.input_size} px" if one.modality == MODALITY_IMAGE else "sound",
+            _input(one),
             f"{one.num_parameters / 1e6:.1f} M",
             f"{one.gflops:g}",
             str(one.feature_width),
@@ -45,6 +45,13 @@ def show(given: argparse.Namespace) -> int:
         )
     print_table(table, commands.console)
     return 0
+
+
+def _input(one: Architecture) -> str:
+    if one.modality != MODALITY_IMAGE:
+        return "sound"
+    others = one.min_input_size < one.max_input_size
+    return f"{one.input_size} px" + (f" ({one.min_input_size}-{one.max_input_size})" if others else "")
 
 
 def _weights(one: Architecture) -> str:

@@ -47,7 +47,7 @@ def settle(recipe: Recipe) -> list[tuple[str, str]]:
     """What is wrong with the size that a recipe asks for. An architecture's own is not written down."""
     own = ARCHITECTURES.get(recipe.architecture)
     if own is None or recipe.input_size == own.preprocessing.size:
-        recipe.input_size = 0  # of networks for sounds it is refused where the data is known
+        recipe.ClearField("input_size")  # of networks for sounds it is refused where the data is known
     problem = _problem(recipe, own) if own and recipe.input_size else ""
     return [("recipe.input_size", problem)] if problem else []
 
@@ -59,7 +59,7 @@ def _problem(recipe: Recipe, own: ArchitectureRow) -> str:
         names = listed([one.id for one in own.members])
         return f"{usual}: {own.id} is networks with sizes of their own side by side; take one of {names}"
     if least == most:
-        others = "take an architecture whose max_input_size in ListArchitectures is larger than its min_input_size"
+        others = "ListArchitectures says which architectures take others"
         return f"{usual}: {own.id} knows places in pictures of that size alone; {others}"
     if recipe.backbone_precision == BACKBONE_PRECISION_INT8:
         return f"{usual}: backbone_precision INT8 is there at that size alone; take FLOAT32"

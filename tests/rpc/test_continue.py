@@ -159,12 +159,12 @@ def test_what_says_nothing_does_not_hold_a_run_up() -> None:
 
 
 def test_a_run_goes_on_at_another_size_and_back() -> None:
-    """Weights hang on no size: larger pictures for the last epochs are a way to train. The own size is asked for by
-    its number.
+    """Weights hang on no size: larger pictures for the last epochs are a way to train. The architecture's own is
+    asked for by 0 or by its number.
     """
     base = recipes.resolve(recipe({"preset": "fine_tune", "input_size": 96}), DEFAULT_ARCHITECTURE)
-    stays, larger, own = (continuing.continued(base, Recipe(input_size=size), 12) for size in (0, 160, 224))
-    assert [one.input_size for one in (stays, larger, own)] == [96, 160, 0]
+    asked = (Recipe(), *(Recipe(input_size=size) for size in (160, 0, 224)))
+    assert [continuing.continued(base, one, 12).input_size for one in asked] == [96, 160, 0, 0]
 
 
 FIXED: dict[str, tuple[dict[str, object], str, str]] = {

@@ -93,7 +93,7 @@ WRONG_RECIPES = {
     "a transformer's size": (
         Recipe(preset="fine_tune", architecture="vit_b_16", input_size=256),
         "recipe.input_size",
-        "must be 0 or 224, not 256: vit_b_16 knows places in pictures of that size alone; take an architecture whose",
+        "must be 0 or 224, not 256: vit_b_16 knows places in pictures of that size alone; ListArchitectures says",
     ),
     "another size in integers": (
         Recipe(backbone_precision=BACKBONE_PRECISION_INT8, input_size=160),

@@ -65,4 +65,4 @@ def test_an_architectures_own_size_says_nothing(preset: str, architecture: str, 
     named = {"preset": preset, "architecture": architecture, "weights": "AUTO"}
     settled = resolve(recipe({**named, "input_size": says * own}), DEFAULT_ARCHITECTURE)
     assert settled == resolve(recipe(named), DEFAULT_ARCHITECTURE)
-    assert not settled.input_size
+    assert not settled.HasField("input_size")
