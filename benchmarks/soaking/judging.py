@@ -7,7 +7,7 @@ ranks. The server holds where the whole interval is within 8 MiB/h, up or down, 
 above; otherwise this says that it cannot tell: one that still gives back what it took to start would hide what it
 gathers meanwhile. So one that gathers just 8 MiB/h is said to hold about once in forty times, and which leak is found
 as surely is said beside. Descriptors hold where the last sample has no more than the first, threads where it has no
-more than the one half-way: a pool takes its last thread when all the others are busy for once, and what gathers goes on.
+more than the one half-way: a pool takes its last thread when all others are busy for once, and what gathers goes on.
 """
 
 from collections.abc import Sequence
