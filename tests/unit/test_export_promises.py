@@ -94,7 +94,21 @@ def test_a_zip_carries_the_code_that_serves(folder: Path) -> None:
     assert Measured(**told["measured"]) == Measured(known.num_groups, list(known.min_confidences), list(known.errors))
     text = (folder / "README.md").read_text()
     assert "of all that is asked, the unsure included, at most 5 % is answered and wrong" in text
-    assert "19 groups of pictures, so less than 5 % is refused" in text
+    assert "19 groups of pictures, so less than 1 in 20 is refused" in text
+
+
+@pytest.mark.parametrize(("num", "rate"), [(1, "50"), (10, "9.1"), (18, "5.3"), (59, "5")])
+def test_the_card_asks_for_what_is_promised(tmp_path: Path, num: int, rate: str) -> None:
+    """Its own command is taken, and so is the least share that it tells, and no less; 5 % where so few can be."""
+    control = ErrorControl(num_groups=num, min_confidences=[0.5, 0], errors=[0, 1])
+    unpacked = unpack(files("onnx", control), tmp_path)
+    (tmp_path / "0.jpg").write_bytes(whole_bundles.picture(0))
+    text = (unpacked / "README.md").read_text()
+    assert f"`python predict.py --max-wrong {rate}% FILE` says" in text
+    assert f"at most {rate} % is answered and wrong" in text
+    assert f"from {num} groups of pictures, so less than 1 in {num + 1} is refused" in text
+    codes = {rate + "%": 0, str(1 / (num + 1)): 0, str(0.999 / (num + 1)): 2}
+    assert {share: predict(unpacked, "--max-wrong", share, tmp_path / "0.jpg").returncode for share in codes} == codes
 
 
 @pytest.mark.parametrize("control", [ErrorControl(num_groups=19, min_confidences=[0.9, 0], errors=[0, 1]), None])
@@ -114,8 +128,8 @@ def test_fewer_bits_promise_nothing(tmp_path: Path, wanted: str) -> None:
     (tmp_path / "0.jpg").write_bytes(whole_bundles.picture(0))
     done = predict(unpacked, "--max-wrong", "10%", tmp_path / "0.jpg")
     assert (done.returncode, done.stdout) == (2, "")
-    assert FORMATS[wanted].promises_nothing in done.stderr
-    assert FORMATS[wanted].promises_nothing in (unpacked / "README.md").read_text()
+    assert FORMATS[wanted].promise_refusal in done.stderr
+    assert FORMATS[wanted].promise_refusal in (unpacked / "README.md").read_text()
     assert predict(unpacked, tmp_path / "0.jpg").returncode == 0
 
 
@@ -167,8 +181,11 @@ def test_the_script_for_node_refuses_as_the_others(tmp_path: Path) -> None:
 
 
 def test_the_page_says_where_it_is_unsure(tmp_path: Path) -> None:
-    """What is chosen counts at once; what so few examples cannot promise is not to be chosen."""
+    """What is chosen counts at once, for the camera's last moment too after it was stopped; what so few examples cannot
+    promise is not to be chosen.
+    """
     unpacked = with_vendor(unpack(files("browser", control_between()), tmp_path / "page"))
+    (unpacked / "neighbours.bin").write_bytes(b"")  # nothing is unknown, whatever the camera sees
     (tmp_path / "a.png").write_bytes(whole_bundles.picture(0, "PNG"))
     choose = "document.getElementById('wrong').value = '{}'; document.getElementById('wrong').onchange(); 0"
     note = "document.getElementById('note')?.textContent === '{}'"
@@ -184,3 +201,9 @@ def test_the_page_says_where_it_is_unsure(tmp_path: Path) -> None:
         page.until(note.format("It is unsure."))
         page.value(choose.format(""))
         page.until(note.format(""))
+        page.value("document.getElementById('classes').replaceChildren(); document.getElementById('camera').click()")
+        page.until(f"document.querySelectorAll('#classes li').length === {len(LABELS)}")
+        page.value("document.getElementById('camera').click()")
+        page.until("document.getElementById('camera').textContent === 'Use the camera'")
+        page.value(choose.format(".05"))
+        page.until(note.format("It is unsure."))

@@ -91,7 +91,7 @@ def _readme(bundle: Bundle, wanted: Format, near: Sequence[Nearness], names: lis
         usage.use(model, names),
         _classes(model, evaluation),
         _figures(model, evaluation),
-        _worded(usage.wary(model, wanted.promises_nothing, names), model),
+        _worded(usage.wary(model, wanted.promise_refusal, names), model),
         _worded(_near(wanted, near), model),
         _making(bundle),
         limits,

@@ -65,7 +65,7 @@ def _preprocessing(bundle: Bundle) -> dict[str, Any]:
 
 def _error_control(bundle: Bundle, wanted: Format) -> dict[str, Any]:
     """What was measured, None where nothing was, and why nothing is promised by it, empty where something may be."""
-    known, refusal = bundle.model.error_control, wanted.promises_nothing
+    known, refusal = bundle.model.error_control, wanted.promise_refusal
     if refusal or not bundle.model.HasField("error_control"):
         return {"refusal": refusal, "measured": None}
     measured = Measured(known.num_groups, list(known.min_confidences), list(known.errors))

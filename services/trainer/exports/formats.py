@@ -64,7 +64,7 @@ class Format:
             )
 
     @property
-    def promises_nothing(self) -> str:
+    def promise_refusal(self) -> str:
         """Why no share of wrong answers is promised of it; empty where one is, if the model can."""
         if self.in_fewer_bits is None:
             return ""
@@ -147,7 +147,7 @@ _ROWS = (
         title="A page for browsers",
         description="A page that says what a file or the camera shows, on the device itself, and the same as a script "
         "for Node. It runs the network by ONNX Runtime Web, which it takes from jsDelivr or from beside it.",
-        needs=("A browser of 2023 or newer and any web server, or Node 18 or newer",),
+        needs=("A browser of 2023 or newer and any web server, or Node 18.17 or newer",),
         max_abs_diff=1e-3,
         modalities=(MODALITY_IMAGE,),
     ),

@@ -42,7 +42,7 @@ Any web server will do, for a start Python's own; then open http://localhost:800
 python3 -m http.server
 ```
 
-Elsewhere than on localhost browsers ask for HTTPS. In Node, whose `sharp` opens the files:
+Elsewhere than on localhost browsers ask for HTTPS. In Node 18.17 or newer, whose `sharp` opens the files:
 
 ```sh
 npm install sharp@0.34
@@ -67,11 +67,11 @@ _WARY = """\
 ## At most so many wrong
 
 `{command}` says `unsure` where an answer is not sure enough, as Handful's
-server does: of all that is asked, the unsure included, at most 5 % is answered and wrong, on average over models made
-and pictures asked as the training pictures were; one model may do somewhat worse, and of pictures unlike those nothing
-is promised. It is reckoned from {num} groups of pictures, so less than {least:g} % is refused; where models of somewhat
-fewer pictures answered these, as out of fold they do, it is an approximation. What is as near to the threshold as the
-differences below may be unsure here and not there.{more}
+server does: of all that is asked, the unsure included, at most {rate} % is answered and wrong, on average over models
+made and pictures asked as the training pictures were; one model may do somewhat worse, and of pictures unlike those
+nothing is promised. It is reckoned from {num} groups of pictures, so less than 1 in {parts} is refused; where models of
+somewhat fewer pictures answered these, as out of fold they do, it is an approximation. What is as near to the threshold
+as the differences below may be unsure here and not there.{more}
 """
 _OF_SEGMENTS = "\nOf a longer sound it is the segments that it is promised of."
 _CHANGED = "\n`model.py` is there to be changed, and promises nothing."
@@ -83,6 +83,7 @@ _NOTHING_PROMISED = """\
 
 That is not promised, and `--max-wrong` is refused: {why}
 """
+_USUAL_RATE = 0.05  # of wrong answers, where so few can be promised
 _NOT_MEASURED = "the model was measured on nothing that it was not fitted on, or an earlier\nrelease made it."
 
 # Every file that stands in some format, in the order to be read. Of sounds "pictures" is another word.
@@ -100,7 +101,7 @@ _FILES = {
     "runtime.json": "its version, where it is had, and the hashes",
     "predict.py": "says what pictures show, and tests itself",
     "runner.py": "what runs the network, for `predict.py`",
-    "promise.py": "what `--max-wrong` of `predict.py` asks for",
+    "promise.py": "how `--max-wrong` of `predict.py` is kept",
     "error_control.py": "how sure an answer has to be so that few are wrong",
     "images.py": "how a file becomes pixels",
     "recordings.py": "how a file becomes samples",
@@ -143,15 +144,17 @@ def wary(model: ModelManifest, refusal: str, names: Iterable[str]) -> str:
     """What is promised of wrong answers, or why nothing is: the format's refusal, if it has one."""
     if refusal or not model.HasField("error_control"):
         return _NOTHING_PROMISED.format(why=refusal or _NOT_MEASURED)
-    command, more = "python predict.py --max-wrong 5% FILE", ""
+    program, more = "python predict.py", ""
     if "index.html" in names:
-        command, more = "node predict.mjs --max-wrong 5% FILE", _OF_PIXELS
+        program, more = "node predict.mjs", _OF_PIXELS
     elif "model.py" in names:
         more = _CHANGED
     elif model.backbone.HasField("sound_preprocessing"):
         more = _OF_SEGMENTS
     num = model.error_control.num_groups
-    return _WARY.format(command=command, num=num, least=100 * least_rate(num), more=more)
+    rate = f"{100 * max(_USUAL_RATE, least_rate(num)):g}"
+    command = f"{program} --max-wrong {rate}% FILE"
+    return _WARY.format(command=command, rate=rate, num=num, parts=num + 1, more=more)
 
 
 def files(names: Iterable[str]) -> list[tuple[str, str]]:

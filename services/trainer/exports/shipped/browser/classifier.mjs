@@ -1,5 +1,7 @@
 // The model in this folder: from pixels to the classes, best first. The same in browsers and in Node.
 
+import { isUnsure } from "./error_control.mjs";
+
 export class Classifier {
   // `ort` is ONNX Runtime; `read` gives the bytes of a file of this folder.
   static async load(ort, read) {
@@ -33,7 +35,7 @@ export class Classifier {
     const predictions = this.labels.map((label, index) => ({ label, score: probabilities[index] }));
     predictions.sort((one, other) => other.score - one.score);
     const known = !this.rows.length || this.distance(features) <= this.neighbours.max_distance;
-    return { predictions, unknown: !known, unsure: confidence !== null && predictions[0].score <= confidence };
+    return { predictions, unknown: !known, unsure: isUnsure(predictions[0].score, confidence) };
   }
 
   // One minus the mean cosine with the nearest training examples, in [0, 2].

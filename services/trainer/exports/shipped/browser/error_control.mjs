@@ -12,6 +12,11 @@ export function share(text) {
   return value;
 }
 
+// Whether an answer whose best class has that score is held back; none is where the confidence is null.
+export function isUnsure(score, confidence) {
+  return confidence !== null && score <= confidence;
+}
+
 // The smallest confidence such that, where only surer answers are given, at most such a share of all that is asked is
 // answered wrongly. `told` is error_control.json. An error says why it cannot be promised.
 export function minConfidence(told, rate) {

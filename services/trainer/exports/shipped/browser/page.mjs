@@ -1,7 +1,7 @@
 // The page: a file or the camera to pixels, pixels to classes, classes to bars.
 
 import { Classifier } from "./classifier.mjs";
-import { minConfidence } from "./error_control.mjs";
+import { isUnsure, minConfidence } from "./error_control.mjs";
 import { fit } from "./pixels.mjs";
 import { runtime } from "./runtime.mjs";
 
@@ -9,7 +9,7 @@ const SHOWN = 5;
 const MAX_LEVELS = 4; // of 255: decoders of JPEG round differently
 const [canvas, note, video] = ["shown", "note", "video"].map((id) => document.getElementById(id));
 const [choose, camera, file, wrong] = ["choose", "camera", "file", "wrong"].map((id) => document.getElementById(id));
-let last = null; // what was asked about
+let last = null; // the last answer
 
 async function read(name) {
   const answer = await fetch(name);
@@ -39,9 +39,14 @@ export async function classify(source) {
   canvas.width = picture.width;
   canvas.height = picture.height;
   canvas.getContext("2d").drawImage(bitmap, 0, 0);
-  const confidence = wrong.value ? minConfidence(classifier.errorControl, Number(wrong.value)) : null;
-  const answer = await classifier.classify(fit(picture, classifier.preprocessing), confidence);
-  last = source;
+  last = await classifier.classify(fit(picture, classifier.preprocessing));
+  return judge(classifier);
+}
+
+// Shows the last answer, and whether it is sure enough for what is chosen.
+function judge({ errorControl }) {
+  const confidence = wrong.value ? minConfidence(errorControl, Number(wrong.value)) : null;
+  const answer = { ...last, unsure: isUnsure(last.predictions[0].score, confidence) };
   show(answer);
   return answer;
 }
@@ -102,7 +107,7 @@ const said = (work) => work.catch((problem) => { note.textContent = `That did no
 choose.onclick = () => file.click();
 file.onchange = () => said(classify(file.files[0]));
 camera.onclick = () => said(watch());
-wrong.onchange = () => { if (last) said(classify(last)); };
+wrong.onchange = () => { if (last) said(loading.then(judge)); };
 said(loading.then((classifier) => {
   offer(classifier);
   choose.disabled = camera.disabled = false;

@@ -1,4 +1,4 @@
-// What pictures show, by the model in this folder, in Node 18 or newer.
+// What pictures show, by the model in this folder, in Node 18.17 or newer, as sharp asks for.
 //
 // `node predict.mjs some.jpg other.png` prints the classes of each as a line of JSON, and needs `npm install sharp@0.34`, which
 // opens the files. `node predict.mjs --max-wrong 5% some.jpg` says `unsure` where an answer is not sure enough for that;
