@@ -284,27 +284,39 @@ def test_an_export_runs_without_torch(trained: Trained, unpacked: tuple[Path, Pa
         assert mine["unknown"] == theirs.unknown
 
 
-def test_each_segment_of_a_sound_is_unsure_by_its_own_score(unpacked: tuple[Path, Path], tmp_path: Path) -> None:
+def mixed(seed: int, hum: float, seconds: float = 1.0) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """A beep that is partly a hum."""
+    return (1 - hum) * wave("beep", seed, seconds) + hum * wave("hum", seed + 50, seconds)
+
+
+def test_each_segment_of_a_sound_is_unsure_by_its_own_score(trained: Trained, tmp_path: Path) -> None:
     """By its export as where it is served, and the sound by the mean of them; where nothing is heard nothing is."""
-    shutil.copytree(unpacked[1], tmp_path / "wary")
-    clear, mixed = wave("beep", 2000, 6), wave("beep", 2000, 6) / 2 + wave("hum", 2001, 6) / 2
-    (tmp_path / "both.wav").write_bytes(encoded(np.concatenate([clear, np.zeros(6 * RATE), mixed])))
+    client, sounds = trained.client, tmp_path / "sounds"
+    for kind in KINDS:
+        (sounds / kind).mkdir(parents=True)
+        for seed, other in enumerate((0, 0.1, 0.3, 0.5, 0.55, 0.7) * 2):
+            samples = mixed(seed, other if kind == "beep" else 1 - other)
+            (sounds / kind / f"{seed}.wav").write_bytes(encoded(samples))
+    client.push("doubtful", sounds)
+    client.train("doubtful", architecture="log_mel_statistics").result()
+    with zipfile.ZipFile(client.export("doubtful@production", tmp_path).path) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    heard = [mixed(2000 + seed, hum, 6) for seed, hum in enumerate((0, 0.3, 0.5, 0.7, 1))]
+    asked = tmp_path / "asked.wav"
+    asked.write_bytes(encoded(np.concatenate([*heard[:2], np.zeros(6 * RATE), *heard[2:]])))
 
-    def ask(*arguments: object) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(
-            run(bare(), tmp_path / "wary" / "predict.py", "--json", *arguments, tmp_path / "both.wav")
-        )
-        return found
-
-    scores = [one["predictions"][0]["score"] for one in ask()["segments"] if one["predictions"]]
-    measured = {"num_groups": 19, "min_confidences": [float(np.median(scores)), 0], "errors": [0, 1]}
-    (tmp_path / "wary" / "error_control.json").write_text(json.dumps({"refusal": "", "measured": measured}))
-    answer = ask("--max-wrong", "5%")
-    held = [one for one in answer["segments"] if one["predictions"]]
-    assert [one["unsure"] for one in held] == [score <= np.median(scores) for score in scores]
-    assert {one["unsure"] for one in held} == {False, True}
-    assert answer["unsure"] == (answer["predictions"][0]["score"] <= np.median(scores))
-    assert {one["unsure"] for one in answer["segments"] if not one["predictions"]} == {False}
+    held_back = []
+    for rate in (0.1, 0.3, 0.5):
+        found = run(bare(), tmp_path / "unpacked" / "predict.py", "--json", "--max-wrong", rate, asked)
+        here, there = json.loads(found), client.predict("doubtful@production", asked, max_error_rate=rate)
+        unsure = [one.unsure for one in there.segments]
+        assert [one["unsure"] for one in here["segments"]] == unsure
+        assert here["unsure"] == there.unsure == (there.predictions[0].score <= there.min_confidence)
+        assert [bool(one.predictions) for one in there.segments] == [True, True, False, True, True, True]
+        assert not unsure[2]
+        held_back.append(sum(unsure))
+    assert 0 < held_back[0] < len(heard)
+    assert held_back == sorted(held_back, reverse=True)
 
 
 @pytest.mark.parametrize("wanted", ["onnx-fp16", "onnx-int8"])
