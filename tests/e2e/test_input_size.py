@@ -16,7 +16,9 @@ from handful.cli.stack import Stack
 from handful.v1.bundle_pb2 import Evaluation, ImagePreprocessing, ModelManifest
 from handful.v1.inference_pb2 import EvidenceMap
 from handful.v1.trainer_pb2 import FeaturesReady, TrainingRunEvent
+from services.trainer.exports.formats import FORMATS
 from tests.e2e.test_export import alike, bare, run, serve
+from tests.unit.test_export_files import self_tested
 
 pytestmark = pytest.mark.timeout(600)
 NUM_PICTURES = 300
@@ -37,6 +39,13 @@ def train(client: Client, dataset: str, **recipe: Any) -> tuple[str, FeaturesRea
     return started.result().model_version, ready[0] if ready else FeaturesReady()
 
 
+@pytest.fixture(scope="module")
+def sizes(client: Client, photographs: Path) -> dict[int, tuple[str, FeaturesReady]]:
+    """Cats and dogs by `fast`, at the architecture's own size (0) and at another."""
+    client.push("photographs-small", photographs)
+    return {size: train(client, "photographs-small", input_size=size) for size in (0, SIZE)}
+
+
 def taken_out(client: Client, version: str, folder: Path) -> tuple[ModelManifest, Evaluation]:
     """What an export says of its model; it lies unpacked in the folder."""
     with zipfile.ZipFile(client.export(version, folder / "out.zip").path) as archive:
@@ -45,13 +54,13 @@ def taken_out(client: Client, version: str, folder: Path) -> tuple[ModelManifest
     return model, manifest.from_bytes(Evaluation, (folder / "bundle" / "evaluation.json").read_bytes())
 
 
-def test_another_size_is_trained_served_and_taken_along(client: Client, photographs: Path, tmp_path: Path) -> None:
+def test_another_size_is_trained_served_and_taken_along(
+    client: Client, photographs: Path, sizes: dict[int, tuple[str, FeaturesReady]], tmp_path: Path
+) -> None:
     """Features are computed anew and kept beside those of the architecture's own size; what is served, explained,
     exported and imported again sees pictures of that size, and answers alike.
     """
-    client.push("photographs-small", photographs)
-    own, _ = train(client, "photographs-small")
-    version, ready = train(client, "photographs-small", input_size=SIZE)
+    (own, _), (version, ready) = sizes[0], sizes[SIZE]
     assert (ready.features_computed, ready.features_cached) == (NUM_PICTURES, 0)
     for again in ({"input_size": SIZE}, {"input_size": 224}, {}):
         _, ready = train(client, "photographs-small", **again)
@@ -74,6 +83,19 @@ def test_another_size_is_trained_served_and_taken_along(client: Client, photogra
     assert client.explain(version, pictures[0]).evidence.method == EvidenceMap.METHOD_CLASS_ACTIVATION
     taken = client.import_model(tmp_path / "out.zip", "taken-small")
     alike(serve(client, taken.name, pictures), served, 1e-6)
+
+
+@pytest.mark.parametrize("wanted", FORMATS)
+def test_every_format_carries_another_size(
+    client: Client, sizes: dict[int, tuple[str, FeaturesReady]], tmp_path: Path, wanted: str
+) -> None:
+    """It is exported within the format's bound, and tests itself by its own code where that runs."""
+    with zipfile.ZipFile(client.export(sizes[SIZE][0], tmp_path / "out.zip", format_name=wanted).path) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    told = json.loads((tmp_path / "unpacked" / "preprocessing.json").read_text())
+    assert told["image"]["size"] == SIZE
+    report = self_tested(wanted, tmp_path / "unpacked")
+    assert (report["self_test"], report["top1_agreement"]) == ("passed", 1)
 
 
 @pytest.mark.parametrize(
