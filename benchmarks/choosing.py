@@ -98,12 +98,12 @@ def figures(pools: Pools, labels: Labels, n: int, seed: int) -> tuple[str, dict[
             careful = name
     alone_, wider = [tried[name] for name in singles], [tried[name] for name in pools]
     chosen = list(singles)[best_architecture(alone_, known)]
-    measured = cross_validated(known, honest(alone_, known, groups, folds))
+    measured = cross_validated(known, honest(alone_, known, groups, folds, lambda: None))
     interval = measured.accuracy_interval
     return chosen, true | {
         "the choice": true[chosen],
         WIDER: true[list(pools)[best_architecture(wider, known)]],
-        f"{WIDER} says": float(honest(wider, known, groups, folds).right(known).mean()),
+        f"{WIDER} says": float(honest(wider, known, groups, folds, lambda: None).right(known).mean()),
         "one standard error": true[careful],
         "looks": float(right[chosen].mean()),
         "says": measured.accuracy,

@@ -30,7 +30,7 @@ def trained(rows: Floats, labels: Labels, seed: int) -> tuple[HeldOut, LinearHea
     num_classes, span, groups = int(labels.max()) + 1, Span.of(rows), np.arange(len(labels))
     folds = Folds.drawn(labels, alone(labels), num_classes, seed)
     candidates = try_all(FAST, span, labels, num_classes, folds, lambda: None)
-    answers = honest([candidates], labels, groups, folds, as_published)
+    answers = honest([candidates], labels, groups, folds, lambda: None, as_published)
     chosen = best(candidates, labels, groups)
     head = span.back(fitter(chosen.kind, FAST, span, num_classes)(span.rows, labels))
     probabilities = np.stack([softmax(one) for one in answers.logits])

@@ -6,7 +6,8 @@ Draws n pictures per class, cross-validates as `fast` does, fits the head on all
 accuracy on the pictures that were not drawn lies in the interval. Features are computed once. Sets are drawn from one
 pool and overlap; on a small rest the truth itself is uncertain, which counts against us.
 
-usage: honesty.py [SETS] [FOLDER]   (sets per line of intervals, default 1000, 0: none; folder: ../shared/data/catsdogs)
+usage: honesty.py [SETS] [FOLDER]   (sets per line of intervals, default 1000, 0: none; of 2 and of 10 folds a tenth;
+folder: ../shared/data/catsdogs)
 """
 
 import math
@@ -34,31 +35,33 @@ LARGE = 50
 SETS, FLIPPED, WORST = 20, 0.1, 0.15
 
 
-def trained(rows: Floats, labels: Labels, seed: int) -> tuple[CrossValidation, LinearHead]:
-    """As `fast` does it: the figures out of fold, and the head on all rows."""
+def trained(rows: Floats, labels: Labels, seed: int, num_folds: int = 0) -> tuple[CrossValidation, LinearHead]:
+    """As `fast` does it: the figures out of fold, of as many as it has unless said, and the head on all rows."""
     num_classes, span = int(labels.max()) + 1, Span.of(rows)
-    folds = Folds.drawn(labels, alone(labels), num_classes, seed)
+    folds = Folds.drawn(labels, alone(labels), num_classes, seed, num_folds)
     candidates = try_all(FAST, span, labels, num_classes, folds, lambda: None)
     groups = np.arange(len(labels))
     chosen = best(candidates, labels, groups)
     head = fitter(chosen.kind, FAST, span, num_classes)(span.rows, labels)
-    return cross_validated(labels, honest([candidates], labels, groups, folds)), span.back(head)
+    return cross_validated(labels, honest([candidates], labels, groups, folds, lambda: None)), span.back(head)
 
 
-def coverage(name: str, features: Floats, labels: Labels, sets: int) -> None:
-    """Prints how often the interval holds the truth, how wide it is, and what the truth is."""
-    held, widths, truths = 0, [], []
+def coverage(name: str, features: Floats, labels: Labels, sets: int, num_folds: int = 0) -> None:
+    """Prints how often the interval holds the truth, how wide it is, the accuracy out of fold, and the truth."""
+    held, widths, measured, truths = 0, [], [], []
     for seed in range(sets):
         train = drawn(labels, PER_CLASS, seed)
         test = np.setdiff1d(np.arange(len(labels)), train)
-        found, head = trained(features[train], labels[train], seed)
+        found, head = trained(features[train], labels[train], seed, num_folds)
         interval = found.accuracy_interval
         truths.append(float((head.logits(features[test]).argmax(axis=1) == labels[test]).mean()))
         held += interval.low <= truths[-1] <= interval.high
+        measured.append(found.accuracy)
         widths.append(interval.high - interval.low)
     print(
-        f"{name:20} {PER_CLASS} per class, {sets} sets: the interval holds the truth in {held / sets:.3f}, "
-        f"median width {np.median(widths):.3f}, mean truth {np.mean(truths):.3f}",
+        f"{name:20} {PER_CLASS} per class, {found.folds} folds, {sets} sets: the interval holds the truth in "
+        f"{held / sets:.3f}, median width {np.median(widths):.3f}, mean truth {np.mean(truths):.3f}, out of fold "
+        f"{np.mean(measured):.3f}",
         flush=True,
     )
 
@@ -102,7 +105,9 @@ def grown(name: str, features: Floats, labels: Labels, n: int, sets: int) -> Non
         fit = fitter(chosen.kind, FAST, span, num_classes)
         curve = learning_curve.draw(span, known, groups, folds, fit, chosen.out_of_fold, seed, lambda: None)
         names = tuple(map(str, range(num_classes)))
-        found = learning_curve.more(curve, names, known, groups, honest([candidates], known, groups, folds))
+        found = learning_curve.more(
+            curve, names, known, groups, honest([candidates], known, groups, folds, lambda: None)
+        )
         head = trained(features[twice], labels[twice], seed)[1]
         truth = float((head.logits(features[test]).argmax(axis=1) == labels[test]).mean())
         errors.append(abs(found.accuracy - truth))
@@ -145,6 +150,9 @@ def main(sets: int, folder: Path) -> None:
         coverage("ten digits", numbers, figures, sets)
         by_lot = np.random.default_rng(0).permutation(kinds)
         coverage("labels drawn by lot", animals, by_lot, sets)
+        for num_folds in (2, 10):
+            coverage("cats and dogs", animals, kinds, max(1, sets // 10), num_folds)
+            coverage("even and odd digits", numbers, figures % 2, max(1, sets // 10), num_folds)
 
 
 if __name__ == "__main__":

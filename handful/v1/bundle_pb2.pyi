@@ -579,8 +579,8 @@ class Recipe(_message.Message):
     """
     num_repeats: _builtins.int
     """How often the cross-validation is done, each time with other folds, from 1 to 20: more make intervals narrower, and
-    fits take as many times longer. Fewer where training examples x classes x repeats would be over 2^24; once always. A
-    challenger answers once. 0, the default: 5, or 600 over the training examples where that is less, rounded down, and
+    fits take as many times longer. So many that training examples x classes x repeats is over 2^23 are refused when the
+    run is asked for; 1 never is. A challenger answers once. 0, the default: 5, or 600 over the training examples where that is less, rounded down, and
     once at least. `fast` and `quality` only.
     """
     backbone_precision: Global___BackbonePrecision.ValueType
@@ -1815,7 +1815,8 @@ class CrossValidation(_message.Message):
     folds, evenly by class and never dividing a group, and each fold is answered by a head fitted on the others, all of it
     repeated with other folds. The recipe's seed draws the folds. The choice of the head and, where the recipe
     leaves it open, of the architecture, and the temperature are those that the answers to the other folds ask for, so that no figure is measured
-    on what was chosen or fitted on it; the published ones are what all of the answers ask for.
+    on what was chosen or fitted on it; the published ones are what all of the answers ask for. Temperatures of folds are
+    found on the first five repeats.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1844,7 +1845,7 @@ class CrossValidation(_message.Message):
     """Folds: as many as Recipe.num_folds asked for; else 5, or as many as the smallest class has groups."""
     repeats: _builtins.int
     """Repeats: as many as Recipe.num_repeats asked for; else 5, fewer where there are many examples, or where groups hold
-    several classes. 1 where a challenger answered, which is fine-tuned once for each fold.
+    several classes. 1 where answers of a challenger are among them, which is fine-tuned once for each fold.
     """
     num_examples: _builtins.int
     """Examples, all of the training split."""
@@ -1872,8 +1873,9 @@ class CrossValidation(_message.Message):
     """Share of the examples whose class is among the five most probable, in [0, 1]."""
     @_builtins.property
     def accuracy_interval(self) -> Global___Interval:
-        """Where the accuracy of the published head lies: the 95 % Wilson interval with p' = 1 - (1 - .15 k) (1 - p), where
-        k = (p - m) / (1 - m), at least 0, and m is the share of the most common class, and with
+        """Where the accuracy of the published head lies: the 95 % Wilson interval with p' = 1 - (1 - e k) (1 - p), where
+        e = 1 - (1 - 1 / folds)^.728, that is .15 of 5 folds, on which it was measured, .4 of 2 and .07 of 10;
+        k = (p - m) / (1 - m), at least 0, and m is the share of the most common class; and with
         n' = n / (1 / repeats + folds / (folds - 1)), and no less than that of fewer examples with
         more repeats; n is what the groups are worth, (sum m)^2 / sum m^2 with their sizes m (Kish, Survey Sampling, 1965):
         pieces of a recording fail together, and so do heads fitted on nearly the same examples (Nadeau and Bengio, Inference

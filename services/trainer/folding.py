@@ -9,9 +9,9 @@ from handful.v1.bundle_pb2 import SPLIT_TRAIN, DatasetManifest, Recipe
 from services.shared.objects import ObjectStore
 from services.trainer.head_fields import MIN_FOLDS
 
-# Numbers of a head's answers in all repeats, examples x classes each: 64 MiB as float32, of every network and kind of
-# head that is tried.
-MAX_ANSWERS = 2**24
+# Numbers of a head's answers in all repeats, examples x classes each: 32 MiB as float32. Of each kind of head that is
+# tried there are two such arrays, and `quality` holds those of every network at once.
+MAX_ANSWERS = 2**23
 
 
 def check(store: ObjectStore, project: str, manifest_sha256: str, recipe: Recipe) -> None:

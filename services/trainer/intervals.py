@@ -8,8 +8,10 @@ from handful.v1.bundle_pb2 import Interval
 
 # Of the normal distribution, for 95 %.
 Z = 1.96
-# How much of the errors out of fold are too many; measured, see docs/why.md.
-EXCESS = 0.15
+# How much of the errors out of five folds are too many; measured, see docs/why.md.
+EXCESS, MEASURED_FOLDS = 0.15, 5
+# The power of the examples by which errors fall then: what is fitted on .8 of them has 1 / .85 as many.
+POWER = math.log(1 - EXCESS) / math.log(1 - 1 / MEASURED_FOLDS)
 
 
 def independent(groups: Iterable[Hashable]) -> float:
@@ -32,14 +34,20 @@ def wilson(share: float, num_examples: float) -> Interval:
     return Interval(low=max(0.0, middle - half), high=min(1.0, middle + half))
 
 
-def corrected(share: float, chance: float) -> float:
-    """The accuracy that a head fitted on all examples is likely to have, from that out of fold: folds fit on less data.
+def excess(folds: int) -> float:
+    """How much of the errors out of so many folds are too many: 1 - (1 - 1 / folds)^.728, so .4 of two, .07 of ten."""
+    return EXCESS if folds == MEASURED_FOLDS else 1 - (1 - 1 / folds) ** POWER
 
-    p' = 1 - (1 - .15 k) (1 - p), where k = (p - chance) / (1 - chance) is how much was learnt: who knows nothing learns
-    nothing from more data. `chance` is the share of the most common class.
+
+def corrected(share: float, chance: float, folds: int) -> float:
+    """The accuracy that a head fitted on all examples is likely to have, from that out of so many folds, which fit on
+    less data.
+
+    p' = 1 - (1 - e k) (1 - p) with e = `excess`, where k = (p - chance) / (1 - chance) is how much was learnt: who
+    knows nothing learns nothing from more data. `chance` is the share of the most common class.
     """
     learnt = max(0.0, (share - chance) / (1 - chance)) if chance < 1 else 0.0
-    return 1 - (1 - EXCESS * learnt) * (1 - share)
+    return 1 - (1 - excess(folds) * learnt) * (1 - share)
 
 
 def effective(num_independent: float, folds: int, repeats: int) -> float:
@@ -54,10 +62,10 @@ def effective(num_independent: float, folds: int, repeats: int) -> float:
     return num_independent / (1 / repeats + folds / (folds - 1))
 
 
-def corrected_wilson(share: float, num_effective: float, chance: float, widened: float = 1.0) -> Interval:
-    """The 95 % interval of the accuracy of a head fitted on all examples, from that out of fold on them, which are
-    worth so many (`effective`): that of Wilson around `corrected`. `widened` by a factor.
+def corrected_wilson(share: float, num_effective: float, chance: float, folds: int, widened: float = 1.0) -> Interval:
+    """The 95 % interval of the accuracy of a head fitted on all examples, from that out of so many folds on them, which
+    are worth so many (`effective`): that of Wilson around `corrected`. `widened` by a factor.
     """
-    plain = wilson(corrected(share, chance), num_effective)
+    plain = wilson(corrected(share, chance, folds), num_effective)
     middle, half = (plain.low + plain.high) / 2, widened * (plain.high - plain.low) / 2
     return Interval(low=max(0.0, middle - half), high=min(1.0, middle + half))

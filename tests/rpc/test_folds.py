@@ -261,4 +261,4 @@ def test_repeats_are_bounded_by_memory(tmp_path: Path) -> None:
             return number
         return most
 
-    assert [allowed(number) for number in (100, 200, 4000)] == [20, 10, 1]
+    assert [allowed(number) for number in (50, 100, 4000)] == [20, 10, 1]

@@ -56,7 +56,7 @@ def folds(repeats: int = 1) -> Folds:
 
 
 def accuracy_of_choosing(candidates: list[list[Candidate]], dealt: Folds) -> float:
-    return float(honest(candidates, LABELS, np.arange(40), dealt).right(LABELS).mean())
+    return float(honest(candidates, LABELS, np.arange(40), dealt, lambda: None).right(LABELS).mean())
 
 
 def test_the_one_that_is_right_most_often_is_taken() -> None:
@@ -288,3 +288,12 @@ def test_the_report_has_every_network_that_was_left_out() -> None:
         )
     ]
     assert noted(events) == ["b was not tried.", "c was not tried.", "Some were repeated."]
+
+
+def test_a_run_can_be_cancelled_while_folds_are_drawn(tmp_path: Path, picture: Callable[..., bytes]) -> None:
+    """Draws of folds may be many, and whether the run shall go on is asked before each."""
+    run = Small.of(tmp_path, picture)
+    run.recorder.phases.add("features")
+    run.recorder.cancelled_in = "features"
+    with pytest.raises(RunCancelled):
+        deal(run.work, run.examples)

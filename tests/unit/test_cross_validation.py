@@ -8,9 +8,9 @@ import pytest
 
 from handful.bundle.heads import Floats, LinearHead
 from handful.v1.bundle_pb2 import Head, Interval
-from services.trainer.intervals import corrected_wilson, effective, independent, wilson
+from services.trainer.intervals import EXCESS, corrected_wilson, effective, excess, independent, wilson
 from services.trainer.worker.calibration import cross_fitted
-from services.trainer.worker.cross_validation import FOLDS, REPEATS, Folds, Labels, OutOfFold, repeats_of
+from services.trainer.worker.cross_validation import FOLDS, REPEATS, TRIES, Folds, Labels, OutOfFold, repeats_of
 from services.trainer.worker.evaluation import cross_validated, scores
 from services.trainer.worker.logistic_regression import fit
 
@@ -121,6 +121,45 @@ def test_a_draw_that_does_not_count_is_drawn_again_where_a_number_is_asked_for()
     assert asked == [REPEATS] * 20
 
 
+class Stopped(Exception):
+    """Somebody cancelled what is under way."""
+
+
+@pytest.mark.parametrize("most", [0, 7, 20 * TRIES - 1])
+def test_drawing_can_be_cancelled(most: int) -> None:
+    """Groups of which no draw counts are drawn many times, and each of these times whoever asked may stop it."""
+    labels, groups, checked = np.array([0, 1, 1, 2, 2, 0]), ["a", "a", "b", "b", "c", "c"], 0
+
+    def check() -> None:
+        nonlocal checked
+        if checked == most:
+            raise Stopped
+        checked += 1
+
+    with pytest.raises(Stopped):
+        Folds.drawn(labels, groups, 3, 0, 2, 20, check)
+    assert checked == most
+
+
+def test_temperatures_of_many_repeats_can_be_cancelled_and_ask_five() -> None:
+    """There is a step after each fold's temperature; answers of a sixth repeat change none but their own."""
+    labels, groups = singles((20, 20))
+    dealt = Folds.drawn(labels, groups, 2, 0, 3, 7)
+    answers, steps = dealt.out_of_fold(gaussian(labels, 0.3, 3), labels, 2, fitted, ignore), list[int]()
+    found = cross_fitted(answers, labels, dealt, lambda: steps.append(1), smoothed=False).logits
+    assert len(steps) == dealt.num_fits == 21
+    other = answers.logits.copy()
+    other[REPEATS] *= 9
+    again = cross_fitted(dealt.answered(other), labels, dealt, ignore, smoothed=False).logits
+    np.testing.assert_array_equal(np.delete(again, REPEATS, 0), np.delete(found, REPEATS, 0))
+
+    def stop() -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        cross_fitted(answers, labels, dealt, stop, smoothed=False)
+
+
 def test_few_repeats_that_were_asked_for_are_worth_no_more() -> None:
     """What fewer examples would have had of repeats is not counted to who asked for one; the answers of any choice and
     temperature know that.
@@ -131,7 +170,7 @@ def test_few_repeats_that_were_asked_for_are_worth_no_more() -> None:
     for num_repeats in (0, 1, 10):
         dealt = Folds.drawn(labels, groups, 2, 0, 0, num_repeats)
         answers = dealt.out_of_fold(gaussian(labels, 0.3, 3), labels, 2, fitted, ignore)
-        worth.append(cross_fitted(answers, labels, dealt, smoothed=False).worth(320))
+        worth.append(cross_fitted(answers, labels, dealt, ignore, smoothed=False).worth(320))
     assert worth[1:] == [effective(320, 5, 1), effective(320, 5, 10)]
     assert worth[0] == effective(300, 5, 2) > worth[1]
 
@@ -208,13 +247,25 @@ def test_wilson_is_the_score_interval() -> None:
 
 def test_the_corrected_interval_lies_a_little_higher() -> None:
     """An out-of-fold share has fewer errors the more was learnt; who knows nothing learns nothing from more data."""
-    plain, corrected = wilson(0.9, 40), corrected_wilson(0.9, 40, 0.5)
+    plain, corrected = wilson(0.9, 40), corrected_wilson(0.9, 40, 0.5, 5)
     assert ends(corrected) == ends(wilson(1 - (1 - 0.15 * 0.8) * 0.1, 40))
     assert corrected.high > plain.high
     for share, chance in ((0.5, 0.5), (0.3, 0.5), (1.0, 1.0)):
-        assert ends(corrected_wilson(share, 40, chance)) == ends(wilson(share, 40))
-    twice = corrected_wilson(0.5, 40, 0.5, 2.0)
+        assert ends(corrected_wilson(share, 40, chance, 5)) == ends(wilson(share, 40))
+    twice = corrected_wilson(0.5, 40, 0.5, 5, 2.0)
     assert twice.high - twice.low == pytest.approx(2 * (wilson(0.5, 40).high - wilson(0.5, 40).low))
+
+
+def test_fewer_folds_are_corrected_by_more() -> None:
+    """Heads of two folds know half of what the published one does, those of fifty nearly all; five are as measured."""
+    assert excess(5) == EXCESS == 0.15
+    assert [excess(folds) for folds in (2, 3, 10, 50)] == pytest.approx([0.396, 0.256, 0.074, 0.015], abs=5e-4)
+    labels = np.arange(60) % 2
+    given = np.where(np.arange(60) < 50, labels, 1 - labels)
+    for folds in (2, 5, 10):
+        found = cross_validated(labels, OutOfFold(folds, np.eye(2, dtype=np.float32)[given][None], 1))
+        expected = corrected_wilson(50 / 60, effective(60, folds, 1), 0.5, folds)
+        assert ends(found.accuracy_interval) == ends(expected)
 
 
 @pytest.mark.parametrize("repeats", [1, 5])
@@ -260,7 +311,7 @@ def test_what_a_group_has_is_worth_one_example() -> None:
     )
     alone, grouped = cross_validated(labels, answers), cross_validated(labels, answers, groups=np.arange(100) // 5)
     assert grouped.accuracy == alone.accuracy
-    assert ends(grouped.accuracy_interval) == ends(corrected_wilson(alone.accuracy, effective(20, 5, 5), 0.5))
+    assert ends(grouped.accuracy_interval) == ends(corrected_wilson(alone.accuracy, effective(20, 5, 5), 0.5, 5))
 
 
 def test_every_class_is_left_to_fit_on_where_groups_hold_several() -> None:

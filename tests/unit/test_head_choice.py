@@ -1,5 +1,7 @@
 """Heads beside logistic regression: LDA is scikit-learn's, temperatures calibrate, LDA is taken where it is better."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -11,7 +13,7 @@ from services.trainer.worker import discriminant, logistic_regression
 from services.trainer.worker.calibration import cross_fitted, temperature, tempered
 from services.trainer.worker.cross_validation import Folds, Labels, OutOfFold, better
 from services.trainer.worker.evaluation import calibration_error
-from services.trainer.worker.head_choice import Candidate, best, honest, kinds, try_all
+from services.trainer.worker.head_choice import Candidate, best, best_architecture, honest, kinds, num_steps, try_all
 from services.trainer.worker.spans import Span
 
 
@@ -176,7 +178,8 @@ def test_no_answer_is_tempered_by_what_was_fitted_on_it() -> None:
     of_first[held_out] = 1 - labels[held_out]
     of_others[~held_out] = 1 - labels[~held_out]
     found, same, other = (
-        cross_fitted(answers, some, folds, smoothed=False).logits[0, held_out] for some in (labels, of_first, of_others)
+        cross_fitted(answers, some, folds, lambda: None, smoothed=False).logits[0, held_out]
+        for some in (labels, of_first, of_others)
     )
     np.testing.assert_array_equal(found, same)
     assert np.abs(found - other).max() > 0.1
@@ -188,5 +191,36 @@ def test_without_a_choice_the_answers_are_the_candidate_s() -> None:
     folds = Folds.drawn(labels, singles(labels), 2, 0)
     recipe = resolve(Recipe(preset="fast", head=HEAD_KIND_LDA), "efficientnet_lite0")
     found = try_all(recipe, Span.of(rows), labels, 2, folds, lambda: None)
-    answers = honest([found], labels, np.arange(30), folds)
+    answers = honest([found], labels, np.arange(30), folds, lambda: None)
     np.testing.assert_array_equal(answers.logits, found[0].out_of_fold.logits)
+
+
+def test_each_fold_is_answered_by_the_choice_of_the_others() -> None:
+    """What is answered is what choosing anew for each fold gives, to the last digit, and it may be stopped at each."""
+    random, labels = np.random.default_rng(6), np.arange(60) % 2
+    folds = Folds.drawn(labels, singles(labels), 2, 0, 4, 6)
+
+    def candidate(kind: "HeadKind.ValueType") -> Candidate:
+        logits = np.eye(2)[labels] + random.normal(0, 1, (6, 60, 2))
+        return Candidate(kind, 1.0, *[OutOfFold(4, logits.astype(np.float32))] * 2)
+
+    tried = [[candidate(HEAD_KIND_LOGISTIC_REGRESSION), candidate(HEAD_KIND_LDA)] for _ in range(5)]
+    groups, checks, taken = np.arange(60), list[int](), set[int]()
+    found = honest(tried, labels, groups, folds, lambda: checks.append(1))
+    for repeat, held_out in folds.held_out():
+        others = tried[best_architecture(tried, labels, ~held_out)]
+        chosen = best(others, labels, groups, ~held_out)
+        taken.add(id(chosen))
+        np.testing.assert_array_equal(found.logits[repeat, held_out], chosen.out_of_fold.logits[repeat, held_out])
+    assert len(taken) > 1
+    assert len(checks) == 10 + folds.num_fits
+
+
+def test_trying_every_kind_takes_as_many_steps_as_are_said() -> None:
+    """So that whoever watches sees the end of it, with as many folds and repeats as there are."""
+    rows, labels = drawn((12, 12), 30)
+    for asked in (Recipe(preset="fast"), Recipe(preset="fast", head=HEAD_KIND_LDA)):
+        recipe, steps = resolve(asked, "efficientnet_lite0"), list[int]()
+        folds = Folds.drawn(labels, singles(labels), 2, 0, 3, 2)
+        try_all(recipe, Span.of(rows), labels, 2, folds, partial(steps.append, 1))
+        assert len(steps) == num_steps(recipe, folds)

@@ -16,12 +16,12 @@ from services.trainer.worker.spans import Span
 NAMES = ("cat", "dog", "emu")
 
 
-def answers(labels: Labels, wrong: dict[int, int]) -> OutOfFold:
+def answers(labels: Labels, wrong: dict[int, int], folds: int = 5) -> OutOfFold:
     """Right about all but so many of each class."""
     given = labels.copy()
     for label, count in wrong.items():
         given[np.flatnonzero(labels == label)[:count]] = (label + 1) % 3
-    return OutOfFold(5, np.eye(3, dtype=np.float32)[given][None])
+    return OutOfFold(folds, np.eye(3, dtype=np.float32)[given][None])
 
 
 @pytest.mark.parametrize("slope", [0.1, 0.3, 0.8])
@@ -44,7 +44,7 @@ def test_more_is_no_worse_and_has_a_band() -> None:
     whole = answers(labels, {0: 6, 1: 6, 2: 6})
     found = learning_curve.more(Curve([18, 36, 54, 72], [0.55, 0.68, 0.76, 0.8]), NAMES, labels, np.arange(90), whole)
     assert found.num_examples == 180
-    assert found.gain == pytest.approx(found.accuracy - corrected(0.8, 1 / 3))
+    assert found.gain == pytest.approx(found.accuracy - corrected(0.8, 1 / 3, 5))
     assert 0.03 < found.gain < 0.1
     plain = wilson(found.accuracy, effective(90, 5, 1))
     assert found.accuracy_interval.low < plain.low < found.accuracy < plain.high < found.accuracy_interval.high
@@ -53,6 +53,17 @@ def test_more_is_no_worse_and_has_a_band() -> None:
     none = learning_curve.more(Curve([18, 36, 54, 72], [1.0] * 4), NAMES, labels, np.arange(90), answers(labels, {}))
     assert (none.gain, none.accuracy_interval.high) == (0.0, 1.0)
     assert none.accuracy_interval != Interval()
+
+
+@pytest.mark.parametrize("folds", [2, 10])
+def test_what_more_brings_is_of_as_many_folds(folds: int) -> None:
+    """Of heads of two folds both ends of the gain are corrected by more than of heads of ten."""
+    labels, curve = np.arange(90) % 3, Curve([18, 36, 54, 72], [0.55, 0.68, 0.76, 0.8])
+    whole = answers(labels, {0: 6, 1: 6, 2: 6}, folds)
+    found = learning_curve.more(curve, NAMES, labels, np.arange(90), whole)
+    then = 1 - 0.2 * 2 ** -curve.slope()
+    assert found.accuracy == pytest.approx(corrected(then, 1 / 3, folds))
+    assert found.gain == pytest.approx(found.accuracy - corrected(0.8, 1 / 3, folds))
 
 
 def test_the_hardest_class_is_named_where_it_is_clear() -> None:
@@ -150,4 +161,4 @@ def test_the_curve_ends_where_choosing_is_measured() -> None:
     labels, curve = np.arange(90) % 3, Curve([18, 36, 54, 72], [0.65, 0.78, 0.86, 0.9])
     found = learning_curve.more(curve, NAMES, labels, np.arange(90), answers(labels, {0: 6, 1: 6, 2: 6}))
     assert [point.accuracy for point in found.curve] == pytest.approx([0.55, 0.68, 0.76, 0.8])
-    assert found.accuracy - found.gain == pytest.approx(corrected(0.8, 1 / 3))
+    assert found.accuracy - found.gain == pytest.approx(corrected(0.8, 1 / 3, 5))

@@ -8,7 +8,7 @@ from PIL import Image
 
 from handful.bundle.heads import Floats, LinearHead
 from handful.v1.bundle_pb2 import MODALITY_IMAGE, Baseline
-from services.trainer.intervals import corrected_wilson
+from services.trainer.intervals import corrected_wilson, wilson
 from services.trainer.worker import baselines, colours, suspects
 from services.trainer.worker.cross_validation import Folds, Labels, OutOfFold
 from services.trainer.worker.examples import Example, Examples
@@ -65,9 +65,19 @@ def test_a_label_that_is_the_best_guess_is_not_suspected() -> None:
 def test_the_majority_is_what_the_most_common_class_gives() -> None:
     """Always answering the most common class is right as often as it is there."""
     labels = np.array([0] * 10 + [1] * 25 + [2] * 5)
-    found = baselines.message(Baseline.KIND_MAJORITY_CLASS, labels, baselines.majority(labels), 30.0)
+    found = baselines.message(Baseline.KIND_MAJORITY_CLASS, labels, baselines.majority(labels), 30.0, 5)
     assert found.accuracy == pytest.approx(25 / 40)
-    assert found.accuracy_interval == corrected_wilson(25 / 40, 30, 25 / 40)
+    assert found.accuracy_interval == corrected_wilson(25 / 40, 30, 25 / 40, 5)
+
+
+@pytest.mark.parametrize("folds", [2, 5, 10])
+def test_what_colours_tell_is_of_as_many_folds(folds: int) -> None:
+    """Their head too was fitted on half of the examples where there are two folds, and would be better on all."""
+    labels = np.arange(40) % 2
+    right = (np.arange(40) < 30).astype(np.float32)
+    found = baselines.message(Baseline.KIND_COLOUR_AND_SIZE, labels, right, 30.0, folds)
+    assert found.accuracy_interval == corrected_wilson(0.75, 30.0, 0.5, folds)
+    assert found.accuracy_interval.low > wilson(0.75, 30.0).low
 
 
 @pytest.mark.parametrize(

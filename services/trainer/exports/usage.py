@@ -70,8 +70,8 @@ _WARY = """\
 server does: of all that is asked, the unsure included, at most {rate} % is answered and wrong, on average over models
 made and pictures asked as the training pictures were; one model may do somewhat worse, and of pictures unlike those
 nothing is promised. It is reckoned from {num} groups of pictures, so less than 1 in {parts} is refused; where models of
-somewhat fewer pictures answered these, as out of fold they do, it is an approximation. What is as near to the threshold
-as the differences below may be unsure here and not there.{more}
+fewer pictures (4 of 5 by default) answered these, as out of fold they do, it is an approximation. What is as near to
+the threshold as the differences below may be unsure here and not there.{more}
 """
 _OF_SEGMENTS = "\nOf a longer sound it is the segments that it is promised of."
 _CHANGED = "\n`model.py` is there to be changed, and promises nothing."

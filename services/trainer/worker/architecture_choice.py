@@ -23,7 +23,7 @@ from services.trainer.worker.children import ChildLost
 from services.trainer.worker.cross_validation import Folds, Labels
 from services.trainer.worker.examples import Examples, targets
 from services.trainer.worker.features import Counts, Features, reported, rows_of, views_of
-from services.trainer.worker.head_choice import Candidate, best_architecture, honest, kinds, try_all
+from services.trainer.worker.head_choice import Candidate, best_architecture, honest, num_steps, try_all
 from services.trainer.worker.memory import is_out_of_memory
 from services.trainer.worker.parts import can_build
 from services.trainer.worker.pretrained import Place, WeightsUnavailable
@@ -88,7 +88,7 @@ def _chosen(
     names, tried = _all_tried(work, examples, candidates, folds, counts)
     first = best_architecture(tried, labels)
     order = [first, *(place for place in range(len(tried)) if place != first)]
-    answers = honest(tried, labels, np.unique(groups, return_inverse=True)[1], folds)
+    answers = honest(tried, labels, np.unique(groups, return_inverse=True)[1], folds, work.reporter.check)
     choice = ArchitectureChoice(
         candidates=[_message(names[place], tried[place][0], labels) for place in order],
         accuracy=float(answers.right(labels).mean()),
@@ -212,6 +212,6 @@ def _tried(work: Work, examples: Examples, architecture: str, folds: Folds, coun
     """Every kind of head on an architecture's features."""
     features, labels = _found(work, examples, architecture, counts)[1], targets(examples.train)
     rows = rows_of(work, features, examples.train)
-    step = Steps(work, "choosing", folds.num_fits * len(kinds(work.recipe)))
+    step = Steps(work, "choosing", num_steps(work.recipe, folds))
     with threadpool_limits(1, "blas"):
         return try_all(work.recipe, Span.of(rows), labels, int(labels.max()) + 1, folds, step)

@@ -19,10 +19,13 @@ def majority(labels: Labels) -> Floats:
     return right
 
 
-def message(kind: "Baseline.Kind.ValueType", labels: Labels, right: Floats, num_effective: float) -> Baseline:
-    """How often it is right about examples that are worth so many (`intervals.effective`)."""
+def message(
+    kind: "Baseline.Kind.ValueType", labels: Labels, right: Floats, num_effective: float, folds: int
+) -> Baseline:
+    """How often it is right, out of so many folds, about examples that are worth so many (`intervals.effective`)."""
     accuracy, chance = float(right.mean()), float(majority(labels).mean())
-    return Baseline(kind=kind, accuracy=accuracy, accuracy_interval=corrected_wilson(accuracy, num_effective, chance))
+    interval = corrected_wilson(accuracy, num_effective, chance, folds)
+    return Baseline(kind=kind, accuracy=accuracy, accuracy_interval=interval)
 
 
 def warning(

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from handful.bundle.heads import Floats, LinearHead
-from services.trainer.worker.cross_validation import Folds, Labels, OutOfFold
+from services.trainer.worker.cross_validation import REPEATS, Folds, Labels, OutOfFold, Step
 
 # How much the temperature is held near 1: folds that are told apart without an error would drive it to 0.
 PRIOR = 4.0
@@ -39,14 +39,16 @@ def temperature(logits: Floats, labels: Labels, *, smoothed: bool) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=(_FROM, _TO), method="bounded").x))
 
 
-def cross_fitted(answers: OutOfFold, labels: Labels, folds: Folds, *, smoothed: bool) -> OutOfFold:
+def cross_fitted(answers: OutOfFold, labels: Labels, folds: Folds, step: Step, *, smoothed: bool) -> OutOfFold:
     """The answers, those to each fold divided by the temperature that the others ask for: what is measured on them is
-    not measured on what the temperature was fitted on.
+    not measured on what the temperature was fitted on. The others' first five repeats are asked: all of them, for each
+    fold of each, would take the square of the time. `step` is called after each of `num_fits`, and may raise.
     """
     logits = np.empty_like(answers.logits)
     for repeat, held_out in folds.held_out():
-        found = temperature(answers.logits[:, ~held_out], labels[~held_out], smoothed=smoothed)
+        found = temperature(answers.logits[:REPEATS, ~held_out], labels[~held_out], smoothed=smoothed)
         logits[repeat, held_out] = answers.logits[repeat, held_out] / np.float32(found)
+        step()
     return folds.answered(logits)
 
 

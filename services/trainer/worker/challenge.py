@@ -108,8 +108,13 @@ def won(champion: OutOfFold, challenger: Floats, labels: Labels, groups: Labels,
     """Whether the challenger's answers, logits float32[n, classes], are right more often about some rows, by more than
     one standard error of the paired difference.
     """
-    difference = (challenger.argmax(axis=1) == labels) - champion.right(labels)
-    return better(difference[rows], groups[rows])
+    return better(_ahead(champion, challenger, labels)[rows], groups[rows])
+
+
+def _ahead(champion: OutOfFold, challenger: Floats, labels: Labels) -> Floats:
+    """float32[n]: by how much the challenger is right more often about each."""
+    difference: Floats = (challenger.argmax(axis=1) == labels) - champion.right(labels)
+    return difference
 
 
 def honest(
@@ -118,9 +123,9 @@ def honest(
     """What is answered where each fold is answered by whoever the answers to the others choose: the challenger, or the
     champion as it was `measured`. The challenger has answered once, so where it is chosen there is one repeat.
     """
-    logits, chosen = measured.logits.copy(), False
+    logits, chosen, ahead = measured.logits.copy(), False, _ahead(champion, challenger, labels)
     for repeat, held_out in folds.held_out():
-        if won(champion, challenger, labels, groups, ~held_out):
+        if better(ahead[~held_out], groups[~held_out]):
             logits[repeat, held_out] = challenger[held_out]
             chosen = True
     return OutOfFold(measured.folds, logits[:1], most_repeats=1) if chosen else measured

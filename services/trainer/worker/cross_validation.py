@@ -99,10 +99,11 @@ class Folds:
         seed: int,
         num_folds: int = 0,
         num_repeats: int = 0,
+        check: Step = lambda: None,
     ) -> "Folds":
         """At most `num_folds` folds, or FOLDS, and never more than the smallest class has groups, which may be fewer
         than two; `num_repeats` times, or as `repeats_of` has it. Each class is spread evenly, no group stands in two
-        folds, and the same seed draws the same folds.
+        folds, and the same seed draws the same folds. `check` is called before each draw, and may raise.
         """
         counts = _group_counts(labels, groups, num_classes)
         num_groups = (counts > 0).sum(axis=0)
@@ -111,7 +112,7 @@ class Folds:
         tries = repeats * (TRIES if num_folds or num_repeats else 1)
         random = np.random.default_rng(seed)
         codes = np.unique(np.array(groups), return_inverse=True)[1]
-        dealt = (_deal(counts, folds, random) for _ in range(tries if folds >= MIN_FOLDS else 0))
+        dealt = _draws(counts, folds, random, tries if folds >= MIN_FOLDS else 0, check)
         # Where groups hold several classes, all of a class may have come into one fold.
         whole = list(islice((one for one in dealt if _leaves_every_class(counts, one, folds)), repeats))
         of_row = np.array([one[codes] for one in whole], dtype=np.int64).reshape(-1, len(labels))
@@ -170,6 +171,12 @@ def _group_counts(labels: Labels, groups: Sequence[str], num_classes: int) -> Co
     counts = np.zeros((len(names), num_classes), dtype=np.int64)
     np.add.at(counts, (codes, labels), 1)
     return counts
+
+
+def _draws(counts: Counts, folds: int, random: np.random.Generator, most: int, check: Step) -> Iterator[Labels]:
+    for _ in range(most):
+        check()
+        yield _deal(counts, folds, random)
 
 
 def _leaves_every_class(counts: Counts, dealt: Labels, folds: int) -> bool:

@@ -151,7 +151,7 @@ def cross_validated(
         folds=out_of_fold.folds,
         repeats=out_of_fold.repeats,
         num_examples=len(labels),
-        accuracy_interval=corrected_wilson(found["cv/accuracy"], worth, chance),
+        accuracy_interval=corrected_wilson(found["cv/accuracy"], worth, chance, out_of_fold.folds),
         candidates=candidates,
     )
     for name, field in _FIELDS.items():

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from handful.bundle.heads import Floats
 from handful.v1.bundle_pb2 import (
     HEAD_KIND_AUTO,
     HEAD_KIND_LDA,
@@ -76,8 +77,15 @@ def fitter(kind: "HeadKind.ValueType", recipe: Recipe, span: Span, num_classes: 
     return lambda rows, labels: fit(*flat(rows, labels))
 
 
+def num_steps(recipe: Recipe, folds: Folds) -> int:
+    """What `try_all` does: of each kind every fold is fitted, and its temperature found."""
+    return 2 * len(kinds(recipe)) * folds.num_fits
+
+
 def try_all(recipe: Recipe, span: Span, labels: Labels, num_classes: int, folds: Folds, step: Step) -> list[Candidate]:
-    """Every kind that the recipe allows, cross-validated on the same folds."""
+    """Every kind that the recipe allows, cross-validated on the same folds. `step` is called after each of `num_steps`,
+    and may raise.
+    """
     found = []
     for kind in kinds(recipe):
         fit = fitter(kind, recipe, span, num_classes)
@@ -85,7 +93,7 @@ def try_all(recipe: Recipe, span: Span, labels: Labels, num_classes: int, folds:
         # LDA's answers are so sure that one error among folds without any would cost everything.
         smoothed = kind == HEAD_KIND_LDA
         temperature = calibration.temperature(answers.logits, labels, smoothed=smoothed)
-        cross_fitted = calibration.cross_fitted(answers, labels, folds, smoothed=smoothed)
+        cross_fitted = calibration.cross_fitted(answers, labels, folds, step, smoothed=smoothed)
         found.append(Candidate(kind, temperature, cross_fitted, answers.divided(temperature)))
     return found
 
@@ -94,19 +102,12 @@ def best_architecture(tried: Sequence[Sequence[Candidate]], labels: Labels, rows
     """The architecture whose first kind of head is right most often about some rows, of equals the one with the smaller
     loss; its place.
     """
-    firsts = [candidates[0].out_of_fold for candidates in tried]
-    standings = [(-float(one.right(labels)[rows].mean()), float(one.losses(labels)[rows].mean())) for one in firsts]
-    return standings.index(min(standings))
+    return _best_architecture([_Marks.of(candidates[0], labels) for candidates in tried], rows)
 
 
 def best(candidates: Sequence[Candidate], labels: Labels, groups: Labels, rows: Rows = EVERY) -> Candidate:
     """The first, unless the second is more often right about some rows by over one standard error of the difference."""
-    first, *others = candidates
-    for other in others:
-        difference = other.out_of_fold.right(labels) - first.out_of_fold.right(labels)
-        if better(difference[rows], groups[rows]):
-            return other
-    return first
+    return candidates[_best([_Marks.of(one, labels) for one in candidates], groups, rows)]
 
 
 def honest(
@@ -114,16 +115,44 @@ def honest(
     labels: Labels,
     groups: Labels,
     folds: Folds,
+    check: Step,
     answers: Answers = measured,
 ) -> OutOfFold:
     """What is answered out of fold where the choice too, of the architecture and its candidate, is made on the other
     folds' answers. The answers of whoever did best on all of them would be a little too good (I. Tsamardinos et al.,
     Bootstrapping the out-of-sample predictions for efficient and accurate cross-validation, 2018, who draw examples
-    where this takes folds).
+    where this takes folds). `check` is called before each candidate and each fold, and may raise.
     """
     logits = np.empty_like(tried[0][0].out_of_fold.logits)
+    # Marked once: for each fold anew it would take as many times the time of all answers as there are folds.
+    marks = [[_Marks.of(one, labels, check) for one in candidates] for candidates in tried]
     for repeat, held_out in folds.held_out():
-        others = tried[best_architecture(tried, labels, ~held_out)]
-        chosen = best(others, labels, groups, ~held_out)
+        check()
+        place = _best_architecture([candidates[0] for candidates in marks], ~held_out)
+        chosen = tried[place][_best(marks[place], groups, ~held_out)]
         logits[repeat, held_out] = answers(chosen).logits[repeat, held_out]
     return folds.answered(logits)
+
+
+@dataclass(frozen=True)
+class _Marks:
+    """How a candidate answered each example: in what share of the repeats rightly, and its loss, float32[n] each."""
+
+    right: Floats
+    losses: Floats
+
+    @classmethod
+    def of(cls, candidate: Candidate, labels: Labels, check: Step = lambda: None) -> "_Marks":
+        check()
+        return cls(candidate.out_of_fold.right(labels), candidate.out_of_fold.losses(labels))
+
+
+def _best_architecture(firsts: Sequence[_Marks], rows: Rows) -> int:
+    standings = [(-float(one.right[rows].mean()), float(one.losses[rows].mean())) for one in firsts]
+    return standings.index(min(standings))
+
+
+def _best(candidates: Sequence[_Marks], groups: Labels, rows: Rows) -> int:
+    first, *others = candidates
+    clearly = (better((other.right - first.right)[rows], groups[rows]) for other in others)
+    return next((place for place, one in enumerate(clearly, 1) if one), 0)

@@ -96,9 +96,9 @@ def more(curve: Curve, names: tuple[str, ...], labels: Labels, groups: Labels, h
     return MoreExamples(
         num_examples=2 * len(labels),
         num_groups=2 * len(np.unique(groups)),
-        accuracy=corrected(then, chance),
-        accuracy_interval=corrected_wilson(then, worth, chance, WIDENED),
-        gain=corrected(then, chance) - corrected(now, chance),
+        accuracy=corrected(then, chance, honest.folds),
+        accuracy_interval=corrected_wilson(then, worth, chance, honest.folds, WIDENED),
+        gain=corrected(then, chance, honest.folds) - corrected(now, chance, honest.folds),
         label=names[hardest] if hardest is not None else "",
         curve=[
             MoreExamples.Point(num_examples=size, accuracy=accuracy)

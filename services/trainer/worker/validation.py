@@ -25,7 +25,7 @@ from services.trainer.worker import baselines, challenge, colours, learning_curv
 from services.trainer.worker.cross_validation import Folds, Labels, OutOfFold
 from services.trainer.worker.evaluation import cross_validated
 from services.trainer.worker.examples import Examples, targets
-from services.trainer.worker.head_choice import Candidate, as_published, best, fitter, honest, kinds, try_all
+from services.trainer.worker.head_choice import Candidate, as_published, best, fitter, honest, num_steps, try_all
 from services.trainer.worker.held_out import HeldOut
 from services.trainer.worker.spans import Span
 from services.trainer.worker.work import CannotDivide, Work
@@ -38,7 +38,7 @@ def deal(work: Work, examples: Examples) -> Folds:
     labels, groups = targets(examples.train), [one.group for one in examples.train]
     recipe = work.recipe
     asked = recipe.num_folds, recipe.num_repeats
-    folds = Folds.drawn(labels, groups, len(examples.labels), recipe.seed, *asked)
+    folds = Folds.drawn(labels, groups, len(examples.labels), recipe.seed, *asked, work.reporter.check)
     had = folds.folds, len(folds.of_row)
     if any(number not in (0, found) for number, found in zip(asked, had, strict=True)):
         raise CannotDivide(
@@ -60,27 +60,27 @@ def validate(
     if folds.folds < MIN_FOLDS:
         _say_why_not(work, examples.labels[folds.smallest_class], folds.folds)
         return described, None, None
-    asked = _Asked.of(work, examples, span, folds)
-    candidates = try_all(work.recipe, span, asked.labels, asked.num_classes, folds, asked.step)
-    chosen = best(candidates, asked.labels, asked.groups)
+    trial = _Trial.of(work, examples, span, folds)
+    candidates = try_all(work.recipe, span, trial.labels, trial.num_classes, folds, trial.step)
+    chosen = best(candidates, trial.labels, trial.groups)
     described.kind, described.temperature = chosen.kind, chosen.temperature
-    answers, published, challenged = _answers(asked, chosen, {work.recipe.architecture: candidates, **rivals})
-    told = [one.message(asked.labels) for one in candidates]
-    found = cross_validated(asked.labels, answers, told, asked.groups)
+    answers, published, challenged = _answers(trial, chosen, {work.recipe.architecture: candidates, **rivals})
+    told = [one.message(trial.labels) for one in candidates]
+    found = cross_validated(trial.labels, answers, told, trial.groups)
     if challenged is not None:
         found.challenge.CopyFrom(challenged)
-    believed = suspects.believed(span, asked.labels, asked.num_classes, folds, asked.step)
+    believed = suspects.believed(span, trial.labels, trial.num_classes, folds, trial.step)
     found.label_suspects.extend(suspects.listed(examples, believed))
-    if asked.has_curve:
-        found.more_examples.CopyFrom(_more_examples(asked, chosen, answers))
-    _hold_against_baselines(asked, answers, found)
+    if trial.has_curve:
+        found.more_examples.CopyFrom(_more_examples(trial, chosen, answers))
+    _hold_against_baselines(trial, answers, found)
     probabilities = np.stack([softmax(one) for one in published.logits])
-    return described, found, HeldOut(probabilities, asked.labels, asked.groups)
+    return described, found, HeldOut(probabilities, trial.labels, trial.groups)
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What is asked out of fold: the training examples, their features, classes and groups, int64[n] each."""
+class _Trial:
+    """What heads are tried on out of fold: the training examples, their features, classes and groups, int64[n] each."""
 
     work: Work
     examples: Examples
@@ -93,13 +93,13 @@ class _Asked:
     step: "Steps"
 
     @classmethod
-    def of(cls, work: Work, examples: Examples, span: Span, folds: Folds) -> "_Asked":
+    def of(cls, work: Work, examples: Examples, span: Span, folds: Folds) -> "_Trial":
         labels = targets(examples.train)
         groups = np.unique([one.group for one in examples.train], return_inverse=True)[1]
         has_curve = len(np.unique(groups[labels == folds.smallest_class])) >= learning_curve.FEWEST
-        # Each kind of head, the suspects, the colours of pictures, the curve.
-        rounds = len(kinds(work.recipe)) + 1 + _of_pictures(examples) + len(learning_curve.SHARES) * has_curve
-        step = Steps(work, "validating", folds.num_fits * rounds)
+        # Beside each kind of head: the suspects, the colours of pictures, the curve.
+        rounds = 1 + _of_pictures(examples) + len(learning_curve.SHARES) * has_curve
+        step = Steps(work, "validating", num_steps(work.recipe, folds) + folds.num_fits * rounds)
         return cls(work, examples, span, folds, labels, groups, has_curve, step)
 
     @property
@@ -112,50 +112,52 @@ def _of_pictures(examples: Examples) -> bool:
 
 
 def _answers(
-    asked: _Asked, chosen: Candidate, tried: Mapping[str, Sequence[Candidate]]
+    trial: _Trial, chosen: Candidate, tried: Mapping[str, Sequence[Candidate]]
 ) -> tuple[OutOfFold, OutOfFold, Challenge | None]:
     """What is answered out of fold where each fold is answered by what the answers to the others choose: for figures,
     and as sure as it is published; and how a challenger did, where there was one, which is chosen so too.
     """
     each = list(tried.values())
-    answers = honest(each, asked.labels, asked.groups, asked.folds)
-    published = honest(each, asked.labels, asked.groups, asked.folds, as_published)
-    challenger = challenge.answers(asked.work, asked.examples, asked.folds, each, list(tried))
+    on = trial.labels, trial.groups, trial.folds, trial.work.reporter.check
+    answers, published = honest(each, *on), honest(each, *on, as_published)
+    challenger = challenge.answers(trial.work, trial.examples, trial.folds, each, list(tried))
     if challenger is None:
         return answers, published, None
-    champion, known = chosen.out_of_fold, (challenger, asked.labels, asked.groups)
-    answers, published = (challenge.honest(champion, one, *known, asked.folds) for one in (answers, published))
-    return answers, published, challenge.told(asked.work, champion, *known)
+    champion, known = chosen.out_of_fold, (challenger, trial.labels, trial.groups)
+    answers, published = (challenge.honest(champion, one, *known, trial.folds) for one in (answers, published))
+    return answers, published, challenge.told(trial.work, champion, *known)
 
 
-def _more_examples(asked: _Asked, chosen: Candidate, answers: OutOfFold) -> MoreExamples:
+def _more_examples(trial: _Trial, chosen: Candidate, answers: OutOfFold) -> MoreExamples:
     """What more examples would bring to a head of the chosen kind."""
-    recipe, labels, groups = asked.work.recipe, asked.labels, asked.groups
-    fit = fitter(chosen.kind, recipe, asked.span, asked.num_classes)
+    recipe, labels, groups = trial.work.recipe, trial.labels, trial.groups
+    fit = fitter(chosen.kind, recipe, trial.span, trial.num_classes)
     whole = chosen.out_of_fold
-    curve = learning_curve.draw(asked.span, labels, groups, asked.folds, fit, whole, recipe.seed, asked.step)
-    return learning_curve.more(curve, asked.examples.labels, labels, groups, answers)
+    curve = learning_curve.draw(trial.span, labels, groups, trial.folds, fit, whole, recipe.seed, trial.step)
+    return learning_curve.more(curve, trial.examples.labels, labels, groups, answers)
 
 
-def _hold_against_baselines(asked: _Asked, answers: OutOfFold, found: CrossValidation) -> None:
+def _hold_against_baselines(trial: _Trial, answers: OutOfFold, found: CrossValidation) -> None:
     """Adds what knowing next to nothing is worth, with a notice where the answers are hardly worth more."""
-    labels, coloured = asked.labels, _coloured(asked) if _of_pictures(asked.examples) else None
-    worth = answers.worth(independent([one.group for one in asked.examples.train]))
+    labels, coloured = trial.labels, _coloured(trial) if _of_pictures(trial.examples) else None
+    worth = answers.worth(independent([one.group for one in trial.examples.train]))
     known = {Baseline.KIND_MAJORITY_CLASS: baselines.majority(labels), Baseline.KIND_COLOUR_AND_SIZE: coloured}
     found.baselines.extend(
-        baselines.message(kind, labels, right, worth) for kind, right in known.items() if right is not None
+        baselines.message(kind, labels, right, worth, answers.folds)
+        for kind, right in known.items()
+        if right is not None
     )
-    warning = baselines.warning(asked.examples.labels, labels, asked.groups, answers, coloured)
+    warning = baselines.warning(trial.examples.labels, labels, trial.groups, answers, coloured)
     if warning:
-        asked.work.notice(warning.reason, warning.message)
+        trial.work.notice(warning.reason, warning.message)
 
 
-def _coloured(asked: _Asked) -> Floats:
+def _coloured(trial: _Trial) -> Floats:
     """float32[n]: in what share of the repeats colours and sizes alone answer each example rightly."""
-    measured = Steps(asked.work, "colours", len(asked.examples.train))
-    rows = colours.of(asked.work, asked.examples, asked.examples.train, measured)
-    fit = partial(colours.fit, num_classes=asked.num_classes)
-    return asked.folds.out_of_fold(rows, asked.labels, asked.num_classes, fit, asked.step).right(asked.labels)
+    measured = Steps(trial.work, "colours", len(trial.examples.train))
+    rows = colours.of(trial.work, trial.examples, trial.examples.train, measured)
+    fit = partial(colours.fit, num_classes=trial.num_classes)
+    return trial.folds.out_of_fold(rows, trial.labels, trial.num_classes, fit, trial.step).right(trial.labels)
 
 
 def _say_why_not(work: Work, label: str, groups: int) -> None:
