@@ -292,7 +292,7 @@ def test_the_report_has_every_network_that_was_left_out() -> None:
 
 def test_a_run_can_be_cancelled_while_folds_are_drawn(tmp_path: Path, picture: Callable[..., bytes]) -> None:
     """Draws of folds may be many, and whether the run shall go on is asked before each."""
-    run = Small.of(tmp_path, picture)
+    run = Small.of(tmp_path, picture, max_gflops=0.4)
     run.recorder.phases.add("features")
     run.recorder.cancelled_in = "features"
     with pytest.raises(RunCancelled):
