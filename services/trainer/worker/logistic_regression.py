@@ -78,9 +78,9 @@ def fit_rows(
     num_classes: int,
     c: float,
     max_passes: int,
-    step: Callable[[LinearHead], None] = lambda _: None,
+    step: Callable[[LinearHead], None] | None = None,
 ) -> LinearHead:
-    """The head on some rows of a span, in its coordinates."""
+    """The head on some rows of a span, in its coordinates; `step`, where there is one, gets it after every pass."""
     mean = rows.mean(axis=0)
     prepared = normalize(rows, mean, _CENTER_L2).astype(np.float64) * span.scale
     problem = Problem(prepared, labels, num_classes, c)
@@ -90,7 +90,8 @@ def fit_rows(
         return LinearHead(_CENTER_L2, (weight * span.scale).astype(np.float32), bias.astype(np.float32), mean)
 
     def callback(intermediate_result: OptimizeResult) -> None:
-        step(head(intermediate_result.x))
+        if step is not None:
+            step(head(intermediate_result.x))
 
     start = np.zeros(num_classes * (prepared.shape[1] + 1))
     options = {"maxiter": max_passes, "gtol": GRADIENT_TOLERANCE}
