@@ -85,7 +85,7 @@ def test_five_minutes(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     assert listed["efficientnet_lite0"]["weights"] == "present"
     assert listed["vgg16"]["weights"] == "not_offered"
     (line,) = (line for line in cli("architectures").stdout.splitlines() if line.startswith("resnet50\t"))
-    assert line.split("\t")[1:3] == ["224 px", "23.5 M"]
+    assert line.split("\t")[1:3] == ["224 px (64-640)", "23.5 M"]
     assert not [line for line in cli("recipes").stdout.splitlines() if line.endswith("  ")]  # nothing is padded
     assert "queued" in cli("train", "tulips", "--detach").stdout
     assert "succeeded" in cli("watch", "tulips").stdout
