@@ -580,8 +580,8 @@ class Recipe(_message.Message):
     num_repeats: _builtins.int
     """How often the cross-validation is done, each time with other folds, from 1 to 20: more make intervals narrower, and
     fits take as many times longer. So many that training examples x classes x repeats is over 2^23 are refused when the
-    run is asked for; 1 never is. A challenger answers once. 0, the default: 5, or 600 over the training examples where that is less, rounded down, and
-    once at least. `fast` and `quality` only.
+    run is asked for; 1 never is. At most 1 with challenger_epochs, since a challenger answers once. 0, the default: 5, or
+    600 over the training examples where that is less, rounded down, and once at least. `fast` and `quality` only.
     """
     backbone_precision: Global___BackbonePrecision.ValueType
     """In which numbers the backbone computes. INT8: about twice as fast to train and to serve and a quarter as large, where
@@ -594,10 +594,10 @@ class Recipe(_message.Message):
     """
     input_size: _builtins.int
     """Side of the square pictures that the network sees, in pixels: a multiple of 32 from Architecture.min_input_size to
-    max_input_size, at most 640. 0, the default: the architecture's own (input_size). Time and
-    memory grow with its square, in training and in serving. It is a backbone of its own, with features of its own, of the
-    same part of each picture. Not in `quality`, nor for sounds, networks side by side, INT8, and networks that know
-    places in pictures of one size alone (transformers).
+    max_input_size, at most 640. 0, the default: the architecture's own (input_size). Time and memory grow with its square,
+    in training and in serving. It is a backbone of its own, with features of its own, of the same part of each picture.
+    Not in `quality`, nor for sounds, networks side by side, INT8, and networks that know places in pictures of one size
+    alone (transformers).
     """
     max_gflops: _builtins.float
     """Of the networks at hand `quality` tries those that cost at most so many GFLOPs (Architecture.gflops); with

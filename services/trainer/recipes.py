@@ -1,7 +1,7 @@
 """How a request becomes a recipe, every field of its preset set or refused by name; and how presets are listed."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -51,8 +51,7 @@ def resolve(asked: Recipe, default_architecture: str) -> Recipe:
     problems += input_sizes.settle(recipe)
     if row is not None:
         problems += _network_problems(asked, recipe, row)
-    if 0 < recipe.num_folds < MIN_FOLDS:
-        problems.append(("recipe.num_folds", f"must be 0 or at least {MIN_FOLDS}: heads are fitted on the other folds"))
+    problems += _folding_problems(recipe)
     if preset.name == FINE_TUNE and not problems:
         problems += _conflicts(asked, recipe)
     if problems:
@@ -224,6 +223,13 @@ def _precision_problems(recipe: Recipe) -> list[tuple[str, str]]:
     if recipe.weights != bundle_pb2.WEIGHTS_PRETRAINED:
         return [("recipe.backbone_precision", "must be FLOAT32 unless weights are PRETRAINED")]
     return []
+
+
+def _folding_problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    if 0 < recipe.num_folds < MIN_FOLDS:
+        yield "recipe.num_folds", f"must be 0 or at least {MIN_FOLDS}: heads are fitted on the other folds"
+    if recipe.num_repeats > 1 and recipe.challenger_epochs:
+        yield "recipe.num_repeats", "must be 0 or 1 with challenger_epochs: a challenger answers once"
 
 
 def _preset(asked: Recipe) -> Preset:

@@ -89,6 +89,11 @@ WRONG_RECIPES = {
         "recipe.input_size",
         "between 128 and 640 with inception_v3, or 0 for its own, 299; not 96",
     ),
+    "repeats of a challenger": (
+        Recipe(preset="quality", num_repeats=2, challenger_epochs=1),
+        "recipe.num_repeats",
+        "must be 0 or 1 with challenger_epochs",
+    ),
     "a size that does not halve": (Recipe(preset="baseline", input_size=200), "recipe.input_size", "multiple of 32"),
     "a transformer's size": (
         Recipe(preset="fine_tune", architecture="vit_b_16", input_size=256),
